@@ -1,0 +1,252 @@
+"""Files that are whole or not there: atomic writes, directories completed by their provenance, checks on reading.
+
+Needs polars for tables; no torch.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import polars as pl
+
+from hemalens.core.errors import ArtifactError
+from hemalens.core.provenance import provenance, sha256_file
+
+__all__ = [
+    "PROVENANCE",
+    "is_complete",
+    "output_directory",
+    "output_file",
+    "provenance_path",
+    "read_json",
+    "read_provenance",
+    "read_table",
+    "require_complete",
+    "text_digest",
+    "write_atomically",
+    "write_json",
+    "write_table",
+    "write_text",
+]
+
+PROVENANCE = "provenance.json"
+_STARTED = ".hemalens-started"
+_PARQUET_ROWS = 1_000_000
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Call ``write`` on a temporary file beside ``path``, fsync it and rename it into place.
+
+    A reader sees the old file or the new one, never a part. Raises ArtifactError where the disk refuses.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    except OSError as error:
+        raise ArtifactError(
+            f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
+        ) from error
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+        _fsync_directory(path.parent)
+    except OSError as error:
+        rule = f"cannot be written ({error.strerror or error})"
+        raise ArtifactError(f"output {path}", rule, "free some space or choose another --out") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a mapping as indented JSON, atomically; NaN and infinity are refused (they are not JSON)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, table: pl.DataFrame) -> Path:
+    """Write a table as CSV, or as Parquet (another suffix) from a million rows; return the path written."""
+    if path.suffix == ".parquet" or table.height >= _PARQUET_ROWS:
+        path = path.with_suffix(".parquet")
+        write_atomically(path, table.write_parquet)
+        return path
+    buffer = io.BytesIO()
+    table.write_csv(buffer)
+    write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+    return path
+
+
+def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+    """Read a CSV or Parquet table and check that it has the named columns; they come back with the given types.
+
+    Where ``path`` is a CSV that is missing and its Parquet twin exists, the twin is read.
+    """
+    if not path.exists() and path.with_suffix(".parquet").exists():
+        path = path.with_suffix(".parquet")
+    if not path.is_file():
+        raise ArtifactError(f"table {path}", "does not exist", "run the stage that writes it")
+    try:
+        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+        missing = [name for name in columns if name not in table.columns]
+        if missing:
+            raise ArtifactError(f"table {path}", f"lacks the column {missing[0]!r}", "write it anew with its stage")
+        return table.with_columns(pl.col(name).cast(kind) for name, kind in columns.items())
+    except pl.exceptions.PolarsError as error:
+        rule = f"cannot be read ({str(error).splitlines()[0]})"
+        raise ArtifactError(f"table {path}", rule, "mend the line or write it anew") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; raise ArtifactError naming the file where it is missing or damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(
+            f"file {path}", f"cannot be read ({error.strerror})", "run the stage that writes it"
+        ) from error
+    except ValueError as error:
+        raise ArtifactError(f"file {path}", f"is not JSON ({error})", "write it anew with its stage") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"file {path}", "must hold a JSON object", "write it anew with its stage")
+    return value
+
+
+def provenance_path(output: Path) -> Path:
+    """Return where an output's provenance lies: inside a directory, beside a file."""
+    return output / PROVENANCE if output.is_dir() else output.with_name(f"{output.name}.{PROVENANCE}")
+
+
+def read_provenance(output: Path) -> dict[str, Any] | None:
+    """Return an output's provenance, None where it has none (it is incomplete or not ours)."""
+    path = provenance_path(output)
+    return read_json(path) if path.is_file() else None
+
+
+def is_complete(output: Path, *, options: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
+    """Tell whether an output was written to its end from the same inputs with the same options."""
+    if not output.exists() or (found := read_provenance(output)) is None:
+        return False
+    same_options = json.loads(json.dumps(dict(options))) == found.get("options")
+    return same_options and dict(inputs) == found.get("inputs")
+
+
+def require_complete(directory: Path, command: str) -> dict[str, Any]:
+    """Return the provenance of a directory that ``command`` wrote, or raise ArtifactError."""
+    step = f"run: hemalens {command} ... --out {directory}"
+    if not directory.is_dir():
+        raise ArtifactError(f"directory {directory}", "does not exist", step)
+    found = read_provenance(directory)
+    if found is None:
+        raise ArtifactError(f"directory {directory}", f"has no {PROVENANCE}, so it was not written to its end", step)
+    if found.get("command") != command:
+        written = found.get("command")
+        raise ArtifactError(f"directory {directory}", f"was written by '{written}', not by '{command}'", step)
+    return found
+
+
+@contextmanager
+def output_directory(
+    path: Path,
+    command: str,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    seed: int | None = None,
+    inputs: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[Path]:
+    """Open a directory to write a stage's files into; its provenance is written last, only if the body succeeds.
+
+    A directory that hemalens started and did not finish may be written again; any other that is not empty is refused
+    unless ``overwrite``. Overwriting removes what the earlier run listed as its own files and nothing else; with
+    ``resume`` earlier files stay.
+    """
+    _claim_directory(path, overwrite=overwrite, resume=resume)
+    yield path
+    record = provenance(command, seed=seed, inputs=inputs or {}, options=options)
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in (_STARTED, PROVENANCE))
+    record["outputs"] = {file.relative_to(path).as_posix(): sha256_file(file) for file in files}
+    write_json(path / PROVENANCE, record)
+    (path / _STARTED).unlink(missing_ok=True)
+
+
+@contextmanager
+def output_file(
+    path: Path,
+    command: str,
+    *,
+    overwrite: bool = False,
+    seed: int | None = None,
+    inputs: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[Path]:
+    """Guard a single output file: refuse an existing one unless ``overwrite``, write its provenance beside it last."""
+    if path.is_dir():
+        raise ArtifactError(f"output {path}", "is a directory, a file is to be written", "name a file in --out")
+    beside = provenance_path(path)
+    if path.exists() and beside.exists() and not overwrite:
+        raise ArtifactError(f"output {path}", "exists already", "add --overwrite or choose another --out")
+    if path.exists() and not beside.exists() and not overwrite:
+        raise ArtifactError(f"output {path}", "exists and was not written to its end by hemalens", "add --overwrite")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside.unlink(missing_ok=True)
+    yield path
+    record = provenance(command, seed=seed, inputs=inputs or {}, options=options)
+    record["outputs"] = {path.name: sha256_file(path)}
+    write_json(beside, record)
+
+
+def text_digest(text: str) -> str:
+    """Return the SHA-256 of UTF-8 text (lone surrogates kept) as 64 hexadecimal digits."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _claim_directory(path: Path, *, overwrite: bool, resume: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise ArtifactError(f"output {path}", "is a file, a directory is to be written", "choose another --out")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        occupied = any(path.iterdir())
+    except OSError as error:
+        raise ArtifactError(
+            f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
+        ) from error
+    unfinished = (path / _STARTED).exists()
+    if occupied and not (unfinished or overwrite or resume):
+        raise ArtifactError(
+            f"output {path}", "exists already and is not empty", "add --overwrite or choose another --out"
+        )
+    if occupied and overwrite and not resume and (found := read_provenance(path)) is not None:
+        for name in found.get("outputs", {}):
+            (path / name).unlink(missing_ok=True)
+    write_text(path / _STARTED, "hemalens is writing here; without provenance.json this directory is incomplete\n")
+    (path / PROVENANCE).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def _fsync_directory(path: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,79 @@
+"""The errors that hemalens raises, in one tree.
+
+    HemalensError
+    └── UserError              the user's input or options were wrong; the command line exits with 2
+        ├── SourceError        a source cannot be opened or understood
+        ├── DecodeError        one picture cannot be decoded (it is listed, the run goes on)
+        ├── ConfigError        a recipe, key or option has a wrong value
+        ├── ArtifactError      an output exists already, or an input artifact is incomplete or damaged
+        └── MissingExtraError  an optional dependency is needed and not installed
+
+Every message has the same form: ``<what> <value>: <rule>; <next step>``.
+"""
+
+__all__ = [
+    "ArtifactError",
+    "ConfigError",
+    "DecodeError",
+    "HemalensError",
+    "MissingExtraError",
+    "SourceError",
+    "UserError",
+]
+
+
+class HemalensError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class UserError(HemalensError):
+    """An input or option was wrong, and the user can mend it.
+
+    Args:
+        what: the thing and its value, for example ``"labels (3, 2)"``.
+        rule: the rule it breaks.
+        step: what to do next; may be empty where nothing can be done.
+
+    >>> str(UserError("ratios 83:13", "must be three numbers", "write 83:13:4"))
+    'ratios 83:13: must be three numbers; write 83:13:4'
+    """
+
+    def __init__(self, what: str, rule: str, step: str = "") -> None:
+        self.what, self.rule, self.step = what, rule, step
+        # One line always: file names may hold line feeds, and the message must not be split by them.
+        text = f"{what}: {rule}; {step}" if step else f"{what}: {rule}"
+        super().__init__(text.replace("\n", "\\n").replace("\r", "\\r"))
+
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, str]]:
+        """Pickle by the three parts, so that errors cross process boundaries whole."""
+        return type(self), (self.what, self.rule, self.step)
+
+
+class SourceError(UserError):
+    """A source of pictures cannot be opened or understood."""
+
+
+class DecodeError(UserError):
+    """One picture cannot be decoded under the stated rules."""
+
+
+class ConfigError(UserError):
+    """A configuration key, recipe or option has a wrong value."""
+
+
+class ArtifactError(UserError):
+    """An output already exists, or an artifact to read is incomplete or damaged."""
+
+
+class MissingExtraError(UserError):
+    """An optional dependency is needed for this and is not installed."""
+
+    def __init__(self, what: str, extra: str, step: str = "") -> None:
+        self.extra = extra
+        super().__init__(
+            what, f"needs the optional extra '{extra}'", step or f"install it with: pip install 'hemalens[{extra}]'"
+        )
+
+    def __reduce__(self) -> tuple[type["MissingExtraError"], tuple[str, str, str]]:
+        """Pickle by what was passed in."""
+        return type(self), (self.what, self.extra, self.step)

@@ -1,0 +1,1 @@
+"""From a source of pictures to clean, split samples; needs no torch."""

@@ -1,0 +1,1 @@
+"""One module per kind of finding; each turns statistics into rows of issues.csv."""

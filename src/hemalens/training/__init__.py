@@ -1,0 +1,1 @@
+"""From clean samples to a trained model; the only phase built on torch."""
