@@ -20,6 +20,7 @@ from hemalens.core.provenance import provenance, sha256_file
 
 __all__ = [
     "PROVENANCE",
+    "find_table",
     "is_complete",
     "output_directory",
     "output_file",
@@ -37,6 +38,7 @@ __all__ = [
 
 PROVENANCE = "provenance.json"
 _STARTED = ".hemalens-started"
+_STARTED_WORDS = "hemalens is writing here; without provenance.json this directory is incomplete"
 _PARQUET_ROWS = 1_000_000
 
 
@@ -80,13 +82,21 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 def write_table(path: Path, table: pl.DataFrame) -> Path:
     """Write a table as CSV, or as Parquet (another suffix) from a million rows; return the path written."""
     if path.suffix == ".parquet" or table.height >= _PARQUET_ROWS:
-        path = path.with_suffix(".parquet")
-        write_atomically(path, table.write_parquet)
-        return path
+        twin = path.with_suffix(".parquet")
+        write_atomically(twin, table.write_parquet)
+        if twin != path:
+            path.unlink(missing_ok=True)  # an older CSV would be read in its place
+        return twin
     buffer = io.BytesIO()
     table.write_csv(buffer)
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
     return path
+
+
+def find_table(path: Path) -> Path | None:
+    """Return where a table lies: at ``path`` or, where a CSV grew too large, in its Parquet twin; None if nowhere."""
+    written = _as_written(path)
+    return written if written.is_file() else None
 
 
 def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
@@ -94,8 +104,7 @@ def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataF
 
     Where ``path`` is a CSV that is missing and its Parquet twin exists, the twin is read.
     """
-    if not path.exists() and path.with_suffix(".parquet").exists():
-        path = path.with_suffix(".parquet")
+    path = _as_written(path)
     if not path.is_file():
         raise ArtifactError(f"table {path}", "does not exist", "run the stage that writes it")
     try:
@@ -136,11 +145,13 @@ def read_provenance(output: Path) -> dict[str, Any] | None:
 
 
 def is_complete(output: Path, *, options: Mapping[str, Any], inputs: Mapping[str, str]) -> bool:
-    """Tell whether an output was written to its end from the same inputs with the same options."""
-    if not output.exists() or (found := read_provenance(output)) is None:
+    """Tell whether an output was written to its end from the same inputs with the same options and is still there."""
+    if not _as_written(output).exists() or (found := read_provenance(output)) is None:
         return False
+    home = output if output.is_dir() else output.parent
+    present = all((home / name).exists() for name in found.get("outputs", {}))
     same_options = json.loads(json.dumps(dict(options))) == found.get("options")
-    return same_options and dict(inputs) == found.get("inputs")
+    return present and same_options and dict(inputs) == found.get("inputs")
 
 
 def require_complete(directory: Path, command: str) -> dict[str, Any]:
@@ -174,11 +185,11 @@ def output_directory(
     unless ``overwrite``. Overwriting removes what the earlier run listed as its own files and nothing else; with
     ``resume`` earlier files stay.
     """
-    _claim_directory(path, overwrite=overwrite, resume=resume)
+    foreign = _claim_directory(path, overwrite=overwrite, resume=resume)
     yield path
     record = provenance(command, seed=seed, inputs=inputs or {}, options=options)
-    files = sorted(file for file in path.rglob("*") if file.is_file() and file.name not in (_STARTED, PROVENANCE))
-    record["outputs"] = {file.relative_to(path).as_posix(): sha256_file(file) for file in files}
+    ours = sorted(name for name, stamp in _stamps(path).items() if foreign.get(name) != stamp)
+    record["outputs"] = {name: sha256_file(path / name) for name in ours}
     write_json(path / PROVENANCE, record)
     (path / _STARTED).unlink(missing_ok=True)
 
@@ -196,16 +207,22 @@ def output_file(
     """Guard a single output file: refuse an existing one unless ``overwrite``, write its provenance beside it last."""
     if path.is_dir():
         raise ArtifactError(f"output {path}", "is a directory, a file is to be written", "name a file in --out")
-    beside = provenance_path(path)
-    if path.exists() and beside.exists() and not overwrite:
+    beside, present = provenance_path(path), _as_written(path).exists()
+    if present and beside.exists() and not overwrite:
         raise ArtifactError(f"output {path}", "exists already", "add --overwrite or choose another --out")
-    if path.exists() and not beside.exists() and not overwrite:
+    if present and not overwrite:
         raise ArtifactError(f"output {path}", "exists and was not written to its end by hemalens", "add --overwrite")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside.unlink(missing_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.unlink(missing_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
+        ) from error
     yield path
     record = provenance(command, seed=seed, inputs=inputs or {}, options=options)
-    record["outputs"] = {path.name: sha256_file(path)}
+    written = _as_written(path)
+    record["outputs"] = {written.name: sha256_file(written)}
     write_json(beside, record)
 
 
@@ -214,7 +231,14 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _claim_directory(path: Path, *, overwrite: bool, resume: bool) -> None:
+def _as_written(path: Path) -> Path:
+    """Return a table's Parquet twin where that was written in the place of a CSV, else the path itself."""
+    twin = path.with_suffix(".parquet")
+    return twin if path.suffix == ".csv" and not path.exists() and twin.exists() else path
+
+
+def _claim_directory(path: Path, *, overwrite: bool, resume: bool) -> dict[str, int]:
+    """Make a directory ours to write in; return the files in it that are not ours, name -> time of change."""
     if path.exists() and not path.is_dir():
         raise ArtifactError(f"output {path}", "is a file, a directory is to be written", "choose another --out")
     try:
@@ -229,11 +253,39 @@ def _claim_directory(path: Path, *, overwrite: bool, resume: bool) -> None:
         raise ArtifactError(
             f"output {path}", "exists already and is not empty", "add --overwrite or choose another --out"
         )
-    if occupied and overwrite and not resume and (found := read_provenance(path)) is not None:
-        for name in found.get("outputs", {}):
-            (path / name).unlink(missing_ok=True)
-    write_text(path / _STARTED, "hemalens is writing here; without provenance.json this directory is incomplete\n")
+    stamps, listed = _stamps(path), _listed_outputs(path)
+    noted = _noted_foreign(path / _STARTED) if unfinished else stamps
+    foreign = {name: stamp for name, stamp in stamps.items() if noted.get(name) == stamp and name not in listed}
+    # Marker first, removals last: a kill in between must leave a directory that nobody takes for complete.
+    write_json(path / _STARTED, {"about": _STARTED_WORDS, "foreign": foreign})
     (path / PROVENANCE).unlink(missing_ok=True)
+    if overwrite and not resume:
+        for name in listed & stamps.keys():  # only what was found inside: a listed "../name" is not followed
+            (path / name).unlink(missing_ok=True)
+    return foreign
+
+
+def _listed_outputs(path: Path) -> set[str]:
+    """Return the files that a directory's provenance lists; none where it has none or a damaged one."""
+    try:
+        found = read_provenance(path)
+    except ArtifactError:
+        return set()
+    return set(found.get("outputs", {})) if found else set()
+
+
+def _noted_foreign(marker: Path) -> dict[str, int]:
+    """Return the foreign files an interrupted run noted; a marker that is no JSON (an empty one) notes none."""
+    try:
+        return dict(json.loads(marker.read_text(encoding="utf-8"))["foreign"])
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def _stamps(path: Path) -> dict[str, int]:
+    """Return the files below a directory, but for markers and its own provenance: name -> time of change in ns."""
+    files = (file for file in path.rglob("*") if file.is_file() and file.name != _STARTED and file != path / PROVENANCE)
+    return {file.relative_to(path).as_posix(): file.stat().st_mtime_ns for file in files}
 
 
 def _umask() -> int:

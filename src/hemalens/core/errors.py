@@ -6,6 +6,7 @@
         ├── DecodeError        one picture cannot be decoded (it is listed, the run goes on)
         ├── ConfigError        a recipe, key or option has a wrong value
         ├── ArtifactError      an output exists already, or an input artifact is incomplete or damaged
+        ├── TrainingError      training cannot go on (a loss that is not finite)
         └── MissingExtraError  an optional dependency is needed and not installed
 
 Every message has the same form: ``<what> <value>: <rule>; <next step>``.
@@ -18,6 +19,7 @@ __all__ = [
     "HemalensError",
     "MissingExtraError",
     "SourceError",
+    "TrainingError",
     "UserError",
 ]
 
@@ -40,9 +42,7 @@ class UserError(HemalensError):
 
     def __init__(self, what: str, rule: str, step: str = "") -> None:
         self.what, self.rule, self.step = what, rule, step
-        # One line always: file names may hold line feeds, and the message must not be split by them.
-        text = f"{what}: {rule}; {step}" if step else f"{what}: {rule}"
-        super().__init__(text.replace("\n", "\\n").replace("\r", "\\r"))
+        super().__init__(_printable(f"{what}: {rule}; {step}" if step else f"{what}: {rule}"))
 
     def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, str]]:
         """Pickle by the three parts, so that errors cross process boundaries whole."""
@@ -65,6 +65,10 @@ class ArtifactError(UserError):
     """An output already exists, or an artifact to read is incomplete or damaged."""
 
 
+class TrainingError(UserError):
+    """Training cannot go on with these options and data."""
+
+
 class MissingExtraError(UserError):
     """An optional dependency is needed for this and is not installed."""
 
@@ -77,3 +81,8 @@ class MissingExtraError(UserError):
     def __reduce__(self) -> tuple[type["MissingExtraError"], tuple[str, str, str]]:
         """Pickle by what was passed in."""
         return type(self), (self.what, self.extra, self.step)
+
+
+def _printable(text: str) -> str:
+    """Escape line ends, terminal controls and the like, which file names may hold: a message is one plain line."""
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)

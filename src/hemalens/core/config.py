@@ -1,0 +1,106 @@
+"""The frozen configuration of a training run: recipes in TOML, single keys by ``--set``, unknown keys refused.
+
+Needs pydantic; no torch.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hemalens.core.errors import ConfigError
+
+__all__ = ["AugmentStep", "TrainConfig", "load_config", "parse_settings", "read_recipe"]
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AugmentStep(_Frozen):
+    """One augmentation: its name, how often it is applied, how strongly."""
+
+    name: str
+    probability: Share = 1.0
+    strength: Annotated[float, Field(ge=0, le=10)] = 1.0
+
+
+class TrainConfig(_Frozen):
+    """Everything that shapes a training run; the defaults are the recipe ``compact``'s frame."""
+
+    model: str = Field("compact", description="name of the network")
+    image_size: Annotated[int, Field(ge=16, le=1024)] = Field(64, description="pixels per side the network sees")
+    epochs: Annotated[int, Field(ge=1)] = Field(12, description="passes over the (balanced) training set, at most")
+    batch_size: Annotated[int, Field(ge=2)] = Field(64, description="pictures a step")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with Nesterov momentum 0.9, or AdamW")
+    lr: Annotated[float, Field(gt=0)] = Field(0.1, description="highest learning rate")
+    schedule: Literal["onecycle", "cosine", "constant"] = Field("onecycle", description="course of the learning rate")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="not on biases and normalisation")
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="of the cross-entropy")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="before the last layer")
+    balance: Literal["none", "replicate", "weights", "sampler"] = Field(
+        "replicate", description="replicate to per_class, weight the loss, draw classes evenly, or nothing"
+    )
+    per_class: Annotated[int, Field(ge=1)] = Field(2000, description="pictures a class and epoch under replicate")
+    augment: tuple[AugmentStep, ...] = Field((), description="augmentations in order")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of averaged weights a step; 0 for none")
+    patience: Annotated[int, Field(ge=0)] = Field(
+        0, description="epochs without a better score before stopping; 0: never"
+    )
+    select_on: Literal["clean", "perturbed"] = Field("clean", description="validation score that picks the checkpoint")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, batch order and augmentation")
+    threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 for one a core")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+
+
+def load_config(recipe: Mapping[str, Any], settings: Sequence[str] = ()) -> TrainConfig:
+    """Return the configuration of a recipe's keys, with ``key=value`` settings over them.
+
+    Raises ConfigError naming the key, its value and the rule.
+    """
+    merged = dict(recipe) | parse_settings(settings)
+    try:
+        return TrainConfig.model_validate(merged)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(TrainConfig.model_fields)
+            raise ConfigError(f"key {key}", "is not a key of the configuration", f"use one of: {known}") from None
+        rule = first["msg"][0].lower() + first["msg"][1:]
+        raise ConfigError(f"{key} {first['input']!r}", rule, f"change it with --set {key}=...") from None
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """Return the keys and values of ``key=value`` texts; a value is read as TOML, else taken as text.
+
+    >>> parse_settings(["lr=0.05", "model=baseline", "augment=[{name='flip'}]"])
+    {'lr': 0.05, 'model': 'baseline', 'augment': [{'name': 'flip'}]}
+    """
+    parsed: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"setting {setting}", "must have the form key=value", "write for example --set epochs=5")
+        try:
+            parsed[key.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            parsed[key.strip()] = value
+    return parsed
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Return the keys of a TOML recipe file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"recipe {path}", f"cannot be read ({error.strerror})", "name a recipe or a TOML file"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe {path}", f"is not TOML ({error})", "mend the file") from None

@@ -1,0 +1,171 @@
+"""A source to its audit: a manifest, statistics, one table of findings, a summary and a page to look at.
+
+Nothing is changed and nothing dropped: every sample stays in the manifest, and each finding carries only a suggestion
+that ``clean`` will follow unless a person edits it. Needs no torch.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from hemalens.core.artifacts import output_directory, write_json, write_table
+from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
+from hemalens.data.audit_page import AuditView, render_audit
+from hemalens.data.checks.colour import find_colour_clusters
+from hemalens.data.checks.duplicates import find_duplicates, find_label_conflicts
+from hemalens.data.checks.files import find_converted, find_odd_sizes, find_unreadable
+from hemalens.data.checks.finding import ISSUES, Finding
+from hemalens.data.checks.foreign import find_foreign
+from hemalens.data.checks.outliers import OutlierAnalysis, analyse_outliers
+from hemalens.data.checks.quality import find_blurry, find_bright, find_dark
+from hemalens.data.sources import Source, open_source
+from hemalens.data.statistics import Statistics, measure_source
+
+__all__ = ["audit", "suggested_drops"]
+
+_MANIFEST = ("width", "height", "mode", "bytes", "sha256", "phash")
+_STATISTICS = (
+    "pixel_sha256",
+    "brightness",
+    "contrast",
+    "dark_tail",
+    "bright_tail",
+    "sharpness",
+    "background_red",
+    "background_green",
+    "background_blue",
+    "conversions",
+)
+
+
+def audit(
+    source: str | Path,
+    out: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    workers: int | None = None,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Audit a source into a directory and return the summary that ``audit.json`` holds.
+
+    Args:
+        source: any SOURCE.
+        out: directory to write; refused where it exists, unless ``overwrite``.
+        classes: class names in label order, instead of the source's own.
+        workers: processes that decode; None for one a core.
+        overwrite: replace an earlier audit.
+        progress: told about the steps.
+    """
+    started = time.monotonic()
+    opened = open_source(source, classes=classes)
+    options = {"classes": list(classes) if classes else None}
+    with output_directory(out, "audit", overwrite=overwrite, inputs={"source": opened.fingerprint()}, options=options):
+        statistics = measure_source(opened, workers=workers, progress=progress)
+        progress("looking for outliers", 0, 1)
+        analysis = analyse_outliers(statistics)
+        findings = _findings(statistics, opened.samples, analysis)
+        progress("looking for outliers", 1, 1)
+        write_table(out / "manifest.csv", _manifest(opened, statistics))
+        write_table(out / "statistics.csv", _statistics(opened, statistics, analysis))
+        write_table(out / "issues.csv", _issues(opened.samples, findings))
+        summary = _summary(opened, statistics, findings)
+        view = AuditView(opened, statistics, analysis, tuple(findings), summary)
+        page = render_audit(view)
+        summary["seconds"] = round(time.monotonic() - started, 2)
+        write_json(out / "audit.json", summary)
+        (out / "audit.html").write_text(page, encoding="utf-8")
+    return summary
+
+
+def suggested_drops(findings: Sequence[Finding]) -> set[int]:
+    """Return the places of the samples that at least one finding suggests to drop."""
+    return {finding.index for finding in findings if finding.suggestion == "drop"}
+
+
+def _findings(statistics: Statistics, samples: Sequence[Sample], analysis: OutlierAnalysis) -> list[Finding]:
+    """Run every check; rows are ordered by issue, group and falling score, as a person would read them."""
+    findings = [
+        *find_unreadable(statistics),
+        *find_converted(statistics),
+        *find_odd_sizes(statistics),
+        *find_duplicates(statistics, samples),
+        *find_label_conflicts(statistics, samples),
+        *find_foreign(statistics),
+        *analysis.findings,
+        *find_colour_clusters(statistics),
+        *find_blurry(statistics),
+        *find_dark(statistics),
+        *find_bright(statistics),
+    ]
+    order = {issue: place for place, issue in enumerate(ISSUES)}
+    return sorted(findings, key=lambda f: (order[f.issue], f.group, -f.score, f.index))
+
+
+def _manifest(source: Source, statistics: Statistics) -> pl.DataFrame:
+    columns: dict[str, list[Any]] = {
+        "sample_id": [sample.sample_id for sample in source.samples],
+        "label": [sample.label for sample in source.samples],
+        "group": [sample.group for sample in source.samples],
+    }
+    schema: dict[str, type[pl.DataType]] = dict.fromkeys(("sample_id", "label", "group"), pl.String)
+    for name in _MANIFEST:
+        columns[name] = statistics.column(name)
+        schema[name] = pl.Int64 if name in ("width", "height", "bytes") else pl.String
+    return pl.DataFrame(columns, schema=schema)
+
+
+def _statistics(source: Source, statistics: Statistics, analysis: OutlierAnalysis) -> pl.DataFrame:
+    columns: dict[str, list[Any]] = {"sample_id": [sample.sample_id for sample in source.samples]}
+    schema: dict[str, type[pl.DataType]] = {"sample_id": pl.String}
+    for name in _STATISTICS:
+        columns[name] = statistics.column(name)
+        schema[name] = pl.String if name in ("pixel_sha256", "conversions") else pl.Float64
+    columns |= {
+        "pc1": analysis.scores[:, 0].round(3).tolist(),
+        "pc2": analysis.scores[:, 1].round(3).tolist(),
+        "squared_mahalanobis": analysis.distances.round(3).tolist(),
+    }
+    schema |= dict.fromkeys(("pc1", "pc2", "squared_mahalanobis"), pl.Float64)
+    return pl.DataFrame(columns, schema=schema)
+
+
+def _issues(samples: Sequence[Sample], findings: Sequence[Finding]) -> pl.DataFrame:
+    rows = [
+        (samples[f.index].sample_id, samples[f.index].label, f.issue, f.score, f.group, f.suggestion, f.reason)
+        for f in findings
+    ]
+    text = pl.String
+    schema = {"sample_id": text, "label": text, "issue": text, "score": pl.Float64, "group": text}
+    return pl.DataFrame(rows, schema=schema | {"suggestion": text, "reason": text}, orient="row")
+
+
+def _summary(source: Source, statistics: Statistics, findings: Sequence[Finding]) -> dict[str, Any]:
+    drops = suggested_drops(findings)
+    before = Counter(sample.label or "" for sample in source.samples)
+    after = Counter(sample.label or "" for index, sample in enumerate(source.samples) if index not in drops)
+    names = source.classes or tuple(sorted(before))
+    if "" in before and "" not in names:
+        names = (*names, "")
+    issues = {}
+    for issue in ISSUES:
+        rows = [finding for finding in findings if finding.issue == issue]
+        if rows:
+            groups = {finding.group for finding in rows if finding.group}
+            issues[issue] = {"samples": len({finding.index for finding in rows}), "groups": len(groups)}
+    return {
+        "source": str(source.spec),
+        "kind": source.kind,
+        "n_samples": len(source),
+        "n_unreadable": int((~statistics.readable).sum()),
+        "n_ignored": len(source.ignored),
+        "ignored": [{"name": name, "reason": reason} for name, reason in source.ignored],
+        "classes": {name: {"before": before[name], "after": after[name]} for name in names},
+        "are_blood_cells": set(source.classes) <= set(CELL_CLASSES),
+        "issues": issues,
+        "suggested_drops": len(drops),
+    }

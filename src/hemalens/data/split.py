@@ -1,0 +1,224 @@
+"""Samples to train, val and test: stratified by class, with everything that belongs together on one side.
+
+Belonging together means the same ``group`` (patient, slide) or the same encoded content. A source that brings its own
+splits keeps them. Needs no torch.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from hemalens.core.artifacts import output_file, read_table, write_table
+from hemalens.core.errors import ArtifactError, ConfigError, DecodeError, SourceError
+from hemalens.core.types import IntArray, Progress, Sample, no_progress
+from hemalens.data.sources import Source, open_source
+
+__all__ = [
+    "RATIOS",
+    "SPLITS",
+    "assign",
+    "choose_splits",
+    "linked_units",
+    "parse_ratios",
+    "read_splits",
+    "split",
+    "splits_table",
+]
+
+SPLITS = ("train", "val", "test")
+RATIOS = "83:13:4"
+"""The course report's shares of train, val and test."""
+
+
+def split(
+    source: str | Path,
+    out: Path,
+    *,
+    ratios: str = RATIOS,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Write ``splits.csv`` (sample_id, label, group, split) for a source and return the counts per split and class.
+
+    Raises ConfigError for wrong ratios and SourceError where only a part of the samples brings a split.
+    """
+    shares = parse_ratios(ratios)
+    opened = open_source(source)
+    with output_file(
+        out,
+        "split",
+        overwrite=overwrite,
+        seed=seed,
+        inputs={"source": opened.fingerprint()},
+        options={"ratios": ratios, "seed": seed},
+    ):
+        sides = choose_splits(opened, shares=shares, seed=seed, progress=progress)
+        table = splits_table(opened.samples, sides)
+        write_table(out, table)
+    counts = table.group_by("split", "label").len()
+    return {
+        "n_samples": table.height,
+        "splits": {
+            side: {
+                label or "": count
+                for label, count in counts.filter(pl.col("split") == side).sort("label").select("label", "len").rows()
+            }
+            for side in SPLITS
+        },
+        "out": str(out),
+    }
+
+
+def choose_splits(
+    source: Source, *, shares: Sequence[float], seed: int = 0, progress: Progress = no_progress
+) -> list[str]:
+    """Return a split per sample: the source's own where it brings them, else drawn by ``assign``."""
+    own = _own_splits(source)
+    if own is not None:
+        return own
+    labels = [sample.label or "" for sample in source.samples]
+    units = linked_units(source.samples, _content_hashes(source, progress))
+    return [SPLITS[side] for side in assign(labels, units, shares=shares, seed=seed)]
+
+
+def splits_table(samples: Sequence[Sample], sides: Sequence[str]) -> pl.DataFrame:
+    """Return the table of ``splits.csv``: sample_id, label, group, split."""
+    columns = {
+        "sample_id": [sample.sample_id for sample in samples],
+        "label": [sample.label for sample in samples],
+        "group": [sample.group for sample in samples],
+        "split": list(sides),
+    }
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+
+
+def parse_ratios(text: str) -> tuple[float, float, float]:
+    """Return the three shares, summing to 1, of a text like ``83:13:4``.
+
+    >>> parse_ratios("8:1:1")
+    (0.8, 0.1, 0.1)
+    """
+    rule = "must be three numbers, not negative, the first above zero"
+    try:
+        parts = [float(part) for part in text.split(":")]
+    except ValueError:
+        raise ConfigError(f"ratios {text}", rule, "write for example 83:13:4") from None
+    if len(parts) != len(SPLITS) or not all(np.isfinite(parts)) or min(parts) < 0 or parts[0] <= 0:
+        raise ConfigError(f"ratios {text}", rule, "write for example 83:13:4")
+    train, val, test = (part / sum(parts) for part in parts)
+    return train, val, test
+
+
+def read_splits(path: Path, samples: Sequence[Sample]) -> list[str]:
+    """Return each sample's split from a ``splits.csv``; every sample must be in it."""
+    table = read_table(path, {"sample_id": pl.String, "split": pl.String})
+    found = dict(table.select("sample_id", "split").iter_rows())
+    wrong = sorted(set(found.values()) - set(SPLITS))
+    if wrong:
+        raise ArtifactError(f"split {wrong[0]!r} in {path}", f"must be one of {', '.join(SPLITS)}", "mend the line")
+    missing = [sample.sample_id for sample in samples if sample.sample_id not in found]
+    if missing:
+        rule = f"is not in {path} ({len(missing)} of {len(samples)} samples are not)"
+        raise ArtifactError(
+            f"sample {missing[0]}", rule, "split this very source: hemalens split SOURCE --out splits.csv"
+        )
+    return [found[sample.sample_id] for sample in samples]
+
+
+def linked_units(samples: Sequence[Sample], hashes: Sequence[str | None]) -> IntArray:
+    """Return a unit number per sample (N,): equal for samples linked by group or content hash, however indirectly."""
+    parent = list(range(len(samples)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    first: dict[tuple[str, str], int] = {}
+    for index, (sample, digest) in enumerate(zip(samples, hashes, strict=True)):
+        for key in (("group", sample.group), ("content", digest)):
+            if key[1] is not None:
+                parent[root(index)] = root(first.setdefault((key[0], key[1]), index))
+    return np.array([root(index) for index in range(len(samples))], np.int64)
+
+
+def assign(labels: Sequence[str], units: IntArray, *, shares: Sequence[float], seed: int = 0) -> IntArray:
+    """Return a side (0, 1 or 2) per sample (N,), near the shares in every class, no unit on two sides.
+
+    Units of several samples are placed first, the largest first, each where its classes lack most; the single samples
+    of a class then fill its quotas (largest remainder) in an order drawn from the seed.
+    """
+    classes, coded = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)
+    room = np.stack([_quotas(int(count), shares) for count in np.bincount(coded, minlength=len(classes))]).astype(float)
+    generator = np.random.default_rng(seed)
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    for index, unit in enumerate(units.tolist()):
+        members[unit].append(index)
+    side = np.zeros(len(coded), np.int64)
+    several = [unit for unit in members.values() if len(unit) > 1]
+    several = [several[place] for place in generator.permutation(len(several))]
+    for unit in sorted(several, key=len, reverse=True):
+        counts = np.bincount(coded[unit], minlength=len(classes))
+        # The side with most room for these classes, relative to its size, so that small sides get their share too.
+        lack = (counts[:, None] * room).sum(axis=0) / np.maximum(np.asarray(shares), 1e-9)
+        chosen = int(np.argmax(np.where(np.asarray(shares) > 0, lack, -np.inf)))
+        side[unit] = chosen
+        room[:, chosen] -= counts
+    alone = np.array([unit[0] for unit in members.values() if len(unit) == 1], np.int64)
+    for number in range(len(classes)):
+        rows = generator.permutation(alone[coded[alone] == number])
+        side[rows] = _fill(len(rows), room[number])
+    return side
+
+
+def _quotas(count: int, shares: Sequence[float]) -> IntArray:
+    """Return whole counts that sum to ``count``, by largest remainder."""
+    exact = np.asarray(shares) * count
+    whole = np.floor(exact).astype(np.int64)
+    order = np.argsort(-(exact - whole), kind="stable")
+    whole[order[: count - int(whole.sum())]] += 1
+    return whole
+
+
+def _fill(count: int, room: Sequence[float]) -> IntArray:
+    """Return ``count`` sides, as many of each as it has room for; what groups took too much comes off the largest."""
+    left = np.maximum(np.asarray(room), 0).astype(np.int64)
+    left[int(np.argmax(left))] += count - int(left.sum())
+    sides: IntArray = np.repeat(np.arange(len(left)), np.maximum(left, 0))[:count]
+    return sides
+
+
+def _own_splits(source: Source) -> list[str] | None:
+    own = [sample.split for sample in source.samples]
+    if all(value is None for value in own):
+        return None
+    missing = [sample.sample_id for sample in source.samples if sample.split is None]
+    if missing:
+        rule = f"has no split while other samples of {source.spec} have one"
+        raise SourceError(f"sample {missing[0]}", rule, "give every sample a split, or none")
+    return [value for value in own if value is not None]
+
+
+def _content_hashes(source: Source, progress: Progress) -> list[str | None]:
+    """Return the SHA-256 of each sample's encoded bytes or array row, None where it cannot be read."""
+    hashes: list[str | None] = []
+    total = len(source)
+    for index in range(total):
+        if index % 1000 == 0:
+            progress("hashing", index, total)
+        try:
+            data = source.read(index)
+        except (DecodeError, SourceError):
+            hashes.append(None)
+            continue
+        payload = np.ascontiguousarray(data).tobytes() if isinstance(data, np.ndarray) else data
+        hashes.append(hashlib.sha256(payload).hexdigest())
+    progress("hashing", total, total)
+    return hashes

@@ -1,0 +1,252 @@
+"""A trained model and samples to its scores: intervals, calibration, distortions, groups, the worst mistakes.
+
+Labels that the model does not know take no part in the scores; they are counted and predicted all the same.
+"""
+
+import io
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import polars as pl
+import torch
+from PIL import Image
+
+from hemalens.core.artifacts import output_directory, read_table, require_complete, write_json, write_table, write_text
+from hemalens.core.charts import figure_svg
+from hemalens.core.errors import ArtifactError, ConfigError, SourceError
+from hemalens.core.metrics import (
+    accuracy,
+    balanced_accuracy,
+    bootstrap_interval,
+    confusion_matrix,
+    cross_entropy,
+    expected_calibration_error,
+    macro_f1,
+    per_class_scores,
+    reliability_bins,
+    softmax,
+)
+from hemalens.core.provenance import sha256_file
+from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
+from hemalens.data.sources import Source, open_source
+from hemalens.data.split import read_splits
+from hemalens.evaluation.calibration import abstention_threshold, fit_temperature
+from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1, reliability_diagram
+from hemalens.training.checkpoint import LoadedModel, load_model, model_directory, read_validation
+from hemalens.training.loop import perturb, predict_logits, torch_threads
+from hemalens.training.tensors import encode_labels, load_images
+
+__all__ = ["Side", "evaluate", "score"]
+
+Side = Literal["train", "val", "test", "all"]
+_WORST = 24
+_FIELD = (
+    "rotation, zoom, shear, shift, stain, white balance, contrast, blur, noise and cutout, strong and mixed, seeded"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """The samples to score: pictures (N, S, S, 3) uint8, labels (N,) or -1, their places in the source."""
+
+    images: Images
+    labels: IntArray
+    places: tuple[int, ...]
+
+
+def evaluate(
+    model: Path,
+    source: str | Path,
+    out: Path,
+    *,
+    splits: Path | None = None,
+    split: Side | None = None,
+    audit: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Score a trained model on a source and return what ``evaluation.json`` holds.
+
+    Args:
+        model: a RUN directory.
+        source: any SOURCE with labels.
+        out: the directory to write.
+        splits: a ``splits.csv`` of the source; then only one side is scored.
+        split: which side; ``test`` where splits are given, ``all`` where not.
+        audit: an audit of the source's samples: its background batches are scored apart.
+        overwrite: replace an earlier evaluation.
+        progress: told about the steps.
+    """
+    side = _check_side(split, splits)
+    loaded = load_model(model)
+    opened = open_source(source)
+    chosen = _chosen(opened, splits, side)
+    samples = [opened.samples[place] for place in chosen]
+    labels = encode_labels([sample.label for sample in samples], loaded.classes)
+    if not (labels >= 0).any():
+        rule = f"has no sample labelled with a class of the model ({', '.join(loaded.classes)})"
+        raise SourceError(f"source {source} ({side})", rule, "give labels, or use another source")
+    options = {"split": side}
+    inputs = {"source": opened.fingerprint(), "model": sha256_file(model_directory(model) / "model.safetensors")}
+    with output_directory(out, "evaluate", overwrite=overwrite, inputs=inputs, options=options):
+        with torch_threads(0):
+            images = load_images(opened, chosen, size=loaded.image_size, progress=progress)
+            scored = _Set(images, labels, tuple(chosen))
+            result, probabilities = _evaluate(loaded, model, scored, progress)
+        result = {"split": side, "source": str(source), "model": loaded.card["model"]} | result
+        if audit is not None and (groups := _groups(audit, opened, scored, probabilities)):
+            result["groups"] = groups
+        table = _predictions(opened, scored, loaded.classes, probabilities, result["abstention"]["threshold"])
+        write_table(out / "predictions.csv", table)
+        result["worst_mistakes"] = _write_mistakes(out, opened, scored, loaded.classes, probabilities)
+        _write_figures(out, result, loaded.classes)
+        write_json(out / "evaluation.json", result)
+    return result
+
+
+def score(labels: IntArray, probabilities: FloatArray, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the scores of probabilities (N, C) for labels (N,) in 0..C-1, as ``evaluation.json`` names them."""
+    matrix = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
+    per_class = per_class_scores(matrix)
+    confidence = probabilities.max(axis=1)
+    correct = (probabilities.argmax(axis=1) == labels).astype(np.int64)
+    return {
+        "n": len(labels),
+        "classes": list(classes),
+        "accuracy": asdict(bootstrap_interval(matrix, accuracy)),
+        "balanced_accuracy": asdict(bootstrap_interval(matrix, balanced_accuracy)),
+        "macro_f1": asdict(bootstrap_interval(matrix, macro_f1)),
+        "per_class": {
+            name: {
+                "precision": float(per_class["precision"][place]),
+                "recall": float(per_class["recall"][place]),
+                "f1": float(per_class["f1"][place]),
+                "support": int(per_class["support"][place]),
+            }
+            for place, name in enumerate(classes)
+        },
+        "confusion_matrix": matrix.tolist(),
+        "loss": cross_entropy(probabilities, labels),
+        "ece": expected_calibration_error(probabilities, labels),
+        "reliability": {name: values.tolist() for name, values in reliability_bins(confidence, correct).items()},
+    }
+
+
+def _check_side(split: Side | None, splits: Path | None) -> Side:
+    if split is not None and split not in get_args(Side):
+        raise ConfigError(f"split {split}", f"must be one of {', '.join(get_args(Side))}", "change --split")
+    if split not in (None, "all") and splits is None:
+        raise ConfigError(f"split {split}", "needs to know who is in it", "give --splits splits.csv")
+    return split or ("all" if splits is None else "test")
+
+
+def _chosen(source: Source, splits: Path | None, side: Side) -> list[int]:
+    refused = {place for place, sample in enumerate(source.samples) if sample.refused}
+    if refused:
+        lone = source.samples[min(refused)]
+        raise SourceError(f"sample {lone.sample_id}", f"cannot be read ({lone.refused})", "audit and clean the source")
+    if splits is None or side == "all":
+        return list(range(len(source)))
+    chosen = [place for place, found in enumerate(read_splits(splits, source.samples)) if found == side]
+    if not chosen:
+        raise ArtifactError(f"split {side} in {splits}", "is empty", "split with a larger share, or choose another")
+    return chosen
+
+
+def _evaluate(loaded: LoadedModel, model: Path, scored: _Set, progress: Progress) -> tuple[dict[str, Any], FloatArray]:
+    """Predict clean and distorted pictures; temperature and threshold come from the run's validation samples."""
+    val_logits, val_labels = read_validation(model_directory(model))
+    temperature = fit_temperature(val_logits, val_labels)
+    threshold = abstention_threshold(softmax(val_logits / temperature).max(axis=1))
+    pictures = torch.from_numpy(scored.images)
+    started = time.monotonic()
+    logits = predict_logits(loaded.module, pictures, progress=progress)
+    seconds = time.monotonic() - started
+    probabilities = softmax(logits / temperature)
+    known = scored.labels >= 0
+    labels = scored.labels[known]
+    result = score(labels, probabilities[known], loaded.classes)
+    confident = probabilities[known].max(axis=1) >= threshold
+    right = probabilities[known].argmax(axis=1) == labels
+    result |= {
+        "n_unknown_label": int((~known).sum()),
+        "temperature": temperature,
+        "ece_uncalibrated": expected_calibration_error(softmax(logits[known]), labels),
+        "abstention": {
+            "coverage": float(confident.mean()),
+            "accuracy_kept": float(right[confident].mean()) if confident.any() else None,
+            "threshold": threshold,
+        },
+        "pictures_per_second": len(pictures) / max(seconds, 1e-9),
+    }
+    field_like = predict_logits(loaded.module, perturb(pictures[torch.from_numpy(known)]), progress=progress)
+    distorted = confusion_matrix(labels, field_like.argmax(axis=1), len(loaded.classes))
+    result["perturbed"] = asdict(bootstrap_interval(distorted, accuracy)) | {"description": _FIELD}
+    return result, probabilities
+
+
+def _groups(audit: Path, source: Source, scored: _Set, probabilities: FloatArray) -> dict[str, Any]:
+    """Score the background batches that the audit found apart from the rest: does the pattern hurt?"""
+    require_complete(audit, "audit")
+    issues = read_table(audit / "issues.csv", dict.fromkeys(("sample_id", "issue", "group"), pl.String))
+    batches = issues.filter(pl.col("issue") == "colour_cluster")
+    members = set(batches["sample_id"].to_list())
+    inside = np.array([source.samples[place].sample_id in members for place in scored.places])
+    known, predicted = scored.labels >= 0, probabilities.argmax(axis=1)
+    groups = {}
+    for name, chosen in (("grey_background", inside & known), ("other", ~inside & known)):
+        if chosen.any():
+            matrix = confusion_matrix(scored.labels[chosen], predicted[chosen], probabilities.shape[1])
+            groups[name] = {"n": int(chosen.sum()), "accuracy": asdict(bootstrap_interval(matrix, accuracy))}
+    return groups if len(groups) == 2 else {}
+
+
+def _predictions(
+    source: Source, scored: _Set, classes: Sequence[str], probabilities: FloatArray, threshold: float
+) -> pl.DataFrame:
+    confidence = probabilities.max(axis=1)
+    abstained = confidence < threshold
+    columns: dict[str, Any] = {
+        "sample_id": [source.samples[place].sample_id for place in scored.places],
+        "label": pl.Series([source.samples[place].label for place in scored.places], dtype=pl.String),
+        "predicted": [classes[number] for number in probabilities.argmax(axis=1)],
+        "confidence": confidence.round(6),
+        "abstained": abstained,
+        "reason": [f"confidence under {threshold:.4f}" if refused else "" for refused in abstained],
+    }
+    columns |= {f"p_{name}": probabilities[:, place].round(6) for place, name in enumerate(classes)}
+    return pl.DataFrame(columns)
+
+
+def _write_mistakes(
+    out: Path, source: Source, scored: _Set, classes: Sequence[str], probabilities: FloatArray
+) -> list[dict[str, Any]]:
+    """Write the pictures of the mistakes made with most confidence and return what is known of them, worst first."""
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero((scored.labels >= 0) & (predicted != scored.labels))
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_WORST]
+    (out / "mistakes").mkdir(exist_ok=True)
+    rows = []
+    for rank, row in enumerate(worst.tolist(), 1):
+        sample = source.samples[scored.places[row]]
+        name = f"mistakes/{rank:02d}.png"
+        buffer = io.BytesIO()
+        Image.fromarray(source.picture(scored.places[row]).pixels).save(buffer, "PNG")
+        (out / name).write_bytes(buffer.getvalue())
+        facts = {"sample_id": sample.sample_id, "label": sample.label, "predicted": classes[predicted[row]]}
+        rows.append(facts | {"confidence": float(confidence[row]), "picture": name})
+    return rows
+
+
+def _write_figures(out: Path, result: Mapping[str, Any], classes: Sequence[str]) -> None:
+    figures = {
+        "confusion_matrix": (confusion_matrix_figure(result["confusion_matrix"], classes), "confusion matrix"),
+        "per_class_f1": (per_class_f1(result["per_class"]), "F1 of each class"),
+        "reliability": (reliability_diagram(result["reliability"]), "confidence against accuracy"),
+    }
+    for name, (figure, label) in figures.items():
+        write_text(out / f"{name}.svg", figure_svg(figure, label=label))

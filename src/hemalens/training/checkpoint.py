@@ -1,0 +1,176 @@
+"""Training state and trained models on disk: safetensors and JSON, a SHA-256 beside each, never pickle.
+
+A plain load of safetensors accepts most flipped bits silently, so nothing is read whose hash does not match. The last
+two checkpoints are kept: a damaged one is named in a warning and the one before it is used.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from hemalens.core.artifacts import read_json, require_complete, write_atomically, write_json, write_text
+from hemalens.core.errors import ArtifactError
+from hemalens.core.types import FloatArray, IntArray
+from hemalens.training.models import Normalised, build_model
+
+__all__ = [
+    "LoadedModel",
+    "latest_checkpoint",
+    "load_model",
+    "model_directory",
+    "optimizer_tensors",
+    "read_tensors",
+    "read_validation",
+    "restore_optimizer",
+    "save_checkpoint",
+    "save_model",
+    "save_validation",
+    "write_tensors",
+]
+
+_LOG = logging.getLogger(__name__)
+_KEPT = 2
+_STATE = "state"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A trained model and what must be known to use it.
+
+    Attributes:
+        module: pictures (N, 3, S, S) float in [0, 1] to logits (N, C); in evaluation mode, on the CPU.
+        classes: names in the order of its logits.
+        image_size: pixels per side it was trained on.
+        card: everything ``model.json`` says.
+    """
+
+    module: nn.Module
+    classes: tuple[str, ...]
+    image_size: int
+    card: dict[str, Any]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors atomically with their hash beside them; the hash is there before the file is."""
+    plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    data = save(plain, dict(metadata) if metadata else None)
+    write_text(_hash_path(path), hashlib.sha256(data).hexdigest() + "\n")
+    write_atomically(path, lambda file: file.write(data))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return tensors and metadata of a file whose hash matches; raise ArtifactError naming the file otherwise."""
+    try:
+        data = path.read_bytes()
+        expected = _hash_path(path).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"file {path}", f"cannot be read with its .sha256 ({error})", "train again") from error
+    if hashlib.sha256(data).hexdigest() != expected:
+        raise ArtifactError(f"file {path}", "is damaged: its SHA-256 is not the recorded one", "use another checkpoint")
+    try:
+        length = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
+        return load(data), metadata
+    except (SafetensorError, ValueError) as error:
+        raise ArtifactError(f"file {path}", f"is not a safetensors file ({error})", "train again") from error
+
+
+def save_checkpoint(directory: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, epoch: int) -> Path:
+    """Write the state after an epoch and remove all but the last two; return the file written."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"epoch-{epoch:04d}.safetensors"
+    write_tensors(path, tensors, {_STATE: json.dumps(dict(state))})
+    for old in sorted(directory.glob("epoch-*.safetensors"))[:-_KEPT]:
+        old.unlink()
+        _hash_path(old).unlink(missing_ok=True)
+    return path
+
+
+def latest_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return tensors and state of the newest checkpoint that is whole, None where there is none.
+
+    A damaged one is passed over with a warning that names it; if all are damaged, training starts anew.
+    """
+    for path in sorted(directory.glob("epoch-*.safetensors"), reverse=True):
+        try:
+            tensors, metadata = read_tensors(path)
+            return tensors, json.loads(metadata[_STATE])
+        except (ArtifactError, KeyError, ValueError) as error:
+            _LOG.warning("checkpoint passed over: %s", error)
+    return None
+
+
+def save_model(run: Path, module: nn.Module, card: Mapping[str, Any]) -> None:
+    """Write ``model.safetensors`` (weights) and ``model.json`` (what must be known to use them)."""
+    write_tensors(run / "model.safetensors", module.state_dict())
+    write_json(run / "model.json", card)
+
+
+def save_validation(run: Path, logits: FloatArray, labels: IntArray) -> None:
+    """Write the validation logits (N, C) and labels (N,) of the chosen epoch: calibration is fitted on them."""
+    tensors = {"logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels)}
+    write_tensors(run / "validation.safetensors", tensors)
+
+
+def read_validation(run: Path) -> tuple[FloatArray, IntArray]:
+    """Return the validation logits (N, C) float32 and labels (N,) int64 of a run."""
+    tensors, _ = read_tensors(run / "validation.safetensors")
+    return tensors["logits"].numpy(), tensors["labels"].numpy()
+
+
+def model_directory(run: Path) -> Path:
+    """Return where the model of a run lies: the directory itself, or ``train`` inside a whole run's directory."""
+    nested = run / "train"
+    return nested if not (run / "model.json").exists() and (nested / "model.json").exists() else run
+
+
+def load_model(run: Path) -> LoadedModel:
+    """Return the trained model of a finished run directory (or of the ``train`` directory inside it)."""
+    run = model_directory(run)
+    require_complete(run, "train")
+    card = read_json(run / "model.json")
+    tensors, _ = read_tensors(run / "model.safetensors")
+    network = build_model(card["model"], len(card["classes"]))
+    module = Normalised(network, torch.zeros(3), torch.ones(3))
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        rule = f"does not fit the network {card['model']} ({str(error).splitlines()[0]})"
+        raise ArtifactError(f"file {run / 'model.safetensors'}", rule, "train again") from error
+    module.eval()
+    return LoadedModel(
+        module,
+        tuple(card["classes"]),
+        int(card["image_size"]),
+        card,
+    )
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimizer's state as named tensors."""
+    state = optimizer.state_dict()["state"]
+    return {
+        f"{index}.{name}": value for index, slots in state.items() for name, value in slots.items() if value is not None
+    }
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Put named tensors back into an optimizer over the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _hash_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")

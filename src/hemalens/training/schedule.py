@@ -1,0 +1,79 @@
+"""The order of the pictures and the course of the learning rate, as pure functions of (seed, epoch) and of the step."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from hemalens.core.config import TrainConfig
+from hemalens.core.types import FloatArray, IntArray
+
+__all__ = ["class_weights", "epoch_order", "epoch_size", "learning_rate"]
+
+_WARM_UP = 0.25
+_COPY = 1 << 32
+
+
+def epoch_size(labels: IntArray, config: TrainConfig) -> int:
+    """Return how many pictures an epoch shows."""
+    if config.balance == "replicate":
+        return len(np.unique(labels)) * config.per_class
+    return len(labels)
+
+
+def epoch_order(labels: IntArray, config: TrainConfig, *, epoch: int) -> tuple[IntArray, IntArray]:
+    """Return places (M,) in the training set and augmentation keys (M,), shuffled, for one epoch.
+
+    ``replicate``: each class gives exactly ``per_class`` pictures, a small one whole as often as it fits plus a drawn
+    rest, a large one a fresh draw each epoch. ``sampler``: as many as the set has, classes even, drawn with
+    replacement. The key tells the copies of one picture apart, so that they are augmented differently.
+    """
+    generator = np.random.default_rng([config.seed, epoch])
+    if config.balance == "replicate":
+        parts = []
+        for label in np.unique(labels):
+            members = generator.permutation(np.flatnonzero(labels == label))
+            parts.append(np.resize(members, config.per_class))
+        places = np.concatenate(parts)
+    elif config.balance == "sampler":
+        chance = class_weights(labels)[labels]
+        places = generator.choice(len(labels), len(labels), p=chance / chance.sum())
+    else:
+        places = np.arange(len(labels))
+    keys = places + _COPY * _occurrence(places)
+    order = generator.permutation(len(places))
+    return places[order], keys[order]
+
+
+def class_weights(labels: IntArray) -> FloatArray:
+    """Return a weight per class (C,), inverse to its count, that averages 1 over the samples; 0 where it is empty."""
+    counts = np.bincount(labels)
+    filled = np.maximum(counts, 1)
+    return np.where(counts > 0, len(labels) / ((counts > 0).sum() * filled), 0.0)
+
+
+def learning_rate(step: int, total: int, config: TrainConfig) -> float:
+    """Return the learning rate of a step in 0..total-1.
+
+    ``onecycle`` rises along a cosine over the first quarter and falls to nearly nothing (Smith and Topin 2018);
+    ``cosine`` only falls.
+    """
+    if config.schedule == "constant":
+        return config.lr
+    warm = _WARM_UP * total if config.schedule == "onecycle" else 0.0
+    if step < warm:
+        return config.lr * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * (step + 1) / max(warm, 1))))
+    progress = (step - warm) / max(total - warm, 1)
+    return config.lr * max(0.5 * (1 + math.cos(math.pi * progress)), 1e-4)
+
+
+def _occurrence(places: Sequence[int] | IntArray) -> IntArray:
+    """Return for each entry how often it occurred before (M,)."""
+    array = np.asarray(places)
+    order = np.argsort(array, kind="stable")
+    ordered = array[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    counts = np.arange(len(array)) - np.repeat(starts, np.diff(np.r_[starts, len(array)]))
+    result = np.empty_like(counts)
+    result[order] = counts
+    return result

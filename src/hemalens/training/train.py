@@ -1,0 +1,134 @@
+"""Clean samples and their split to a trained model on disk."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from hemalens.core.artifacts import is_complete, output_directory, read_json, text_digest, write_json, write_table
+from hemalens.core.config import TrainConfig, load_config
+from hemalens.core.errors import ArtifactError, SourceError
+from hemalens.core.types import Progress, no_progress
+from hemalens.data.parallel import available_cores
+from hemalens.data.sources import Source, open_source
+from hemalens.data.split import RATIOS, choose_splits, parse_ratios, read_splits, splits_table
+from hemalens.training.checkpoint import save_model, save_validation
+from hemalens.training.loop import Fitted, choose_device, fit, torch_threads
+from hemalens.training.models import count_parameters
+from hemalens.training.recipes import find_recipe
+from hemalens.training.tensors import LabelledImages, encode_labels, load_images
+
+__all__ = ["DEFAULT_RECIPE", "train"]
+
+DEFAULT_RECIPE = "compact"
+
+
+def train(
+    source: str | Path,
+    out: Path,
+    *,
+    splits: Path | None = None,
+    recipe: str = DEFAULT_RECIPE,
+    settings: Sequence[str] = (),
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Train a model on a source's ``train`` samples, choose its epoch on ``val``, and return the run's summary.
+
+    Args:
+        source: any SOURCE with labels.
+        out: the RUN directory to write.
+        splits: a ``splits.csv`` of this source; without it the source's own splits, or 83:13:4 drawn from the seed.
+        recipe: name of a recipe or a TOML file.
+        settings: ``key=value`` texts over the recipe.
+        resume: go on after the last whole checkpoint in ``out``.
+        overwrite: replace an earlier run.
+        progress: told about the steps.
+
+    Raises:
+        ConfigError: an unknown recipe, key or value.
+        ArtifactError: ``out`` holds a run of another configuration.
+        SourceError: labels, classes or splits are missing.
+    """
+    config = load_config(find_recipe(recipe), settings)
+    opened = open_source(source)
+    _check_labels(opened)
+    sides = (
+        read_splits(splits, opened.samples)
+        if splits
+        else choose_splits(opened, shares=parse_ratios(RATIOS), seed=config.seed, progress=progress)
+    )
+    table = splits_table(opened.samples, sides)
+    options = {"recipe": recipe, "config": config.model_dump(mode="json")}
+    inputs = {"source": opened.fingerprint(), "splits": text_digest(table.write_csv())}
+    if resume and is_complete(out, options=options, inputs=inputs):
+        return read_json(out / "model.json")
+    _check_resumable(out, config, resume=resume)
+    with output_directory(
+        out, "train", overwrite=overwrite, resume=resume, seed=config.seed, inputs=inputs, options=options
+    ):
+        if not resume:
+            shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        write_json(out / "config.json", config.model_dump(mode="json"))
+        write_table(out / "splits.csv", table)
+        with torch_threads(config.threads):
+            training, validation = (_side(opened, sides, side, config, progress) for side in ("train", "val"))
+            fitted = fit(
+                training, validation, len(opened.classes), config, checkpoints=out / "checkpoints", progress=progress
+            )
+        write_table(out / "history.csv", pl.DataFrame(fitted.history))
+        card = _card(opened, config, fitted) | {"n_train": len(training), "n_val": len(validation)}
+        save_validation(out, *fitted.validation)
+        save_model(out, fitted.module, card)
+    return card
+
+
+def _check_labels(source: Source) -> None:
+    if len(source.classes) < 2:
+        found = ", ".join(source.classes) or "none"
+        step = "sort the pictures into class folders, or name labels in a manifest"
+        raise SourceError(f"source {source.spec}", f"needs at least two classes to train on, it has {found}", step)
+
+
+def _check_resumable(out: Path, config: TrainConfig, *, resume: bool) -> None:
+    if not resume or not (out / "config.json").exists():
+        return
+    before, now = read_json(out / "config.json"), config.model_dump(mode="json")
+    changed = [key for key in now if before.get(key) != now[key]]
+    if changed:
+        key = changed[0]
+        rule = f"was {before.get(key)!r} in the run to resume in {out}, is {now[key]!r}"
+        raise ArtifactError(f"key {key}", rule, "resume with the same configuration, or choose another --out")
+
+
+def _side(source: Source, sides: Sequence[str], side: str, config: TrainConfig, progress: Progress) -> LabelledImages:
+    """Load one side of the split; samples without a label take no part."""
+    labels = encode_labels([sample.label for sample in source.samples], source.classes)
+    chosen = [index for index, found in enumerate(sides) if found == side and labels[index] >= 0]
+    if not chosen:
+        raise SourceError(f"split {side} of {source.spec}", "has no labelled sample", "split with larger ratios")
+    images = load_images(source, chosen, size=config.image_size, progress=progress)
+    return LabelledImages(images, labels[chosen], tuple(source.samples[index].sample_id for index in chosen))
+
+
+def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]:
+    """Return what ``model.json`` says: what the model is, how it was chosen, what it cost."""
+    best = fitted.history[fitted.best_epoch - 1]
+    return {
+        "schema_version": 1,
+        "model": config.model,
+        "classes": list(source.classes),
+        "image_size": config.image_size,
+        "parameters": count_parameters(fitted.module),
+        "precision": config.precision,
+        "device": str(choose_device(config.device)),
+        "threads": config.threads or available_cores(),
+        "best_epoch": fitted.best_epoch,
+        "epochs": len(fitted.history),
+        "train_seconds": round(sum(row["seconds"] for row in fitted.history), 2),
+        "val_accuracy": best["val_accuracy"],
+        "val_perturbed_accuracy": best["val_perturbed_accuracy"],
+    }

@@ -1,0 +1,199 @@
+"""Small hand-made folders as the stages leave them, to build reports from."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from PIL import Image
+
+from hemalens.core.artifacts import output_directory, output_file, write_json, write_table
+from hemalens.core.metrics import accuracy, balanced_accuracy, bootstrap_interval, macro_f1, per_class_scores
+from hemalens.core.provenance import sha256_file
+from hemalens.core.types import CELL_CLASSES
+
+CONFIG: dict[str, Any] = {
+    "model": "compact",
+    "image_size": 64,
+    "epochs": 40,
+    "batch_size": 128,
+    "optimizer": "adamw",
+    "lr": 0.002,
+    "schedule": "onecycle",
+    "weight_decay": 0.05,
+    "label_smoothing": 0.1,
+    "dropout": 0.2,
+    "balance": "replicate",
+    "per_class": 2000,
+    "augment": [
+        {"name": "flip", "probability": 0.5, "strength": 1.0},
+        {"name": "rotate", "probability": 1.0, "strength": 1.0},
+        {"name": "zoom", "probability": 1.0, "strength": 0.5},
+    ],
+    "precision": "bf16",
+    "ema": 0.999,
+    "patience": 8,
+    "select_on": "perturbed",
+    "seed": 7,
+    "threads": 2,
+    "device": "cpu",
+}
+
+
+def confusion(classes: Sequence[str] = CELL_CLASSES) -> np.ndarray:
+    """Make a matrix in which the last class is rare and the most frequent mistake is class 3 taken for 5 (9 times)."""
+    size = len(classes)
+    matrix = np.diag(np.arange(60, 60 + 10 * size, 10))
+    matrix[-1, -1] = 11
+    if size > 5:
+        matrix[3, 5], matrix[6, 3], matrix[-1, 0] = 9, 4, 1
+    return matrix
+
+
+def _interval(matrix: np.ndarray, score: Any) -> dict[str, float]:
+    found = bootstrap_interval(matrix, score, resamples=200)
+    return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def scores(matrix: np.ndarray, classes: Sequence[str] = CELL_CLASSES) -> dict[str, Any]:
+    """Make the part of evaluation.json that every evaluation has."""
+    table = per_class_scores(matrix)
+    return {
+        "n": int(matrix.sum()),
+        "classes": list(classes),
+        "accuracy": _interval(matrix, accuracy),
+        "balanced_accuracy": _interval(matrix, balanced_accuracy),
+        "macro_f1": _interval(matrix, macro_f1),
+        "per_class": {
+            name: {key: float(table[key][index]) for key in ("precision", "recall", "f1")}
+            | {"support": int(table["support"][index])}
+            for index, name in enumerate(classes)
+        },
+        "confusion_matrix": matrix.tolist(),
+        "split": "test",
+    }
+
+
+def extras() -> dict[str, Any]:
+    """Make the parts of evaluation.json that may be missing."""
+    count = [0, 0, 0, 0, 1, 2, 3, 2, 5, 8, 13, 21, 34, 80, 400]
+    confidence = [(i + 0.5) / 15 for i in range(15)]
+    return {
+        "loss": 0.12,
+        "ece": 0.0213,
+        "temperature": 1.31,
+        "abstention": {"coverage": 0.94, "accuracy_kept": 0.995, "threshold": 0.71},
+        "perturbed": {
+            "accuracy": {"value": 0.913, "low": 0.889, "high": 0.934},
+            "description": "blur, noise, brightness and hue, each of random strength",
+        },
+        "reliability": {"count": count, "confidence": confidence, "accuracy": [max(c - 0.03, 0) for c in confidence]},
+        "groups": {
+            "grey_background": {"n": 21, "accuracy": {"value": 0.857, "low": 0.667, "high": 1.0}},
+            "other": {"n": 640, "accuracy": {"value": 0.981, "low": 0.97, "high": 0.99}},
+        },
+        "corruptions": {
+            "blur": {"1": {"balanced_error": 0.03, "ece": 0.01}, "2": {"balanced_error": 0.08, "ece": 0.02}},
+            "noise": {"1": {"balanced_error": 0.05, "ece": 0.02}, "2": {"balanced_error": 0.21, "ece": 0.09}},
+        },
+        "be": 0.09,
+        "rbe": 1.1,
+    }
+
+
+def make_train(path: Path, *, config: Mapping[str, Any] = CONFIG, epochs: int = 12, perturbed: bool = True) -> Path:
+    """Write a finished training directory."""
+    with output_directory(path, "train", seed=config.get("seed"), inputs={"source.npz": "a" * 64}) as out:
+        steps = np.arange(1, epochs + 1)
+        table = {
+            "epoch": steps,
+            "seconds": np.full(epochs, 9.5),
+            "lr": np.linspace(0.002, 0, epochs),
+            "train_loss": 2 * np.exp(-steps / 4),
+            "train_accuracy": 1 - 0.8 * np.exp(-steps / 3),
+            "val_loss": 2 * np.exp(-steps / 4) + 0.1,
+            "val_accuracy": 0.99 - 0.8 * np.exp(-steps / 4),
+        }
+        if perturbed:
+            table["val_perturbed_accuracy"] = 0.9 - 0.7 * np.exp(-steps / 5)
+        write_table(out / "history.csv", pl.DataFrame(table))
+        write_json(out / "config.json", config)
+        (out / "model.safetensors").write_bytes(f"weights of {path}".encode())
+        model = {"model": "compact", "parameters": 423_112, "classes": list(CELL_CLASSES), "image_size": 64}
+        write_json(
+            out / "model.json", model | {"best_epoch": max(epochs - 2, 1), "train_seconds": 125.0, "precision": "bf16"}
+        )
+    return path
+
+
+def make_evaluation(path: Path, train: Path, *, matrix: np.ndarray | None = None, **more: Any) -> Path:
+    """Write a finished evaluation directory of the model in ``train``; ``more`` goes into evaluation.json."""
+    inputs = {"model.safetensors": sha256_file(train / "model.safetensors"), "source.npz": "a" * 64}
+    with output_directory(path, "evaluate", inputs=inputs) as out:
+        write_json(out / "evaluation.json", scores(confusion() if matrix is None else matrix) | more)
+    return path
+
+
+def make_mistakes(evaluate: Path, count: int = 3) -> list[dict[str, Any]]:
+    """Draw pictures of mistakes beside an evaluation, before it is written, and return their entries."""
+    (evaluate / "mistakes").mkdir(parents=True)
+    (evaluate / ".hemalens-started").touch()
+    entries = []
+    for index in range(count):
+        row, column = np.mgrid[:96, :96]
+        disc = (row - 48) ** 2 + (column - 48) ** 2 < (20 + 3 * index) ** 2
+        pixels = np.where(disc[..., None], (110, 60, 140), (238, 214, 205)).astype(np.uint8)
+        Image.fromarray(pixels).save(evaluate / "mistakes" / f"{index}.jpg")
+        entries.append(
+            {
+                "sample_id": f"row-{index:06d}",
+                "label": "ig",
+                "predicted": "monocyte",
+                "confidence": 0.99 - 0.01 * index,
+                "picture": f"mistakes/{index}.jpg",
+            }
+        )
+    return entries
+
+
+def make_audit(path: Path) -> Path:
+    """Write a finished audit directory with a page."""
+    with output_directory(path, "audit", inputs={"source.npz": "a" * 64}) as out:
+        before, after = (1419, 3117, 1751, 2895, 1414, 1420, 1243, 500), (1211, 2909, 1542, 2689, 1209, 1018, 1040, 329)
+        counts = zip(CELL_CLASSES, before, after, strict=True)
+        classes = {name: {"before": old, "after": new} for name, old, new in counts}
+        issues = {
+            "exact_duplicate": {"samples": 1834, "groups": 12},
+            "foreign": {"samples": 1800, "groups": 2},
+            "label_conflict": {"samples": 1602, "groups": 2},
+            "colour_cluster": {"samples": 251, "groups": 1},
+        }
+        document = {"n_samples": sum(before), "n_unreadable": 0, "classes": classes, "issues": issues}
+        write_json(out / "audit.json", document | {"suggested_drops": sum(before) - sum(after), "seconds": 41.0})
+        (out / "audit.html").write_text("<!doctype html><title>audit</title>", encoding="utf-8")
+    return path
+
+
+def make_splits(path: Path, *, groups: bool = False) -> Path:
+    """Write a table of splits, 100 samples a class in 80:12:8, with or without group names."""
+    rows = []
+    for name in CELL_CLASSES:
+        for index in range(100):
+            split = "train" if index < 80 else "val" if index < 92 else "test"
+            rows.append((f"{name}/{index}.png", name, f"slide-{index // 10}" if groups else None, split))
+    table = pl.DataFrame(rows, ["sample_id", "label", "group", "split"], orient="row")
+    with output_file(path, "split", seed=0) as out:
+        write_table(out, table)
+    return path
+
+
+def make_run(path: Path, *, groups: bool = False, **config: Any) -> Path:
+    """Write a whole run folder with every optional piece."""
+    path.mkdir(parents=True)
+    make_audit(path / "audit")
+    make_splits(path / "splits.csv", groups=groups)
+    train = make_train(path / "train", config=CONFIG | config)
+    entries = make_mistakes(path / "evaluate")
+    make_evaluation(path / "evaluate", train, **extras(), worst_mistakes=entries)
+    return path
