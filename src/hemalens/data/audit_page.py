@@ -3,12 +3,14 @@
 Needs Jinja2, matplotlib and Pillow; no torch.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from hemalens.core.charts import bar_counts, figure_svg, house_style, scatter_map
 from hemalens.core.errors import UserError
@@ -38,6 +40,10 @@ _MEANINGS: dict[Issue, tuple[str, str]] = {
     "dark": ("Dark", "Pictures without light."),
     "bright": ("Bright", "Washed-out pictures."),
 }
+
+
+# In these findings a group is one picture many times over.
+_COPIES = frozenset({"exact_duplicate", "label_conflict", "foreign"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +99,7 @@ def _issue_rows(summary: Mapping[str, Any], by_issue: Mapping[Issue, Sequence[Fi
 
 
 def _gallery(view: AuditView, issue: Issue, rows: Sequence[Finding]) -> dict[str, Any]:
-    """Show up to 12 findings, one of each group first, so that 1,600 copies of one picture do not fill the page."""
+    """Show up to 12 findings, one of each group first; where a group is one picture, its copies are only counted."""
     seen: set[str] = set()
     first: list[Finding] = []
     more: list[Finding] = []
@@ -102,15 +108,20 @@ def _gallery(view: AuditView, issue: Issue, rows: Sequence[Finding]) -> dict[str
         seen.add(finding.group)
         (first if fresh else more).append(finding)
     title, meaning = _MEANINGS[issue]
-    shown = (first + more)[:_GALLERY]
-    return {"anchor": issue, "title": title, "meaning": meaning, "count": len(rows), "items": _items(view, shown)}
+    chosen = (first if issue in _COPIES else first + more)[:_GALLERY]
+    shown = f"{len(chosen)}, one of each group{'' if issue in _COPIES else ' first'}"
+    facts = {"anchor": issue, "title": title, "meaning": meaning, "count": len(rows), "shown": shown}
+    return facts | {"items": _items(view, chosen)}
 
 
 def _items(view: AuditView, findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    sizes = Counter((finding.issue, finding.group) for finding in view.findings)
     items = []
     for finding in findings:
         sample = view.source.samples[finding.index]
         lines = [sample.sample_id, sample.label or "no label", f"{finding.suggestion}: {finding.reason}"]
+        if finding.group and (size := sizes[finding.issue, finding.group]) > 1:
+            lines.append(f"group of {thousands(size)}")
         items.append({"uri": _uri(view.source, finding.index), "alt": f"{sample.sample_id}", "lines": lines})
     return items
 
@@ -177,7 +188,9 @@ def _distances(analysis: OutlierAnalysis, statistics: Statistics) -> str:
                 textcoords="offset points",
                 fontsize=8.5,
             )
-        axes.set_yscale("symlog", linthresh=10)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: thousands(round(count))))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("log10 of the squared robust Mahalanobis distance")
         axes.set_ylabel("samples")
         axes.grid(axis="y")

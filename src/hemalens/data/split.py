@@ -181,7 +181,7 @@ def assign(labels: Sequence[str], units: IntArray, *, shares: Sequence[float], s
 def _quotas(count: int, shares: Sequence[float]) -> IntArray:
     """Return whole counts that sum to ``count``, by largest remainder."""
     exact = np.asarray(shares) * count
-    whole = np.floor(exact).astype(np.int64)
+    whole: IntArray = np.floor(exact).astype(np.int64)
     order = np.argsort(-(exact - whole), kind="stable")
     whole[order[: count - int(whole.sum())]] += 1
     return whole

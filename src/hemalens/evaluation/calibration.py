@@ -15,7 +15,7 @@ _REFUSED = 0.05
 
 
 def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
-    """Return the temperature in [0.05, 20] by which to divide logits (N, C), minimising cross-entropy (Guo et al. 2017).
+    """Return the temperature in [0.05, 20] by which to divide logits (N, C) at least cross-entropy (Guo et al. 2017).
 
     With fewer than two samples there is nothing to fit, and it is 1.
 

@@ -1,0 +1,335 @@
+"""The command line: one thin command a stage. It parses, calls the stage's function and prints its summary.
+
+Imports of the stages happen inside the commands, so that ``--help`` and torch-free commands start at once.
+"""
+
+import importlib
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from hemalens.core.errors import MissingExtraError, UserError
+from hemalens.core.provenance import version
+from hemalens.core.types import Progress
+
+__all__ = ["app", "main"]
+
+_TRAIN_PACKAGES = frozenset({"safetensors", "timm", "torch", "torchvision"})
+
+app = typer.Typer(
+    name="hemalens",
+    help="From dirty blood-cell pictures to a classifier one can trust. Not for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+SourceArgument = Annotated[
+    str, typer.Argument(help="Folder, .npz, .zip, .tar, shards, .csv/.parquet manifest, or bloodmnist[:SIZE].")
+]
+OutDirectory = Annotated[Path, typer.Option("--out", help="Directory to write.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier output.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as one JSON object on stdout.")]
+ClassesOption = Annotated[str | None, typer.Option(help="Class names in label order, separated by commas.")]
+RecipeOption = Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
+RatiosOption = Annotated[str, typer.Option(help="Shares of train, val and test.")]
+
+
+@app.callback()
+def common(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Set up what all commands share."""
+    if show_version:
+        print(version())
+        raise typer.Exit
+    handler = RichHandler(console=Console(stderr=True), show_path=debug, show_time=False)
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", handlers=[handler])
+
+
+@app.command()
+def audit(
+    source: SourceArgument,
+    out: OutDirectory,
+    classes: ClassesOption = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Inspect a source and list what is wrong with it; nothing is changed.
+
+    Example: `hemalens audit cells/ --out audit/`
+    """
+    stage = _stage("hemalens.data.audit", "audit")
+    with _progress() as progress:
+        summary = stage(source, out, classes=_names(classes), workers=workers, overwrite=overwrite, progress=progress)
+    _print(summary, as_json, [*_audit_lines(summary), f"look at {out / 'audit.html'}"])
+
+
+@app.command()
+def clean(
+    source: SourceArgument,
+    audit: Annotated[Path, typer.Option(help="Directory that `hemalens audit` wrote; edit its issues.csv first.")],
+    out: Annotated[Path, typer.Option("--out", help="FILE.npz, or a directory of class folders.")],
+    restore: Annotated[list[str] | None, typer.Option(help="Id of a dropped sample to take back; repeatable.")] = None,
+    classes: ClassesOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the samples that the decisions in issues.csv keep, and list the dropped ones.
+
+    Example: `hemalens clean cells/ --audit audit/ --out clean/`
+    """
+    stage = _stage("hemalens.data.clean", "clean")
+    with _progress() as progress:
+        summary = stage(
+            source,
+            out,
+            audit=audit,
+            restore=restore or (),
+            classes=_names(classes),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _print(summary, as_json, [f"kept {summary['kept']} of {summary['n_samples']} samples in {out}"])
+
+
+@app.command()
+def split(
+    source: SourceArgument,
+    out: Annotated[Path, typer.Option("--out", help="The splits.csv to write.")],
+    ratios: RatiosOption = "83:13:4",
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Share samples out among train, val and test: stratified, duplicates and groups on one side.
+
+    Example: `hemalens split clean/ --out splits.csv --ratios 83:13:4`
+    """
+    stage = _stage("hemalens.data.split", "split")
+    with _progress() as progress:
+        summary = stage(source, out, ratios=ratios, seed=seed, overwrite=overwrite, progress=progress)
+    counts = ", ".join(f"{side} {sum(classes.values())}" for side, classes in summary["splits"].items())
+    _print(summary, as_json, [f"{counts} in {out}"])
+
+
+@app.command()
+def train(
+    source: SourceArgument,
+    out: OutDirectory,
+    splits: Annotated[Path | None, typer.Option(help="splits.csv of this source; drawn 83:13:4 by default.")] = None,
+    recipe: RecipeOption = "compact",
+    settings: SetOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last whole checkpoint.")] = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train a model and keep the epoch that is best on the validation samples.
+
+    Example: `hemalens train clean/ --splits splits.csv --out runs/first --set epochs=5`
+    """
+    stage = _stage("hemalens.training.train", "train")
+    with _progress() as progress:
+        summary = stage(
+            source,
+            out,
+            splits=splits,
+            recipe=recipe,
+            settings=settings or (),
+            resume=resume,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    line = (
+        f"best epoch {summary['best_epoch']} of {summary['epochs']}: validation {100 * summary['val_accuracy']:.2f} %"
+    )
+    _print(summary, as_json, [f"{line}, distorted {100 * summary['val_perturbed_accuracy']:.2f} %, in {out}"])
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="RUN directory.")],
+    source: SourceArgument,
+    out: OutDirectory,
+    splits: Annotated[Path | None, typer.Option(help="splits.csv of this source.")] = None,
+    split: Annotated[str | None, typer.Option(help="test, val, train or all.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="Audit whose background batches are scored apart.")] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a model on a source, with intervals, calibration and distortions.
+
+    Example: `hemalens evaluate runs/first val_set.npz --out evaluation/`
+    """
+    stage = _stage("hemalens.evaluation.evaluate", "evaluate")
+    with _progress() as progress:
+        summary = stage(
+            model, source, out, splits=splits, split=split, audit=audit, overwrite=overwrite, progress=progress
+        )
+    _print(summary, as_json, [*_score_lines(summary), f"details in {out}"])
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="RUN directories; several make a table.")],
+    out: OutDirectory,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the report and the model card of one or more runs.
+
+    Example: `hemalens report out/ --out report/`
+    """
+    summary = _stage("hemalens.evaluation.report", "report")(runs, out, overwrite=overwrite)
+    _print(summary, as_json, [f"look at {out / 'report.html'}"])
+
+
+@app.command()
+def run(
+    source: SourceArgument,
+    out: OutDirectory,
+    recipe: RecipeOption = "compact",
+    settings: SetOption = None,
+    ratios: RatiosOption = "83:13:4",
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Take a source the whole way: audit, clean, split, train, evaluate, report. Give it again to go on after a stop.
+
+    Example: `hemalens run training_set.npz --out out/`
+    """
+    stage = _stage("hemalens.pipeline", "run")
+    with _progress() as progress:
+        summary = stage(
+            source,
+            out,
+            recipe=recipe,
+            settings=settings or (),
+            ratios=ratios,
+            seed=seed,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _print(summary, as_json, [*_score_lines(summary), f"look at {summary['report']}"])
+
+
+@app.command()
+def demo(
+    out: OutDirectory,
+    per_class: Annotated[int, typer.Option(min=20, help="Synthetic cells to render per class.")] = 200,
+    settings: SetOption = None,
+    seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Render the embedded synthetic set and take it the whole way. Needs no data and no network.
+
+    Example: `hemalens demo --out demo/`
+    """
+    stage = _stage("hemalens.pipeline", "demo")
+    with _progress() as progress:
+        summary = stage(
+            out, per_class=per_class, settings=settings or (), seed=seed, overwrite=overwrite, progress=progress
+        )
+    _print(summary, as_json, ["synthetic cells only:", *_score_lines(summary), f"look at {summary['report']}"])
+
+
+def main() -> None:
+    """Run the command line; exit 0 when done, 2 where the user can mend it (one line on stderr), 1 for a defect."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=False)
+    except UserError as error:
+        code = _fail(str(error), 2, debug=debug)
+    except click.ClickException as error:
+        code = _fail(f"{error.format_message()}; see: hemalens --help", 2, debug=debug)
+    except (KeyboardInterrupt, click.Abort):
+        code = _fail("stopped; give the same command again to go on (train: add --resume)", 130, debug=False)
+    except Exception as error:  # noqa: BLE001  # the outermost frame: a defect is one line too, --debug shows the rest
+        code = _fail(
+            f"defect: {type(error).__name__}: {error}; please report it with the output of --debug", 1, debug=debug
+        )
+    sys.exit(code or 0)
+
+
+def _fail(message: str, code: int, *, debug: bool) -> int:
+    if debug:
+        raise  # noqa: PLE0704  # called from an except block only
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _stage(module: str, name: str) -> Callable[..., dict[str, Any]]:
+    """Return a stage's function; say which extra is missing where its module needs one that is not installed."""
+    try:
+        function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] in _TRAIN_PACKAGES:
+            raise MissingExtraError(f"command {name}", "train") from None
+        raise
+    return function
+
+
+def _names(classes: str | None) -> list[str] | None:
+    return [name.strip() for name in classes.split(",")] if classes else None
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Draw a bar per step on stderr; the functions themselves never print."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield tell
+
+
+def _print(summary: Mapping[str, Any], as_json: bool, lines: list[str]) -> None:
+    print(json.dumps(summary, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def _audit_lines(summary: Mapping[str, Any]) -> list[str]:
+    lines = [f"{summary['n_samples']} samples, {summary['suggested_drops']} suggested to drop"]
+    width = max([len(name) for name in summary["classes"]], default=0)
+    for name, counts in summary["classes"].items():
+        lines.append(f"  {name or '(no label)':<{width}} {counts['before']:>7} -> {counts['after']}")
+    lines += [
+        f"  {issue}: {counts['samples']} samples" + (f" in {counts['groups']} groups" if counts["groups"] else "")
+        for issue, counts in summary["issues"].items()
+    ]
+    return lines
+
+
+def _score_lines(summary: Mapping[str, Any]) -> list[str]:
+    names = {"accuracy": "accuracy", "macro_f1": "macro F1", "perturbed": "accuracy under distortions"}
+    return [
+        f"{words}: {100 * summary[key]['value']:.2f} % "
+        f"[{100 * summary[key]['low']:.2f}, {100 * summary[key]['high']:.2f}]"
+        for key, words in names.items()
+    ]
+
+
+if __name__ == "__main__":
+    main()

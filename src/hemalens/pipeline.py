@@ -1,0 +1,204 @@
+"""The stages in order, nothing else: audit, clean, split, train, evaluate, report.
+
+A stage whose inputs have not changed since it was completed is left alone, so a run that was killed anywhere goes on
+from the last complete stage when the same command is given again; training goes on from its last checkpoint.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hemalens.core.artifacts import (
+    is_complete,
+    output_directory,
+    output_file,
+    read_json,
+    read_provenance,
+    text_digest,
+    write_json,
+)
+from hemalens.core.config import load_config
+from hemalens.core.errors import ArtifactError
+from hemalens.core.provenance import sha256_file
+from hemalens.core.types import Progress, no_progress
+from hemalens.data.audit import audit
+from hemalens.data.clean import clean
+from hemalens.data.sources import open_source
+from hemalens.data.split import RATIOS, parse_ratios, split
+from hemalens.data.synthetic import write_synthetic
+from hemalens.evaluation.evaluate import evaluate
+from hemalens.evaluation.report import write_report
+from hemalens.training.recipes import find_recipe
+from hemalens.training.train import DEFAULT_RECIPE, train
+
+__all__ = ["demo", "run"]
+
+_RECORD = "run.json"
+
+
+def run(
+    source: str | Path,
+    out: Path,
+    *,
+    recipe: str = DEFAULT_RECIPE,
+    settings: Sequence[str] = (),
+    ratios: str = RATIOS,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Take a source the whole way into ``out`` and return the summary: counts, scores, the report's path.
+
+    Args:
+        source: any labelled SOURCE, as dirty as it comes.
+        out: the directory to write; one that the same command began is gone on with.
+        recipe: name of a training recipe or a TOML file.
+        settings: ``key=value`` texts over the recipe.
+        ratios: shares of train, val and test.
+        seed: of the split and the training.
+        overwrite: begin anew in a directory that holds another run.
+        progress: told about the steps.
+    """
+    opened = open_source(source)
+    parse_ratios(ratios)
+    config = load_config(find_recipe(recipe), (*settings, f"seed={seed}"))
+    options = {"ratios": ratios, "seed": seed, "recipe": recipe, "config": config.model_dump(mode="json")}
+    inputs = {"source": opened.fingerprint()}
+    # Arrays are cleaned into an array file, files into class folders: each keeps its own bytes.
+    cleaned, splits = out / ("clean.npz" if opened.in_memory else "clean"), out / "splits.csv"
+    audited, trained, evaluated = out / "audit", out / "train", out / "evaluate"
+    work = _begin(out, {"options": options, "inputs": inputs}, overwrite=overwrite)
+    with output_directory(out, "run", resume=True, seed=seed, inputs=inputs, options=options):
+        work.stage("audit", audited, inputs, lambda _: audit(source, audited, overwrite=True, progress=progress))
+        work.stage(
+            "clean",
+            cleaned,
+            {"decisions": sha256_file(audited / "issues.csv")},
+            lambda _: clean(source, cleaned, audit=audited, overwrite=True, progress=progress),
+        )
+        work.stage(
+            "split",
+            splits,
+            {"clean": _written(cleaned)},
+            lambda _: split(cleaned, splits, ratios=ratios, seed=seed, overwrite=True, progress=progress),
+        )
+        work.stage(
+            "train",
+            trained,
+            {"clean": _written(cleaned), "splits": _written(splits)},
+            lambda begun: train(
+                cleaned,
+                trained,
+                splits=splits,
+                recipe=recipe,
+                settings=(*settings, f"seed={seed}"),
+                resume=begun,
+                overwrite=True,
+                progress=progress,
+            ),
+        )
+        work.stage(
+            "evaluate",
+            evaluated,
+            {"train": _written(trained), "splits": _written(splits)},
+            lambda _: evaluate(
+                trained, cleaned, evaluated, splits=splits, audit=audited, overwrite=True, progress=progress
+            ),
+        )
+        write_report(out / "report.html", [out])
+    return _summary(out)
+
+
+def demo(
+    out: Path,
+    *,
+    per_class: int = 200,
+    settings: Sequence[str] = (),
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Render the synthetic set into ``out/synthetic.npz``, run it the whole way into ``out/run``; return its summary.
+
+    Args:
+        out: the directory to write; one that the same command began is gone on with.
+        per_class: synthetic cells rendered for each of the eight classes.
+        settings: ``key=value`` texts over the recipe ``demo``.
+        seed: of the rendering, the split and the training.
+        overwrite: begin anew.
+        progress: told about the steps.
+    """
+    rendered = out / "synthetic.npz"
+    options = {"per_class": per_class, "seed": seed}
+    if overwrite or not is_complete(rendered, options=options, inputs={}):
+        with output_file(rendered, "demo", overwrite=overwrite, seed=seed, options=options):
+            write_synthetic(rendered, per_class, seed=seed, progress=progress)
+    return run(
+        rendered, out / "run", recipe="demo", settings=settings, seed=seed, overwrite=overwrite, progress=progress
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Which stages were begun and completed from which inputs; kept in ``run.json``."""
+
+    record: dict[str, Any]
+    path: Path
+
+    def stage(self, name: str, output: Path, inputs: Mapping[str, str], perform: Callable[[bool], object]) -> None:
+        """Perform a stage unless it was completed from these inputs; tell it whether it was begun from them."""
+        digest = text_digest(repr(sorted(inputs.items())))
+        begun, done = self.record["begun"], self.record["done"]
+        if done.get(name) == digest and output.exists() and read_provenance(output) is not None:
+            return
+        resumed = begun.get(name) == digest
+        begun[name] = digest
+        done.pop(name, None)
+        write_json(self.path, self.record)
+        perform(resumed)
+        done[name] = digest
+        write_json(self.path, self.record)
+
+
+def _begin(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> _Work:
+    """Return the record of a run in ``out``: an earlier one of the same plan, or a new one."""
+    path = out / _RECORD
+    if path.is_file() and not overwrite:
+        record = read_json(path)
+        for part, wanted in plan.items():
+            for key, value in wanted.items():
+                if record["plan"][part].get(key) != value:
+                    rule = f"holds a run with another {key}"
+                    raise ArtifactError(
+                        f"directory {out}", rule, "choose another --out, or add --overwrite to begin anew"
+                    )
+        return _Work(record, path)
+    if out.is_dir() and any(out.iterdir()) and not overwrite:
+        raise ArtifactError(
+            f"output {out}", "exists already and is not empty", "add --overwrite or choose another --out"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    work = _Work({"plan": dict(plan), "begun": {}, "done": {}}, path)
+    write_json(path, work.record)
+    return work
+
+
+def _written(output: Path) -> str:
+    """Return a digest of what a stage wrote, from the hashes in its provenance."""
+    found = read_provenance(output) or {}
+    return text_digest(repr(sorted(found.get("outputs", {}).items())))
+
+
+def _summary(out: Path) -> dict[str, Any]:
+    evaluation, audited = read_json(out / "evaluate" / "evaluation.json"), read_json(out / "audit" / "audit.json")
+    return {
+        "n_samples": audited["n_samples"],
+        "suggested_drops": audited["suggested_drops"],
+        "n_test": evaluation["n"],
+        "accuracy": evaluation["accuracy"],
+        "macro_f1": evaluation["macro_f1"],
+        "perturbed": evaluation["perturbed"],
+        "train_seconds": read_json(out / "train" / "model.json")["train_seconds"],
+        "report": str(out / "report.html"),
+    }
