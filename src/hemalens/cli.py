@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from typer.exceptions import TyperException
 
 from hemalens.core.errors import MissingExtraError, UserError
 from hemalens.core.provenance import version
@@ -258,9 +258,10 @@ def main() -> None:
         code = app(standalone_mode=False)
     except UserError as error:
         code = _fail(str(error), 2, debug=debug)
-    except click.ClickException as error:
-        code = _fail(f"{error.format_message()}; see: hemalens --help", 2, debug=debug)
-    except (KeyboardInterrupt, click.Abort):
+    except TyperException as error:
+        text = " ".join(error.format_message().split()).rstrip(".")
+        code = _fail(f"{text or 'no command given'}; see: hemalens --help", 2, debug=debug)
+    except (KeyboardInterrupt, typer.Abort):
         code = _fail("stopped; give the same command again to go on (train: add --resume)", 130, debug=False)
     except Exception as error:  # noqa: BLE001  # the outermost frame: a defect is one line too, --debug shows the rest
         code = _fail(
@@ -293,9 +294,12 @@ def _names(classes: str | None) -> list[str] | None:
 
 @contextmanager
 def _progress() -> Iterator[Progress]:
-    """Draw a bar per step on stderr; the functions themselves never print."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bars(*columns, TextColumn("left"), TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+    """Draw a bar per step on stderr where that is a terminal; the functions themselves never print."""
+    console = Console(stderr=True)
+    counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (*counts, TextColumn("left"), TimeRemainingColumn())
+    # In a file or a pipe the last state of the bars would stand before the one line of an error.
+    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
         tasks: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:

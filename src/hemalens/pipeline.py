@@ -30,7 +30,7 @@ from hemalens.data.synthetic import write_synthetic
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.report import write_report
 from hemalens.training.recipes import find_recipe
-from hemalens.training.train import DEFAULT_RECIPE, train
+from hemalens.training.train import DEFAULT_RECIPE, check_config, train
 
 __all__ = ["demo", "run"]
 
@@ -68,6 +68,7 @@ def run(
     # Arrays are cleaned into an array file, files into class folders: each keeps its own bytes.
     cleaned, splits = out / ("clean.npz" if opened.in_memory else "clean"), out / "splits.csv"
     audited, trained, evaluated = out / "audit", out / "train", out / "evaluate"
+    check_config(config)
     work = _begin(out, {"options": options, "inputs": inputs}, overwrite=overwrite)
     with output_directory(out, "run", resume=True, seed=seed, inputs=inputs, options=options):
         work.stage("audit", audited, inputs, lambda _: audit(source, audited, overwrite=True, progress=progress))
@@ -119,7 +120,7 @@ def demo(
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Render the synthetic set into ``out/synthetic.npz``, run it the whole way into ``out/run``; return its summary.
+    """Render the synthetic set into ``out/synthetic.npz`` and run it the whole way into ``out/synthetic``.
 
     Args:
         out: the directory to write; one that the same command began is gone on with.
@@ -134,9 +135,9 @@ def demo(
     if overwrite or not is_complete(rendered, options=options, inputs={}):
         with output_file(rendered, "demo", overwrite=overwrite, seed=seed, options=options):
             write_synthetic(rendered, per_class, seed=seed, progress=progress)
-    return run(
-        rendered, out / "run", recipe="demo", settings=settings, seed=seed, overwrite=overwrite, progress=progress
-    )
+    # The folder gives the report its title, so the report says that the cells are synthetic.
+    folder = out / "synthetic"
+    return run(rendered, folder, recipe="demo", settings=settings, seed=seed, overwrite=overwrite, progress=progress)
 
 
 @dataclass(frozen=True, slots=True)

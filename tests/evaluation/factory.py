@@ -82,10 +82,13 @@ def extras() -> dict[str, Any]:
     return {
         "loss": 0.12,
         "ece": 0.0213,
+        "ece_uncalibrated": 0.0456,
         "temperature": 1.31,
         "abstention": {"coverage": 0.94, "accuracy_kept": 0.995, "threshold": 0.71},
         "perturbed": {
-            "accuracy": {"value": 0.913, "low": 0.889, "high": 0.934},
+            "value": 0.913,
+            "low": 0.889,
+            "high": 0.934,
             "description": "blur, noise, brightness and hue, each of random strength",
         },
         "reliability": {"count": count, "confidence": confidence, "accuracy": [max(c - 0.03, 0) for c in confidence]},

@@ -140,7 +140,7 @@ def figure_svg(figure: Figure, *, label: str) -> str:
     # Matplotlib's one rule for "*" would reach the whole page; inherited from the root it says the same.
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, flags=re.DOTALL)
     svg = svg.replace(INK, "currentColor")
-    svg = re.sub(r"font-family: [^;\"]*", "font-family: system-ui, sans-serif", svg)
+    svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif")
     prefix = f"f{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
     svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", svg)
     words = html.escape(" ".join(label.split()))

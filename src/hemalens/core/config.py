@@ -18,7 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class AugmentStep(_Frozen):
@@ -53,7 +53,8 @@ class TrainConfig(_Frozen):
         0, description="epochs without a better score before stopping; 0: never"
     )
     select_on: Literal["clean", "perturbed"] = Field("clean", description="validation score that picks the checkpoint")
-    seed: Annotated[int, Field(ge=0)] = Field(0, description="of weights, batch order and augmentation")
+    # Dropout draws from (seed << 32) + step, which has to fit into 64 bits.
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="of weights, batch order and augmentation")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 for one a core")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
 
@@ -70,7 +71,8 @@ def load_config(recipe: Mapping[str, Any], settings: Sequence[str] = ()) -> Trai
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            known = ", ".join(TrainConfig.model_fields)
+            owner = TrainConfig if len(first["loc"]) == 1 else AugmentStep
+            known = ", ".join(owner.model_fields)
             raise ConfigError(f"key {key}", "is not a key of the configuration", f"use one of: {known}") from None
         rule = first["msg"][0].lower() + first["msg"][1:]
         raise ConfigError(f"{key} {first['input']!r}", rule, f"change it with --set {key}=...") from None

@@ -23,6 +23,7 @@ from hemalens.data.checks.foreign import find_foreign
 from hemalens.data.checks.outliers import OutlierAnalysis, analyse_outliers
 from hemalens.data.checks.quality import find_blurry, find_bright, find_dark
 from hemalens.data.sources import Source, open_source
+from hemalens.data.sources.entries import escape
 from hemalens.data.statistics import Statistics, measure_source
 
 __all__ = ["audit", "suggested_drops"]
@@ -158,7 +159,7 @@ def _summary(source: Source, statistics: Statistics, findings: Sequence[Finding]
             groups = {finding.group for finding in rows if finding.group}
             issues[issue] = {"samples": len({finding.index for finding in rows}), "groups": len(groups)}
     return {
-        "source": str(source.spec),
+        "source": escape(source.spec),  # a path may hold bytes that are no UTF-8
         "kind": source.kind,
         "n_samples": len(source),
         "n_unreadable": int((~statistics.readable).sum()),

@@ -64,7 +64,7 @@ def render_audit(view: AuditView) -> str:
     classes: dict[str, dict[str, int]] = view.summary["classes"]
     before = {name or "(unlabelled)": counts["before"] for name, counts in classes.items()}
     after = {name or "(unlabelled)": counts["after"] for name, counts in classes.items()}
-    clusters = _clusters(by_issue["colour_cluster"])
+    mapped = bool(view.analysis.threshold)  # a set too small for the analysis has no map
     context = {
         "title": f"Audit of {view.summary['source']}",
         "summary": view.summary,
@@ -72,8 +72,8 @@ def render_audit(view: AuditView) -> str:
         "counts_figure": figure_svg(bar_counts(before, after), label="samples per class before and after cleaning"),
         "samples": _class_samples(view),
         "outliers": _items(view, _most_distant(view)),
-        "map_figure": _map(view, clusters),
-        "distance_figure": _distances(view.analysis, view.statistics),
+        "map_figure": _map(view, _clusters(by_issue["colour_cluster"])) if mapped else None,
+        "distance_figure": _distances(view.analysis, view.statistics) if mapped else None,
         "components": view.analysis.scores.shape[1],
         "explained": float(view.analysis.explained[:2].sum()),
         "threshold": view.analysis.threshold,
@@ -179,15 +179,14 @@ def _distances(analysis: OutlierAnalysis, statistics: Statistics) -> str:
         figure = Figure(figsize=(6.6, 2.6))
         axes = figure.add_subplot()
         axes.hist(np.log10(distances), bins=80, color="#8a9097")
-        if analysis.threshold:
-            axes.axvline(np.log10(analysis.threshold), color="#fc6018", lw=1.5)
-            axes.annotate(
-                f"limit {number(analysis.threshold)}",
-                (np.log10(analysis.threshold), axes.get_ylim()[1]),
-                (5, -10),
-                textcoords="offset points",
-                fontsize=8.5,
-            )
+        axes.axvline(np.log10(analysis.threshold), color="#fc6018", lw=1.5)
+        axes.annotate(
+            f"limit {number(analysis.threshold)}",
+            (np.log10(analysis.threshold), axes.get_ylim()[1]),
+            (5, -10),
+            textcoords="offset points",
+            fontsize=8.5,
+        )
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(FuncFormatter(lambda count, _: thousands(round(count))))
         axes.yaxis.set_minor_formatter(NullFormatter())

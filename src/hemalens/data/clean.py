@@ -17,6 +17,7 @@ from numpy.lib import format as npy
 from PIL import Image
 
 from hemalens.core.artifacts import (
+    find_table,
     output_directory,
     output_file,
     read_provenance,
@@ -24,6 +25,7 @@ from hemalens.core.artifacts import (
     require_complete,
     text_digest,
     write_atomically,
+    write_json,
     write_table,
 )
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
@@ -63,13 +65,13 @@ def clean(
     record = require_complete(audit, "audit")
     opened = open_source(source, classes=classes)
     fingerprint = opened.fingerprint()
+    _check_apart(Path(opened.spec), out)
     if record["inputs"].get("source") != fingerprint:
         rule = f"is not what {audit} was made from, or has changed since"
         raise ArtifactError(f"source {source}", rule, "audit it again")
-    issues = _read_issues(audit / "issues.csv")
+    issues = read_table(audit / "issues.csv", dict.fromkeys(_TEXT, pl.String) | {"score": pl.Float64})
     if restore:
         issues = _restored(issues, restore, opened.samples)
-        write_table(audit / "issues.csv", issues)
     overwrite = overwrite or (bool(restore) and (read_provenance(out) or {}).get("command") == "clean")
     dropped = decide(issues, opened.samples)
     kept = [index for index in range(len(opened)) if index not in dropped]
@@ -79,21 +81,23 @@ def clean(
     options = {"classes": list(classes) if classes else None}
     inputs = {"source": fingerprint, "decisions": _decisions_digest(dropped, opened.samples)}
     table = _dropped_table(opened.samples, dropped)
-    if out.suffix == ".npz":
-        with output_file(out, "clean", overwrite=overwrite, inputs=inputs, options=options):
-            write_table(out.with_name("dropped.csv"), table)
-            _write_arrays(opened, kept, out, progress)
-    else:
-        with output_directory(out, "clean", overwrite=overwrite, inputs=inputs, options=options):
-            write_table(out / "dropped.csv", table)
-            _write_folders(opened, kept, out, progress)
+    to_file = out.suffix.lower() == ".npz"
+    beside = out.with_name("dropped.csv") if to_file else out / "dropped.csv"
+    if to_file and find_table(beside) and not overwrite:
+        raise ArtifactError(f"output {beside}", "exists already", "add --overwrite or choose another --out")
+    guard = output_file if to_file else output_directory
+    with guard(out, "clean", overwrite=overwrite, inputs=inputs, options=options):
+        (_write_arrays if to_file else _write_folders)(opened, kept, out, progress)
+        write_table(beside, table)
+        if restore:  # last: a restored sample that cannot be written leaves the decisions as they were
+            write_table(audit / "issues.csv", issues)
     return {"n_samples": len(opened), "kept": len(kept), "dropped": len(dropped), "out": str(out)}
 
 
 def decide(issues: pl.DataFrame, samples: Sequence[Sample]) -> dict[int, tuple[str, str]]:
     """Return place -> (issues, reasons) of the samples that at least one row of ``issues.csv`` drops.
 
-    Raises ArtifactError where a row names a sample that the source lacks, or a decision that is not known.
+    Raises ArtifactError where a row names a sample that the source lacks, or an issue or decision that is not known.
     """
     places = {sample.sample_id: place for place, sample in enumerate(samples)}
     drops: dict[int, tuple[list[str], list[str]]] = {}
@@ -103,6 +107,8 @@ def decide(issues: pl.DataFrame, samples: Sequence[Sample]) -> dict[int, tuple[s
         what = f"issues.csv line {line}"
         if sample_id not in places:
             raise ArtifactError(f"{what}: sample {sample_id}", "is not in the source", "mend or delete the line")
+        if issue not in ISSUES:
+            raise ArtifactError(f"{what}: issue {issue}", f"must be one of {', '.join(ISSUES)}", "mend the line")
         if suggestion not in SUGGESTIONS:
             rule = f"must be one of {', '.join(SUGGESTIONS)}"
             raise ArtifactError(f"{what}: suggestion {suggestion}", rule, "mend the line")
@@ -113,12 +119,11 @@ def decide(issues: pl.DataFrame, samples: Sequence[Sample]) -> dict[int, tuple[s
     return {place: ("; ".join(names), "; ".join(reasons)) for place, (names, reasons) in drops.items()}
 
 
-def _read_issues(path: Path) -> pl.DataFrame:
-    table = read_table(path, dict.fromkeys(_TEXT, pl.String) | {"score": pl.Float64})
-    unknown = sorted({issue for issue in table["issue"].to_list() if issue not in ISSUES})
-    if unknown:
-        raise ArtifactError(f"issue {unknown[0]!r} in {path}", f"must be one of {', '.join(ISSUES)}", "mend the line")
-    return table
+def _check_apart(source: Path, out: Path) -> None:
+    """Raise where the output would overwrite the source, or become a part of its folder."""
+    source, target = source.resolve(), out.resolve()
+    if source.exists() and (target == source or source in target.parents):
+        raise ArtifactError(f"output {out}", "lies in the source, which is never changed", "choose another --out")
 
 
 def _restored(issues: pl.DataFrame, restore: Sequence[str], samples: Sequence[Sample]) -> pl.DataFrame:
@@ -138,7 +143,8 @@ def _check_unreadable(samples: Sequence[Sample], kept: Sequence[int], issues: pl
     for place in kept:
         if samples[place].sample_id in unreadable:
             what = f"sample {samples[place].sample_id}"
-            raise ArtifactError(what, "is unreadable and cannot be kept", "set it to drop in issues.csv")
+            rule = "is unreadable and cannot be kept"
+            raise ArtifactError(what, rule, "set it to drop in issues.csv, do not restore it")
 
 
 def _decisions_digest(dropped: dict[int, tuple[str, str]], samples: Sequence[Sample]) -> str:
@@ -156,15 +162,15 @@ def _write_arrays(source: Source, kept: Sequence[int], out: Path, progress: Prog
     first = source.picture(kept[0]).pixels.shape
     samples = [source.samples[place] for place in kept]
     numbers = {name: number for number, name in enumerate(source.classes)}
-    columns: dict[str, np.ndarray[Any, Any]] = {"ids": np.array([sample.sample_id for sample in samples])}
-    if all(sample.label is not None for sample in samples) and numbers:
-        kind = np.uint8 if len(numbers) <= 256 else np.int64
-        columns["labels"] = np.array([[numbers[sample.label or ""]] for sample in samples], kind)
-        columns["classes"] = np.array(source.classes)
-    elif any(sample.label is not None for sample in samples):
-        rule = "has no label while others have one, which an .npz cannot say"
-        lone = next(sample.sample_id for sample in samples if sample.label is None)
-        raise SourceError(f"sample {lone}", rule, "drop it in issues.csv, or write to a directory")
+    lone = next((sample.sample_id for sample in samples if sample.label is None), None)
+    if lone is not None:
+        raise SourceError(f"sample {lone}", "has no label, which an .npz cannot say", "write to a directory: --out DIR")
+    kind = np.uint8 if len(numbers) <= 256 else np.int64
+    columns: dict[str, np.ndarray[Any, Any]] = {
+        "ids": np.array([sample.sample_id for sample in samples]),
+        "labels": np.array([[numbers[sample.label or ""]] for sample in samples], kind),
+        "classes": np.array(source.classes),
+    }
     for name in ("group", "split"):
         if any(getattr(sample, name) is not None for sample in samples):
             columns[f"{name}s"] = np.array([getattr(sample, name) or "" for sample in samples])
@@ -196,34 +202,55 @@ def _of_size(source: Source, place: int, shape: tuple[int, ...]) -> np.ndarray[A
 
 
 def _write_folders(source: Source, kept: Sequence[int], out: Path, progress: Progress) -> None:
-    """Write class folders: encoded files byte for byte, rows of arrays as PNG."""
-    taken: set[str] = set()
-    for done, place in enumerate(kept):
+    """Write class folders: encoded files byte for byte, rows of arrays as PNG.
+
+    Where folders cannot say all that the source knows (groups, labels that are no file names), every picture gets a
+    label file ``name.json`` beside it.
+    """
+    samples = [source.samples[place] for place in kept]
+    sidecars = any(sample.group or _harmless(sample.label or "") != (sample.label or "") for sample in samples)
+    taken: dict[str, int] = {}
+    for done, (place, sample) in enumerate(zip(kept, samples, strict=True)):
         if done % 100 == 0:
             progress("writing clean samples", done, len(kept))
-        sample = source.samples[place]
-        data = source.read(place)
+        data, suffix = source.read(place), ""
         if not isinstance(data, bytes):
             buffer = io.BytesIO()
             Image.fromarray(source.picture(place).pixels).save(buffer, "PNG")
             data, suffix = buffer.getvalue(), ".png"
-        else:
-            suffix = ""
-        path = out / _relative(sample, suffix, taken)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        path = out / _relative(sample, suffix, taken, by_stem=sidecars)
+        facts = {"label": sample.label, "group": sample.group, "split": sample.split}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            if sidecars:
+                write_json(path.with_suffix(".json"), {key: value for key, value in facts.items() if value is not None})
+        except OSError as error:
+            rule = f"cannot be written ({error.strerror or error})"
+            raise ArtifactError(f"output {path}", rule, "free some space, or write to an .npz") from error
     progress("writing clean samples", len(kept), len(kept))
 
 
-def _relative(sample: Sample, suffix: str, taken: set[str]) -> Path:
-    """Return where a sample goes below the output: its split and label, then its name, made unique and harmless."""
+def _relative(sample: Sample, suffix: str, taken: dict[str, int], *, by_stem: bool) -> Path:
+    """Return where a sample goes below the output: its split and label, then its name, harmless and unique.
+
+    Names are told apart without regard to case, and with ``by_stem`` without regard to the suffix.
+    """
     parts = [part for part in sample.sample_id.split("/") if part not in ("", ".", "..")]
-    stem = re.sub(r'[\x00-\x1f\\:*?"<>|]', "_", "_".join(parts[-1:]) or "picture")
-    folders = [part for part in (sample.split, sample.label) if part]
-    harmless = [re.sub(r"[\x00-\x1f\\/:*?\"<>|]", "_", folder) for folder in folders]
-    name, number = f"{stem}{suffix}", 1
-    while "/".join([*harmless, name]).casefold() in taken:
-        number += 1
-        name = f"{Path(stem).stem}-{number}{Path(stem).suffix}{suffix}"
-    taken.add("/".join([*harmless, name]).casefold())
-    return Path(*harmless, name)
+    name = Path(_harmless(parts[-1] if parts else "picture"))
+    if suffix and name.suffix.lower() != suffix:
+        name = Path(f"{name}{suffix}")
+    folder = Path(*(_harmless(part) for part in (sample.split, sample.label) if part))
+    stem = name.stem
+    while True:
+        key = f"{folder}/{name.stem if by_stem else name}".casefold()
+        if key not in taken:
+            taken[key] = 1
+            return folder / name
+        taken[key] += 1
+        name = Path(f"{stem}-{taken[key]}{name.suffix}")
+
+
+def _harmless(name: str) -> str:
+    """Return a name that stays in its folder on every system and is not hidden."""
+    return re.sub(r'^\.|[\x00-\x1f\\/:*?"<>|]', "_", name)

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 __all__ = ["available_cores", "map_chunks"]
@@ -31,34 +31,38 @@ def map_chunks(
     lost: Callable[[Task], Result],
     workers: int | None = None,
 ) -> Iterator[Result]:
-    """Yield ``function(task)`` for each task, in order, with at most two tasks a worker in memory.
+    """Yield ``function(task)`` for each task, in order.
 
     Args:
         function: a module-level function; it runs in spawned processes.
-        tasks: consumed as workers get free, so they may be large and made on the way.
+        tasks: consumed as workers get free, so they may be large and made on the way; two a worker are in memory.
         halve: cuts a task whose process died into smaller ones, tried one by one in processes of their own; [] where it
             cannot be cut. The results of the parts are yielded one after the other.
         lost: the result to yield for a task that kills its process and cannot be cut.
-        workers: processes; None for one a core, 0 to run everything here.
+        workers: processes; None for one a core (few tasks are done here), 0 to run everything here.
     """
-    first = list(islice(tasks, 3))
+    count = available_cores() if workers is None else workers
     # Starting two processes takes longer than two chunks of work.
-    if workers == 0 or (workers is None and len(first) < 3):
-        for task in first:
-            yield function(task)
-        yield from map(function, tasks)
+    waiting = deque(islice(tasks, min(3, 2 * count) if workers is None else 0))
+    if count == 0 or (workers is None and len(waiting) < min(3, 2 * count)):
+        yield from map(function, chain(waiting, tasks))
         return
-    count = workers or available_cores()
-    waiting = deque(first)
     pool = _pool(count)
     running: deque[tuple[Task, Future[Result]]] = deque()
     try:
         while True:
             while len(running) < 2 * count:
-                following = waiting.popleft() if waiting else next(tasks, None)
-                if following is None:
+                waiting.extend(islice(tasks, 0 if waiting else 1))
+                if not waiting:
                     break
-                running.append((following, pool.submit(function, following)))
+                try:
+                    future = pool.submit(function, waiting[0])
+                except BrokenProcessPool:  # a task under way, or nothing but an idle process's death, has broken it
+                    if running:
+                        break
+                    pool = _pool(count)
+                else:
+                    running.append((waiting.popleft(), future))
             if not running:
                 return
             task, future = running.popleft()
@@ -68,7 +72,8 @@ def map_chunks(
                 pool.shutdown(wait=False, cancel_futures=True)
                 yield from _retry(function, task, halve, lost)
                 pool = _pool(count)
-                running = deque((later, pool.submit(function, later)) for later, _ in running)
+                waiting.extendleft(later for later, _ in reversed(running))
+                running.clear()
             else:
                 yield result
     finally:

@@ -109,19 +109,23 @@ def parse_ratios(text: str) -> tuple[float, float, float]:
         parts = [float(part) for part in text.split(":")]
     except ValueError:
         raise ConfigError(f"ratios {text}", rule, "write for example 83:13:4") from None
-    if len(parts) != len(SPLITS) or not all(np.isfinite(parts)) or min(parts) < 0 or parts[0] <= 0:
+    if len(parts) != len(SPLITS) or not np.isfinite(sum(parts)) or min(parts) < 0 or parts[0] <= 0:
         raise ConfigError(f"ratios {text}", rule, "write for example 83:13:4")
     train, val, test = (part / sum(parts) for part in parts)
     return train, val, test
 
 
 def read_splits(path: Path, samples: Sequence[Sample]) -> list[str]:
-    """Return each sample's split from a ``splits.csv``; every sample must be in it."""
+    """Return each sample's split from a ``splits.csv``; raise ArtifactError unless every sample is in it once."""
     table = read_table(path, {"sample_id": pl.String, "split": pl.String})
-    found = dict(table.select("sample_id", "split").iter_rows())
-    wrong = sorted(set(found.values()) - set(SPLITS))
-    if wrong:
-        raise ArtifactError(f"split {wrong[0]!r} in {path}", f"must be one of {', '.join(SPLITS)}", "mend the line")
+    found: dict[str, str] = {}
+    for line, (sample_id, side) in enumerate(table.select("sample_id", "split").iter_rows(), 2):
+        if side not in SPLITS:
+            what = f"split {side!r} in line {line} of {path}"
+            raise ArtifactError(what, f"must be one of {', '.join(SPLITS)}", "mend the line")
+        if found.setdefault(sample_id, side) != side:
+            what = f"sample {sample_id} in line {line} of {path}"
+            raise ArtifactError(what, f"is in {side} and, further up, in {found[sample_id]}", "delete one of the lines")
     missing = [sample.sample_id for sample in samples if sample.sample_id not in found]
     if missing:
         rule = f"is not in {path} ({len(missing)} of {len(samples)} samples are not)"
@@ -207,7 +211,7 @@ def _own_splits(source: Source) -> list[str] | None:
 
 
 def _content_hashes(source: Source, progress: Progress) -> list[str | None]:
-    """Return the SHA-256 of each sample's encoded bytes or array row, None where it cannot be read."""
+    """Return the SHA-256 of each sample's encoded bytes or array row, None where that one cannot be read."""
     hashes: list[str | None] = []
     total = len(source)
     for index in range(total):
@@ -215,7 +219,7 @@ def _content_hashes(source: Source, progress: Progress) -> list[str | None]:
             progress("hashing", index, total)
         try:
             data = source.read(index)
-        except (DecodeError, SourceError):
+        except DecodeError:
             hashes.append(None)
             continue
         payload = np.ascontiguousarray(data).tobytes() if isinstance(data, np.ndarray) else data

@@ -6,7 +6,7 @@ row and 768 bytes a sample. Needs numpy and Pillow (workers are spawned and must
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -87,11 +87,6 @@ class Statistics:
         return np.array([row is not None for row in self.measurements], bool)
 
 
-def measurement_names() -> tuple[str, ...]:
-    """Return the names of a measurement's fields in order."""
-    return tuple(field.name for field in fields(Measurement))
-
-
 def measure(picture: Picture, *, encoded: bytes) -> tuple[Measurement, Images]:
     """Return a picture's measurement and its (16, 16, 3) uint8 thumbnail (area average)."""
     pixels = picture.pixels
@@ -153,7 +148,7 @@ def measure_source(source: Source, *, workers: int | None = None, progress: Prog
 
 
 _Result = tuple[Measurement | None, Images | None, str]
-_Task = tuple[Source | None, Sequence[int], list[np.ndarray] | None]
+_Task = tuple[Source | None, Sequence[int], list[np.ndarray | str] | None]
 
 
 def _chunks(source: Source) -> Iterator[_Task]:
@@ -161,9 +156,17 @@ def _chunks(source: Source) -> Iterator[_Task]:
     for start in range(0, len(source), _CHUNK):
         indices = range(start, min(start + _CHUNK, len(source)))
         if source.in_memory:
-            yield None, indices, [np.asarray(source.read(index)) for index in indices]
+            yield None, indices, [_row(source, index) for index in indices]
         else:
             yield source, indices, None
+
+
+def _row(source: Source, index: int) -> np.ndarray | str:
+    """Return a row of an array, or why it will not be read."""
+    try:
+        return np.asarray(source.read(index))
+    except DecodeError as error:
+        return error.rule
 
 
 def _measure_chunk(task: _Task) -> list[_Result]:
@@ -171,25 +174,21 @@ def _measure_chunk(task: _Task) -> list[_Result]:
     results: list[_Result] = []
     for place, index in enumerate(indices):
         try:
-            if rows is not None:
-                encoded = np.ascontiguousarray(rows[place]).tobytes()
-                row, thumbnail = measure(decode_array(rows[place]), encoded=encoded)
-            elif source is not None:
-                row, thumbnail = _measure_sample(source, index)
-            results.append((row, thumbnail, ""))
+            if source is not None:
+                results.append((*_measure_data(source.read(index), source.samples[index].sample_id), ""))
+            elif rows is not None:
+                held = rows[place]
+                measured = (None, None, held) if isinstance(held, str) else (*_measure_data(held, ""), "")
+                results.append(measured)
         except (DecodeError, SourceError) as error:
             results.append((None, None, error.rule))
     return results
 
 
-def _measure_sample(source: Source, index: int) -> tuple[Measurement, Images]:
-    sample = source.samples[index]
-    if sample.refused:
-        raise DecodeError(f"picture {sample.sample_id}", sample.refused)
-    encoded = source.read(index)
-    if isinstance(encoded, np.ndarray):
-        return measure(decode_array(encoded), encoded=np.ascontiguousarray(encoded).tobytes())
-    return measure(decode(encoded, name=sample.sample_id), encoded=encoded)
+def _measure_data(data: bytes | np.ndarray, name: str) -> tuple[Measurement, Images]:
+    if isinstance(data, np.ndarray):
+        return measure(decode_array(data, name=name), encoded=np.ascontiguousarray(data).tobytes())
+    return measure(decode(data, name=name), encoded=data)
 
 
 def _halve(task: _Task) -> list[_Task]:

@@ -90,6 +90,7 @@ def evaluate(
     if not (labels >= 0).any():
         rule = f"has no sample labelled with a class of the model ({', '.join(loaded.classes)})"
         raise SourceError(f"source {source} ({side})", rule, "give labels, or use another source")
+    batch = None if audit is None else _background_batch(audit)
     options = {"split": side}
     inputs = {"source": opened.fingerprint(), "model": sha256_file(model_directory(model) / "model.safetensors")}
     with output_directory(out, "evaluate", overwrite=overwrite, inputs=inputs, options=options):
@@ -98,7 +99,7 @@ def evaluate(
             scored = _Set(images, labels, tuple(chosen))
             result, probabilities = _evaluate(loaded, model, scored, progress)
         result = {"split": side, "source": str(source), "model": loaded.card["model"]} | result
-        if audit is not None and (groups := _groups(audit, opened, scored, probabilities)):
+        if batch and (groups := _groups(batch, opened, scored, probabilities)):
             result["groups"] = groups
         table = _predictions(opened, scored, loaded.classes, probabilities, result["abstention"]["threshold"])
         write_table(out / "predictions.csv", table)
@@ -189,12 +190,15 @@ def _evaluate(loaded: LoadedModel, model: Path, scored: _Set, progress: Progress
     return result, probabilities
 
 
-def _groups(audit: Path, source: Source, scored: _Set, probabilities: FloatArray) -> dict[str, Any]:
-    """Score the background batches that the audit found apart from the rest: does the pattern hurt?"""
+def _background_batch(audit: Path) -> set[str]:
+    """Return the ids of the samples that an audit found on another background than the rest."""
     require_complete(audit, "audit")
-    issues = read_table(audit / "issues.csv", dict.fromkeys(("sample_id", "issue", "group"), pl.String))
-    batches = issues.filter(pl.col("issue") == "colour_cluster")
-    members = set(batches["sample_id"].to_list())
+    issues = read_table(audit / "issues.csv", dict.fromkeys(("sample_id", "issue"), pl.String))
+    return set(issues.filter(pl.col("issue") == "colour_cluster")["sample_id"].to_list())
+
+
+def _groups(members: set[str], source: Source, scored: _Set, probabilities: FloatArray) -> dict[str, Any]:
+    """Score the background batches that the audit found apart from the rest: does the pattern hurt?"""
     inside = np.array([source.samples[place].sample_id in members for place in scored.places])
     known, predicted = scored.labels >= 0, probabilities.argmax(axis=1)
     groups = {}

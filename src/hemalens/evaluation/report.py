@@ -151,7 +151,7 @@ def _reproduction_context(run: RunInputs, inputs: ReportInputs) -> dict[str, Any
     records = [("train", facts)] + ([("evaluate", run.evaluation.provenance)] if run.evaluation else [])
     state = " with uncommitted changes" if facts.get("dirty") else ""
     return {
-        "commands": [(stage, "hemalens " + shlex.join(map(str, record.get("argv", [])))) for stage, record in records],
+        "commands": list(dict.fromkeys("hemalens " + shlex.join(map(str, one.get("argv", []))) for _, one in records)),
         "facts": [
             ("Version", f"hemalens {facts.get('version', ABSENT)}"),
             ("Commit", f"{facts['commit']}{state}" if facts.get("commit") else "not run from a checkout"),

@@ -47,6 +47,7 @@ def results_context(evaluation: Evaluation) -> dict[str, Any]:
         for key, label in (
             ("loss", "Cross-entropy (nats)"),
             ("ece", "Expected calibration error, 15 bins"),
+            ("ece_uncalibrated", "The same before temperature scaling"),
             ("temperature", "Temperature"),
         )
     ]
@@ -61,6 +62,9 @@ def results_context(evaluation: Evaluation) -> dict[str, Any]:
         "score_rows": table,
         "perturbed": perturbed,
         "perturbed_words": (scores.get("perturbed") or {}).get("description"),
+        "abstention": scores.get("abstention"),
+        "ece": scores.get("ece"),
+        "unknown_labels": scores.get("n_unknown_label"),
         "flawless": int(np.trace(matrix)) == int(matrix.sum()) > 0,
         "class_rows": [_class_row(name, one) for name, one in scores["per_class"].items()],
         "smallest": smallest,
@@ -79,7 +83,8 @@ def results_context(evaluation: Evaluation) -> dict[str, Any]:
 
 def perturbed_accuracy(scores: Mapping[str, Any]) -> Mapping[str, float] | None:
     """Return the accuracy on perturbed pictures with its interval, None where it was not measured."""
-    found: Mapping[str, float] | None = (scores.get("perturbed") or {}).get("accuracy")
+    perturbed = scores.get("perturbed") or {}
+    found: Mapping[str, float] | None = perturbed.get("accuracy", perturbed if "value" in perturbed else None)
     return found
 
 

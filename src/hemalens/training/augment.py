@@ -102,6 +102,13 @@ def _flip(draws: Tensor, _strength: float) -> tuple[Tensor, Tensor]:
     return torch.diag_embed(torch.stack([sign, torch.ones_like(sign)], dim=1)), _no_shift(draws)
 
 
+def _quarter(draws: Tensor, _strength: float) -> tuple[Tensor, Tensor]:
+    """Turn by 0, 90, 180 or 270 degrees, evenly; exact, nothing is interpolated."""
+    turns = torch.floor(draws[:, 0] * 4.0)
+    cos, sin = torch.round(torch.cos(turns * math.pi / 2)), torch.round(torch.sin(turns * math.pi / 2))
+    return torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1), _no_shift(draws)
+
+
 def _rotate(draws: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     """Turn by an even angle within 180 degrees x strength to either side: a smear has no upright."""
     angle = _signed(draws[:, 0]) * math.pi * strength
@@ -129,7 +136,7 @@ def _shear(draws: Tensor, strength: float) -> tuple[Tensor, Tensor]:
 
 
 def _translate(draws: Tensor, strength: float) -> tuple[Tensor, Tensor]:
-    """Move by up to a tenth of the side x strength in each direction."""
+    """Move by up to a tenth of the side x strength along each axis."""
     eye = torch.eye(2, device=draws.device).expand(len(draws), 2, 2)
     return eye, _signed(draws[:, :2]) * 0.2 * strength
 
@@ -159,7 +166,8 @@ def _channels(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
 def _stain(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
     """Scale the optical density of each channel by 1 plus or minus up to 0.3 x strength: a thicker or thinner dye."""
     factor = (1.0 + 0.3 * strength * _signed(draws[:, :3, None, None])).clamp_(min=0.0)
-    return (pictures + 1.0 / 256.0).pow(factor)
+    offset = 1.0 / 256.0  # keeps black from having an endless density
+    return ((pictures + offset) / (1.0 + offset)).pow(factor) * (1.0 + offset) - offset
 
 
 def _blur(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
@@ -201,6 +209,7 @@ def _cutout(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
 
 GEOMETRY = {
     "flip": _Geometry(1, _flip),
+    "quarter": _Geometry(1, _quarter),
     "rotate": _Geometry(1, _rotate),
     "zoom": _Geometry(1, _zoom),
     "stretch": _Geometry(1, _stretch),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from hemalens.core.artifacts import read_json, require_complete, write_atomically, write_json, write_text
 from hemalens.core.errors import ArtifactError
+from hemalens.core.provenance import sha256_file
 from hemalens.core.types import FloatArray, IntArray
 from hemalens.training.models import Normalised, build_model
 
@@ -85,11 +86,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def save_checkpoint(directory: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, epoch: int) -> Path:
-    """Write the state after an epoch and remove all but the last two; return the file written."""
+    """Write the state after an epoch and remove all but it and the one before; return the file written.
+
+    Files of later epochs go too: they are damaged ones that were passed over.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"epoch-{epoch:04d}.safetensors"
     write_tensors(path, tensors, {_STATE: json.dumps(dict(state))})
-    for old in sorted(directory.glob("epoch-*.safetensors"))[:-_KEPT]:
+    found = sorted(directory.glob("epoch-*.safetensors"))
+    kept = [other for other in found if other <= path][-_KEPT:]
+    for old in set(found) - set(kept):
         old.unlink()
         _hash_path(old).unlink(missing_ok=True)
     return path
@@ -136,8 +142,11 @@ def model_directory(run: Path) -> Path:
 def load_model(run: Path) -> LoadedModel:
     """Return the trained model of a finished run directory (or of the ``train`` directory inside it)."""
     run = model_directory(run)
-    require_complete(run, "train")
-    card = read_json(run / "model.json")
+    listed = require_complete(run, "train").get("outputs", {})
+    card_path = run / "model.json"
+    card = read_json(card_path)
+    if listed.get(card_path.name, "") not in ("", sha256_file(card_path)):
+        raise ArtifactError(f"file {card_path}", "is not the one that training wrote", "put it back or train again")
     tensors, _ = read_tensors(run / "model.safetensors")
     network = build_model(card["model"], len(card["classes"]))
     module = Normalised(network, torch.zeros(3), torch.ones(3))

@@ -6,6 +6,7 @@ The order of the pictures is a function of (seed, epoch), their augmentation of 
 
 import copy
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,6 +42,7 @@ _PREDICT_BATCH = 256
 # The field-like copy of a set is drawn from this seed, so that all runs are compared on the same pictures.
 _FIELD_SEED = 2024
 _BEST = "best.safetensors"
+_LOWER = "lower lr or use --set precision=fp32; --resume goes on from the last epoch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,7 @@ def fit(
         progress: told after each step.
 
     Raises:
-        TrainingError: the loss is not finite; names the step and samples. Nothing of that epoch is kept.
+        TrainingError: a loss is not finite; names the step and samples, or the epoch. Nothing of that epoch is kept.
     """
     check_steps(config.augment)
     device = choose_device(config.device)
@@ -128,13 +130,14 @@ def fit(
     pictures, labels = torch.from_numpy(train.images).to(device), torch.from_numpy(train.labels).to(device)
     clean = torch.from_numpy(val.images)
     field_like = perturb(clean)
-    weights = torch.from_numpy(class_weights(train.labels)).float().to(device) if config.balance == "weights" else None
+    per_class = torch.from_numpy(class_weights(train.labels, n_classes)).float().to(device)
+    weights = per_class if config.balance == "weights" else None
     steps = max(epoch_size(train.labels, config) // config.batch_size, 1)
     module, optimizer, scaler, course = state.module, state.optimizer, state.scaler, state.course
     for epoch in range(course.epoch + 1, config.epochs + 1):
         if config.patience and epoch - 1 - course.best_epoch >= config.patience:
             break
-        started, losses, hits = time.monotonic(), [], 0
+        started, losses, hits, shown = time.monotonic(), [], 0, 0
         module.train()
         for step, (places, keys) in enumerate(_batches(train.labels, config, epoch, steps), (epoch - 1) * steps):
             progress("training", step, config.epochs * steps)
@@ -153,10 +156,12 @@ def fit(
             scaler.step(optimizer)
             scaler.update()
             _average(state.averaged, module, config.ema)
-            hits += int((logits.argmax(dim=1) == labels[places]).sum())
+            hits, shown = hits + int((logits.argmax(dim=1) == labels[places]).sum()), shown + len(places)
         row = {"epoch": epoch, "lr": float(optimizer.param_groups[0]["lr"]), "train_loss": float(np.mean(losses))}
-        row |= {"train_accuracy": hits / (len(losses) * config.batch_size)}
+        row |= {"train_accuracy": hits / shown}
         row |= _validate(state.averaged, clean, field_like, val.labels)
+        if not math.isfinite(row["val_loss"]):  # the epoch's last step may be the one that broke the weights
+            raise TrainingError(f"validation loss {row['val_loss']} after epoch {epoch}", "must be finite", _LOWER)
         _close_epoch(state, row | {"seconds": time.monotonic() - started}, config, checkpoints)
     progress("training", config.epochs * steps, config.epochs * steps)
     best, _ = read_tensors(checkpoints / _BEST)
@@ -203,12 +208,13 @@ def choose_device(name: str) -> torch.device:
     """Return the device of a configuration: ``auto`` takes a GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ConfigError(f"device {name}", "must be auto, cpu, cuda or cuda:N", "use --set device=auto") from None
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ConfigError(f"device {name}", "must be auto, cpu, cuda or cuda:N", "use --set device=auto")
+    device = torch.device(name)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device {name}", "no GPU is available to torch", "use --set device=cpu")
+    if device.type == "cuda" and (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ConfigError(f"device {name}", f"there are {count}, counted from 0", "use --set device=cuda")
     return device
 
 
@@ -216,13 +222,14 @@ def choose_device(name: str) -> torch.device:
 def torch_threads(count: int) -> Iterator[None]:
     """Use so many CPU threads (0: one a core) and deterministic kernels inside; put back what was set."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     torch.set_num_threads(count or available_cores())
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 def _start(images: Images, n_classes: int, config: TrainConfig, device: torch.device) -> _State:
@@ -305,6 +312,4 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _not_finite(loss: float, step: int, ids: list[str]) -> TrainingError:
     what = f"loss {loss} at step {step} (samples {', '.join(ids[:4])}, ... {len(ids)} in all)"
-    return TrainingError(
-        what, "must be finite", "lower lr or use --set precision=fp32; --resume goes on from the last epoch"
-    )
+    return TrainingError(what, "must be finite", _LOWER)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hemalens.core.errors import ConfigError
 
-__all__ = ["MODELS", "Baseline", "Compact", "Normalised", "build_model", "count_parameters"]
+__all__ = ["MODELS", "Baseline", "Compact", "Normalised", "build_model", "check_model", "count_parameters"]
 
 
 class Baseline(nn.Module):
@@ -50,7 +50,7 @@ class _Residual(nn.Module):
         )
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or before != after:
-            pool: list[nn.Module] = [nn.AvgPool2d(stride)] if stride > 1 else []
+            pool: list[nn.Module] = [nn.AvgPool2d(stride, ceil_mode=True)] if stride > 1 else []
             self.shortcut = nn.Sequential(*pool, nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,10 +97,15 @@ class Normalised(nn.Module):
 MODELS: dict[str, Callable[[int, float], nn.Module]] = {"baseline": Baseline, "compact": Compact}
 
 
-def build_model(name: str, n_classes: int, *, dropout: float = 0.0, seed: int = 0) -> nn.Module:
-    """Return a network with weights drawn from the seed; the global random state is left as it was."""
+def check_model(name: str) -> None:
+    """Raise ConfigError where no network has that name."""
     if name not in MODELS:
         raise ConfigError(f"model {name}", f"must be one of: {', '.join(MODELS)}", "change it with --set model=...")
+
+
+def build_model(name: str, n_classes: int, *, dropout: float = 0.0, seed: int = 0) -> nn.Module:
+    """Return a network with weights drawn from the seed; the global random state is left as it was."""
+    check_model(name)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return MODELS[name](n_classes, dropout)

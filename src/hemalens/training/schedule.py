@@ -45,9 +45,12 @@ def epoch_order(labels: IntArray, config: TrainConfig, *, epoch: int) -> tuple[I
     return places[order], keys[order]
 
 
-def class_weights(labels: IntArray) -> FloatArray:
-    """Return a weight per class (C,), inverse to its count, that averages 1 over the samples; 0 where it is empty."""
-    counts = np.bincount(labels)
+def class_weights(labels: IntArray, n_classes: int = 0) -> FloatArray:
+    """Return a weight per class (C,), inverse to its count, that averages 1 over the samples; 0 where it is empty.
+
+    C is the highest label + 1, or ``n_classes`` where that is more.
+    """
+    counts = np.bincount(labels, minlength=n_classes)
     filled = np.maximum(counts, 1)
     return np.where(counts > 0, len(labels) / ((counts > 0).sum() * filled), 0.0)
 
@@ -62,7 +65,7 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
         return config.lr
     warm = _WARM_UP * total if config.schedule == "onecycle" else 0.0
     if step < warm:
-        return config.lr * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * (step + 1) / max(warm, 1))))
+        return config.lr * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * min((step + 1) / max(warm, 1), 1.0))))
     progress = (step - warm) / max(total - warm, 1)
     return config.lr * max(0.5 * (1 + math.cos(math.pi * progress)), 1e-4)
 

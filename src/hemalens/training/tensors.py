@@ -91,7 +91,11 @@ def _load(task: _Task) -> Images:
 
 
 def _whole(task: _Task) -> list[_Task]:
-    return [] if len(task[1]) == 1 else [(task[0], [index], None, task[3]) for index in task[1]]
+    source, indices, pictures, size = task
+    if len(indices) == 1:
+        return []
+    singly = [None] * len(indices) if pictures is None else [[picture] for picture in pictures]
+    return [(source, [index], alone, size) for index, alone in zip(indices, singly, strict=True)]
 
 
 def _crashed(task: _Task) -> Images:

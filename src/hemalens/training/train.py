@@ -1,7 +1,7 @@
 """Clean samples and their split to a trained model on disk."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +14,17 @@ from hemalens.core.types import Progress, no_progress
 from hemalens.data.parallel import available_cores
 from hemalens.data.sources import Source, open_source
 from hemalens.data.split import RATIOS, choose_splits, parse_ratios, read_splits, splits_table
+from hemalens.training.augment import check_steps
 from hemalens.training.checkpoint import save_model, save_validation
 from hemalens.training.loop import Fitted, choose_device, fit, torch_threads
-from hemalens.training.models import count_parameters
+from hemalens.training.models import check_model, count_parameters
 from hemalens.training.recipes import find_recipe
 from hemalens.training.tensors import LabelledImages, encode_labels, load_images
 
-__all__ = ["DEFAULT_RECIPE", "train"]
+__all__ = ["DEFAULT_RECIPE", "check_config", "train"]
 
 DEFAULT_RECIPE = "compact"
+_PLAN = "plan.json"
 
 
 def train(
@@ -45,15 +47,16 @@ def train(
         recipe: name of a recipe or a TOML file.
         settings: ``key=value`` texts over the recipe.
         resume: go on after the last whole checkpoint in ``out``.
-        overwrite: replace an earlier run.
+        overwrite: replace an earlier run; with ``resume`` one that was of another configuration or other data.
         progress: told about the steps.
 
     Raises:
         ConfigError: an unknown recipe, key or value.
-        ArtifactError: ``out`` holds a run of another configuration.
+        ArtifactError: ``out`` holds a run, or with ``resume`` one of another configuration or other data.
         SourceError: labels, classes or splits are missing.
     """
     config = load_config(find_recipe(recipe), settings)
+    check_config(config)
     opened = open_source(source)
     _check_labels(opened)
     sides = (
@@ -66,19 +69,21 @@ def train(
     inputs = {"source": opened.fingerprint(), "splits": text_digest(table.write_csv())}
     if resume and is_complete(out, options=options, inputs=inputs):
         return read_json(out / "model.json")
-    _check_resumable(out, config, resume=resume)
+    checkpoints = out / "checkpoints"
+    plan = {"config": options["config"], "inputs": inputs}
+    resume = resume and _resumable(checkpoints / _PLAN, plan, overwrite=overwrite)
     with output_directory(
         out, "train", overwrite=overwrite, resume=resume, seed=config.seed, inputs=inputs, options=options
     ):
         if not resume:
-            shutil.rmtree(out / "checkpoints", ignore_errors=True)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            checkpoints.mkdir(exist_ok=True)
+            write_json(checkpoints / _PLAN, plan)
         write_json(out / "config.json", config.model_dump(mode="json"))
         write_table(out / "splits.csv", table)
         with torch_threads(config.threads):
             training, validation = (_side(opened, sides, side, config, progress) for side in ("train", "val"))
-            fitted = fit(
-                training, validation, len(opened.classes), config, checkpoints=out / "checkpoints", progress=progress
-            )
+            fitted = fit(training, validation, len(opened.classes), config, checkpoints=checkpoints, progress=progress)
         write_table(out / "history.csv", pl.DataFrame(fitted.history))
         card = _card(opened, config, fitted) | {"n_train": len(training), "n_val": len(validation)}
         save_validation(out, *fitted.validation)
@@ -86,22 +91,42 @@ def train(
     return card
 
 
+def check_config(config: TrainConfig) -> None:
+    """Raise ConfigError where a configuration names a network, augmentation or device that there is not."""
+    check_model(config.model)
+    check_steps(config.augment)
+    choose_device(config.device)
+
+
 def _check_labels(source: Source) -> None:
-    if len(source.classes) < 2:
-        found = ", ".join(source.classes) or "none"
+    present = {sample.label for sample in source.samples} - {None}  # arrays bring all eight names, used or not
+    if len(present) < 2:
+        found = "".join(str(name) for name in present) or "none"
         step = "sort the pictures into class folders, or name labels in a manifest"
         raise SourceError(f"source {source.spec}", f"needs at least two classes to train on, it has {found}", step)
 
 
-def _check_resumable(out: Path, config: TrainConfig, *, resume: bool) -> None:
-    if not resume or not (out / "config.json").exists():
-        return
-    before, now = read_json(out / "config.json"), config.model_dump(mode="json")
-    changed = [key for key in now if before.get(key) != now[key]]
-    if changed:
-        key = changed[0]
-        rule = f"was {before.get(key)!r} in the run to resume in {out}, is {now[key]!r}"
-        raise ArtifactError(f"key {key}", rule, "resume with the same configuration, or choose another --out")
+def _resumable(path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
+    """Tell whether the checkpoints beside a plan are of this very plan; refuse others unless they may be replaced."""
+    if not path.is_file():
+        return False
+    try:
+        begun = read_json(path)
+    except ArtifactError:
+        if overwrite:
+            return False
+        raise
+    for part, wanted in plan.items():
+        for key, now in wanted.items():
+            before = begun.get(part, {}).get(key)
+            if before == now:
+                continue
+            if overwrite:
+                return False
+            changed = f"was {before!r} in the run to resume, is {now!r}" if part == "config" else "has changed"
+            rule = f"{changed}; checkpoints in {path.parent} are of the earlier one"
+            raise ArtifactError(f"{key}", rule, "resume what was begun, add --overwrite, or choose another --out")
+    return True
 
 
 def _side(source: Source, sides: Sequence[str], side: str, config: TrainConfig, progress: Progress) -> LabelledImages:

@@ -97,7 +97,7 @@ def _whiten(features: FloatArray) -> FloatArray:
     values, vectors = np.linalg.eigh(np.cov(central.T))
     # A floor of 2 % of the largest variance keeps noise directions from ruling the distance.
     return np.asarray(
-        (scaled - central.mean(axis=0)) @ (vectors / np.sqrt(np.maximum(values, 0) + 0.02 * values.max()))
+        (scaled - central.mean(axis=0)) @ (vectors / np.sqrt(np.maximum(values, 0) + 0.02 * values.max() + 1e-9))
     )
 
 

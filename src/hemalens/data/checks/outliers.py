@@ -27,6 +27,8 @@ _FIT_PCA, _FIT_COVARIANCE = 10_000, 1_000
 _SUPPORT = 0.75
 _BLOCK = 2  # thumbnail pixels averaged per side
 _FEWEST = 50
+# What rounding to whole grey levels, then averaging four, leaves of error; see _dithered.
+_ROUNDING = 12**-0.5 / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,10 @@ class OutlierAnalysis:
     """What the PCA and the robust distances say.
 
     Attributes:
-        scores: principal components (N, K); zeros where a sample is unreadable or the set too small.
+        scores: principal components (N, K); zeros where a sample is unreadable or the set is too small.
         explained: share of the variance that each component explains (K,).
         distances: squared Mahalanobis distances (N,) under the robust covariance.
-        threshold: the 99.99 % quantile of chi-square with K degrees of freedom.
+        threshold: the 99.99 % quantile of chi-square with K degrees of freedom, 0 where the set is too small.
         findings: the samples beyond it, for review.
     """
 
@@ -52,22 +54,22 @@ def analyse_outliers(statistics: Statistics, *, seed: int = 0) -> OutlierAnalysi
     """Return principal components, robust distances and the outliers among a source's readable samples.
 
     Location and scatter come from the minimum covariance determinant (Rousseeuw and Van Driessen 1999); a squared
-    distance beyond the 99.99 % quantile of chi-square is an outlier. Sets under 50 readable pictures have none.
+    distance beyond the 99.99 % quantile of chi-square is an outlier. Sets under 50 different pictures have none.
     """
     total = len(statistics.measurements)
     readable = np.flatnonzero(statistics.readable)
-    if len(readable) < _FEWEST:
+    # Equal pictures count once in the fit, or 1,600 copies of one would be the centre of the world.
+    first = np.searchsorted(readable, distinct(statistics))
+    if len(first) < _FEWEST:
         return OutlierAnalysis(np.zeros((total, 2)), np.zeros(2), np.zeros(total), 0.0, ())
     generator = np.random.default_rng(seed)
     flat = _reduced(statistics.thumbnails[readable])
-    # Equal pictures count once in the fit, or 1,600 copies of one would be the centre of the world.
-    first = np.searchsorted(readable, distinct(statistics))
     components = min(_COMPONENTS, max(2, len(first) // 10))
-    pca = PCA(components, svd_solver="covariance_eigh").fit(flat[_some(first, _FIT_PCA, generator)])
+    mapped = _dithered(flat[_some(first, _FIT_PCA, generator)], seed)
+    pca = PCA(components, svd_solver="covariance_eigh").fit(mapped)
     scores = pca.transform(flat)
-    robust = MinCovDet(random_state=seed, support_fraction=_SUPPORT).fit(
-        scores[_some(first, _FIT_COVARIANCE, generator)]
-    )
+    central = _dithered(scores[_some(first, _FIT_COVARIANCE, generator)], seed)
+    robust = MinCovDet(random_state=seed, support_fraction=_SUPPORT).fit(central)
     squared = robust.mahalanobis(scores)
     threshold = float(chi2.ppf(_QUANTILE, components))
     findings = tuple(
@@ -91,6 +93,12 @@ def _reduced(thumbnails: Images) -> FloatArray:
     n, side = len(thumbnails), thumbnails.shape[1] // _BLOCK
     means: FloatArray = thumbnails.reshape(n, side, _BLOCK, side, _BLOCK, 3).mean(axis=(2, 4), dtype=np.float32)
     return means.reshape(n, -1)
+
+
+def _dithered(values: FloatArray, seed: int) -> FloatArray:
+    """Add the thumbnails' rounding error, so that pictures alike to the last level still span a space to fit in."""
+    noise = np.random.default_rng([seed, 1]).standard_normal(values.shape, np.float32)
+    return np.asarray(values + np.float32(_ROUNDING) * noise)
 
 
 def _some(indices: IntArray, most: int, generator: np.random.Generator) -> IntArray:

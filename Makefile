@@ -1,0 +1,41 @@
+# Two commands do everything: `make demo` and `make test`. Both need python3 >= 3.11 and make, nothing else.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint docs bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with everything in the tested versions
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"error: python3 {v}: hemalens needs 3.11 or later; run: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	@$(PYTHON) -m venv $(VENV) || { echo "error: python3 -m venv: failed; install your system's package for it (python3-venv)" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,serve,dev]'
+	@touch $(READY)
+
+demo: $(READY) ## render synthetic cells, take them the whole way, name the report
+	$(BIN)/hemalens demo --out out/demo
+
+test: lint ## set up, lint, type-check, test
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff, mypy --strict, import arrows, generated docs up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python docs/generate.py --check
+
+docs: $(READY) ## write docs/reference anew from the code
+	$(BIN)/python docs/generate.py
+
+bench: $(READY) ## run the benchmarks (real cells: set HEMALENS_DATA)
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) out build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -1,0 +1,15 @@
+"""What all tests share: where the real cells are."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the real cells, named by HEMALENS_DATA; tests that need it are skipped without it."""
+    folder = os.environ.get("HEMALENS_DATA")
+    if not folder:
+        pytest.skip("HEMALENS_DATA is not set: the real cells are not here")
+    return Path(folder)

@@ -1,0 +1,259 @@
+"""Scores of a trained model: equal to those of other libraries, complete, and about the samples asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn import metrics
+from torchmetrics.classification import MulticlassCalibrationError
+
+from hemalens.core.artifacts import output_directory, read_json
+from hemalens.core.errors import ArtifactError, ConfigError, SourceError
+from hemalens.core.metrics import softmax
+from hemalens.core.types import CELL_CLASSES
+from hemalens.evaluation.evaluate import evaluate, score
+from hemalens.training.checkpoint import load_model, read_validation
+from hemalens.training.train import train
+
+CLASSES = CELL_CLASSES[:3]
+SETTINGS = ("image_size=16", "epochs=1", "batch_size=16", "balance=none", "threads=1", "device=cpu", "optimizer=adamw")
+
+
+@dataclass(frozen=True)
+class Trained:
+    source: Path
+    splits: Path
+    run: Path
+
+
+def write_cells(path: Path, labels: Sequence[int], classes: Sequence[str] = CLASSES, **arrays: Any) -> Path:
+    colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [130, 130, 130]])
+    noise = np.random.default_rng(len(labels)).integers(-55, 56, (len(labels), 16, 16, 3))
+    images = (colours[np.asarray(labels)][:, None, None] + noise).astype(np.uint8)
+    np.savez(path, images=images, labels=np.asarray(labels), classes=np.array(classes), **arrays)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A model of three colours that was trained a little, so that it is sometimes wrong."""
+    folder = tmp_path_factory.mktemp("trained")
+    source = write_cells(folder / "cells.npz", [row % 3 for row in range(90)])
+    sides = ["test" if row % 3 == row % 9 else "val" if row % 9 < 6 else "train" for row in range(90)]
+    table = pl.DataFrame({"sample_id": [f"row-{row:06d}" for row in range(90)], "split": sides})
+    table.write_csv(folder / "splits.csv")
+    train(source, folder / "run", splits=folder / "splits.csv", settings=(*SETTINGS, "lr=0.0003"))
+    return Trained(source, folder / "splits.csv", folder / "run")
+
+
+def probabilities(seed: int, n: int, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, n_classes, n), softmax(generator.normal(0, 2, (n, n_classes)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.integers(30, 200), st.integers(2, 8))
+def test_scores_are_those_of_scikit_learn_and_torchmetrics(seed: int, n: int, n_classes: int) -> None:
+    labels, chances = probabilities(seed, n, n_classes)
+    labels[:n_classes] = np.arange(n_classes)
+    found, predicted = score(labels, chances, [str(c) for c in range(n_classes)]), chances.argmax(axis=1)
+    assert found["accuracy"]["value"] == pytest.approx(metrics.accuracy_score(labels, predicted))
+    assert found["balanced_accuracy"]["value"] == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
+    assert found["macro_f1"]["value"] == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
+    assert found["loss"] == pytest.approx(metrics.log_loss(labels, chances, labels=range(n_classes)))
+    assert found["confusion_matrix"] == metrics.confusion_matrix(labels, predicted).tolist()
+    oracle = MulticlassCalibrationError(n_classes, n_bins=15, norm="l1")
+    wanted = float(oracle(torch.from_numpy(chances), torch.from_numpy(labels)))
+    assert found["ece"] == pytest.approx(wanted, abs=1e-6)
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        assert 0 <= found[name]["low"] <= found[name]["value"] <= found[name]["high"] <= 1
+    table = metrics.precision_recall_fscore_support(labels, predicted, labels=range(n_classes), zero_division=0)
+    for place, (precision, recall, f1, support) in enumerate(zip(*table, strict=True)):
+        mine = found["per_class"][str(place)]
+        assert [mine[key] for key in ("precision", "recall", "f1")] == pytest.approx([precision, recall, f1])
+        assert mine["support"] == support
+
+
+def test_an_evaluation_holds_every_field_of_the_contract(trained: Trained, tmp_path: Path) -> None:
+    summary = evaluate(trained.run, trained.source, tmp_path / "out", splits=trained.splits)
+    written = read_json(tmp_path / "out" / "evaluation.json")
+    assert written == summary
+    assert (written["n"], written["split"], written["classes"]) == (30, "test", list(CLASSES))
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "perturbed"):
+        assert {"value", "low", "high"} <= written[name].keys()
+        assert written[name]["low"] <= written[name]["value"] <= written[name]["high"]
+    assert list(written["per_class"]) == list(CLASSES)
+    assert np.sum(written["confusion_matrix"]) == 30
+    assert all(isinstance(written[name], float) for name in ("loss", "ece", "ece_uncalibrated", "temperature"))
+    assert written["abstention"].keys() == {"coverage", "accuracy_kept", "threshold"}
+    assert written["n_unknown_label"] == 0
+    assert "groups" not in written
+    for name in ("confusion_matrix", "per_class_f1", "reliability"):
+        assert (tmp_path / "out" / f"{name}.svg").read_text().lstrip().startswith("<svg")
+    record = read_json(tmp_path / "out" / "provenance.json")
+    assert record["command"] == "evaluate"
+    assert set(record["inputs"]) == {"source", "model"}
+
+
+def test_predictions_have_a_row_a_sample_and_agree_with_the_scores(trained: Trained, tmp_path: Path) -> None:
+    summary = evaluate(trained.run, trained.source, tmp_path / "out", split="all")
+    table = pl.read_csv(tmp_path / "out" / "predictions.csv")
+    chances = table.select(f"p_{name}" for name in CLASSES).to_numpy()
+    fixed = ["sample_id", "label", "predicted", "confidence", "abstained", "reason"]
+    assert table.columns == [*fixed, *(f"p_{name}" for name in CLASSES)]
+    assert table["sample_id"].to_list() == [f"row-{row:06d}" for row in range(90)]
+    np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)
+    assert table["predicted"].to_list() == [CLASSES[place] for place in chances.argmax(axis=1)]
+    np.testing.assert_allclose(table["confidence"], chances.max(axis=1))
+    right = table["label"] == table["predicted"]
+    assert right.mean() == pytest.approx(summary["accuracy"]["value"])
+    refused, abstention = table["abstained"], summary["abstention"]
+    assert 1 - refused.mean() == pytest.approx(abstention["coverage"])
+    assert right.filter(~refused).mean() == pytest.approx(abstention["accuracy_kept"])
+    for abstained, reason, confidence in table.select("abstained", "reason", "confidence").iter_rows():
+        assert abstained == bool(reason)
+        assert abstained == (confidence < abstention["threshold"] - 5e-7) or abs(
+            confidence - abstention["threshold"]
+        ) < 1e-6
+
+
+def test_temperature_and_threshold_come_from_the_validation_samples(trained: Trained, tmp_path: Path) -> None:
+    summary = evaluate(trained.run, trained.source, tmp_path / "out", splits=trained.splits)
+    logits, _ = read_validation(trained.run)
+    confidence = softmax(logits / summary["temperature"]).max(axis=1)
+    assert (confidence < summary["abstention"]["threshold"]).mean() == pytest.approx(0.05, abs=1 / len(logits))
+    val = evaluate(trained.run, trained.source, tmp_path / "val", splits=trained.splits, split="val")
+    assert val["temperature"] == summary["temperature"]
+    assert val["loss"] <= metrics.log_loss([row % 3 for row in range(90) if 3 <= row % 9 < 6], softmax(logits)) + 1e-6
+
+
+def test_one_side_of_the_split_is_scored_as_asked(trained: Trained, tmp_path: Path) -> None:
+    counts = {
+        side: evaluate(trained.run, trained.source, tmp_path / side, splits=trained.splits, split=side)["n"]
+        for side in ("train", "all")
+    }
+    assert counts == {"train": 30, "all": 90}
+
+
+def test_labels_the_model_does_not_know_are_predicted_and_counted_but_not_scored(
+    trained: Trained, tmp_path: Path
+) -> None:
+    labels = [0, 1, 2, 3, 3]
+    source = write_cells(tmp_path / "more.npz", labels, (*CLASSES, "blast"))
+    summary = evaluate(trained.run, source, tmp_path / "out")
+    assert (summary["n"], summary["n_unknown_label"]) == (3, 2)
+    table = pl.read_csv(tmp_path / "out" / "predictions.csv")
+    assert table["label"].to_list() == [*CLASSES, "blast", "blast"]
+    assert all(row["label"] in CLASSES for row in summary["worst_mistakes"])
+
+
+def test_another_order_of_classes_in_the_source_changes_nothing(trained: Trained, tmp_path: Path) -> None:
+    labels = [row % 3 for row in range(30)]
+    same = write_cells(tmp_path / "same.npz", labels)
+    with np.load(same) as arrays:
+        np.savez(
+            tmp_path / "turned.npz", images=arrays["images"], labels=2 - arrays["labels"], classes=arrays["classes"][::-1]
+        )
+    found = [evaluate(trained.run, tmp_path / f"{name}.npz", tmp_path / name) for name in ("same", "turned")]
+    assert found[0]["confusion_matrix"] == found[1]["confusion_matrix"]
+    assert found[0]["perturbed"] == found[1]["perturbed"]
+
+
+def test_the_worst_mistakes_are_the_surest_ones_and_their_pictures_are_there(trained: Trained, tmp_path: Path) -> None:
+    wrong = [(row + row % 2) % 3 for row in range(60)]  # every other colour under another label
+    with np.load(write_cells(tmp_path / "cells.npz", [row % 3 for row in range(60)])) as arrays:
+        images = arrays["images"]
+    np.savez(tmp_path / "cells.npz", images=images, labels=np.array(wrong), classes=np.array(CLASSES))
+    summary = evaluate(trained.run, tmp_path / "cells.npz", tmp_path / "out")
+    worst = summary["worst_mistakes"]
+    sure = [row["confidence"] for row in worst]
+    assert sure == sorted(sure, reverse=True)
+    assert len(worst) == min(24, round(60 * (1 - summary["accuracy"]["value"])))
+    for row in worst:
+        place = int(row["sample_id"].removeprefix("row-"))
+        assert row["label"] == CLASSES[wrong[place]] != row["predicted"]
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / row["picture"])), images[place])
+
+
+def write_audit(path: Path, batch: Sequence[str]) -> Path:
+    """Write the part of an audit that is read: a batch of another background."""
+    table = {"sample_id": ["row-000000", *batch], "issue": ["blurry", *["colour_cluster"] * len(batch)]}
+    with output_directory(path, "audit"):
+        rows = pl.DataFrame(table).with_columns(pl.lit("g1").alias("group"))
+        rows.write_csv(path / "issues.csv")
+    return path
+
+
+def test_a_background_batch_that_the_audit_found_is_scored_apart(trained: Trained, tmp_path: Path) -> None:
+    audit = write_audit(tmp_path / "audit", [f"row-{row:06d}" for row in range(0, 90, 10)])
+    summary = evaluate(trained.run, trained.source, tmp_path / "out", audit=audit)
+    groups = summary["groups"]
+    assert {name: group["n"] for name, group in groups.items()} == {"grey_background": 9, "other": 81}
+    right = sum(group["n"] * group["accuracy"]["value"] for group in groups.values())
+    assert right / 90 == pytest.approx(summary["accuracy"]["value"])
+
+
+def test_without_a_background_batch_there_are_no_groups(trained: Trained, tmp_path: Path) -> None:
+    audit = write_audit(tmp_path / "audit", [])
+    assert "groups" not in evaluate(trained.run, trained.source, tmp_path / "out", audit=audit)
+
+
+def test_evaluating_twice_gives_the_same_but_for_the_time(trained: Trained, tmp_path: Path) -> None:
+    first, second = (evaluate(trained.run, trained.source, tmp_path / name, split="all") for name in "ab")
+    assert {key for key in first if first[key] != second[key]} <= {"pictures_per_second"}
+
+
+def test_wrong_options_are_refused_before_anything_is_written(trained: Trained, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError, match="split holdout: must be one of train, val, test, all"):
+        evaluate(trained.run, trained.source, out, splits=trained.splits, split="holdout")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="split val: needs to know who is in it"):
+        evaluate(trained.run, trained.source, out, split="val")
+    everywhere = pl.read_csv(trained.splits).with_columns(pl.lit("train").alias("split"))
+    everywhere.write_csv(tmp_path / "splits.csv")
+    with pytest.raises(ArtifactError, match="split test in .* is empty"):
+        evaluate(trained.run, trained.source, out, splits=tmp_path / "splits.csv")
+    with pytest.raises(ArtifactError, match="nowhere: does not exist"):
+        evaluate(tmp_path / "nowhere", trained.source, out)
+    with pytest.raises(ArtifactError, match="audit"):
+        evaluate(trained.run, trained.source, out, audit=tmp_path / "nowhere")
+    strange = write_cells(tmp_path / "strange.npz", [0, 1], ("blast", "hairy"))
+    with pytest.raises(SourceError, match=r"no sample labelled with a class of the model \(basophil, "):
+        evaluate(trained.run, strange, out)
+    assert not out.exists()
+
+
+def test_an_earlier_evaluation_is_replaced_only_on_demand(trained: Trained, tmp_path: Path) -> None:
+    evaluate(trained.run, trained.source, tmp_path / "out")
+    with pytest.raises(ArtifactError, match="exists already"):
+        evaluate(trained.run, trained.source, tmp_path / "out")
+    again = evaluate(trained.run, trained.source, tmp_path / "out", splits=trained.splits, overwrite=True)
+    assert read_json(tmp_path / "out" / "evaluation.json")["n"] == again["n"] == 30
+
+
+def test_a_sample_that_cannot_be_read_is_named(trained: Trained, tmp_path: Path) -> None:
+    folder = tmp_path / "cells" / "basophil"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(folder / "a.png")
+    (folder / "b.png").symlink_to("/etc/hostname")
+    with pytest.raises(SourceError, match=r"b\.png: cannot be read"):
+        evaluate(trained.run, tmp_path / "cells", tmp_path / "out")
+
+
+def test_the_module_predicts_the_written_probabilities(trained: Trained, tmp_path: Path) -> None:
+    summary = evaluate(trained.run, trained.source, tmp_path / "out")
+    assert summary["split"] == "all"
+    loaded = load_model(trained.run)
+    with np.load(trained.source) as arrays, torch.no_grad():
+        pictures = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2) / 255
+        chances = torch.softmax(loaded.module(pictures).double() / summary["temperature"], dim=1)
+    table = pl.read_csv(tmp_path / "out" / "predictions.csv").select(f"p_{name}" for name in CLASSES)
+    np.testing.assert_allclose(table.to_numpy(), chances.numpy(), atol=1e-4)
