@@ -13,3 +13,10 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("HEMALENS_DATA is not set: the real cells are not here")
     return Path(folder)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave figures undrawn where a test does not look at them: they take most of an evaluation's time."""
+    for module in ("evaluate", "report", "report_results"):
+        monkeypatch.setattr(f"hemalens.evaluation.{module}.figure_svg", lambda *_, **__: "<svg></svg>")

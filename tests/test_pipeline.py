@@ -70,7 +70,13 @@ def same_model(one: Path, two: Path) -> bool:
 def test_a_run_writes_every_artifact_and_the_report_last(finished: Path, cells: SyntheticSet) -> None:
     times = stamps(finished)
     assert list(times.values()) == sorted(times.values())
-    for name in ("audit/audit.html", "audit/issues.csv", "dropped.csv", "train/history.csv", "evaluate/predictions.csv"):
+    for name in (
+        "audit/audit.html",
+        "audit/issues.csv",
+        "dropped.csv",
+        "train/history.csv",
+        "evaluate/predictions.csv",
+    ):
         assert (finished / name).is_file()
     for name in ("provenance.json", "audit/provenance.json", "train/provenance.json", "evaluate/provenance.json"):
         assert (finished / name).is_file()
@@ -97,6 +103,7 @@ def test_the_same_command_again_does_nothing_but_the_report(source: Path, finish
     assert changed(before, stamps(finished)) == ["report"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_edited_decision_is_obeyed_by_all_stages_after_the_audit(source: Path, tmp_path: Path) -> None:
     go(source, tmp_path / "out")
     before, issues = stamps(tmp_path / "out"), pl.read_csv(tmp_path / "out/audit/issues.csv", infer_schema=False)
@@ -121,6 +128,7 @@ def killed(when: str, stage: Callable[..., Any]) -> Callable[..., Any]:
     return perform
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_run_killed_around_every_stage_ends_with_the_same_model(
     when: str, source: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -137,6 +145,7 @@ def test_a_run_killed_around_every_stage_ends_with_the_same_model(
     assert same_model(tmp_path, finished)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_training_goes_on_where_it_was_killed(source: Path, tmp_path: Path) -> None:
     settings = (*SETTINGS, "epochs=3")
     go(source, tmp_path / "whole", settings=settings)
@@ -158,6 +167,7 @@ def test_training_goes_on_where_it_was_killed(source: Path, tmp_path: Path) -> N
     assert same_model(tmp_path / "cut", tmp_path / "whole")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_deleted_output_is_made_again(source: Path, finished: Path) -> None:
     before = sha256_file(finished / "splits.csv")
     (finished / "splits.csv").unlink()
@@ -178,6 +188,7 @@ def test_another_run_in_the_same_place_is_refused(
     assert stamps(finished) == before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_run_replaces_the_first_on_demand(source: Path, finished: Path, tmp_path: Path) -> None:
     go(source, tmp_path / "out", seed=1)
     go(source, tmp_path / "out", overwrite=True)
@@ -185,6 +196,7 @@ def test_another_run_replaces_the_first_on_demand(source: Path, finished: Path, 
     assert read_json(tmp_path / "out" / "train" / "config.json")["seed"] == 0
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_folder_of_pictures_is_cleaned_into_a_folder(cells: SyntheticSet, tmp_path: Path) -> None:
     for row, (image, label) in enumerate(zip(cells.images, cells.labels, strict=True)):
         folder = tmp_path / "cells" / cells.classes[label]
@@ -225,10 +237,11 @@ def test_a_place_with_files_of_somebody_else_is_refused(source: Path, tmp_path: 
         go(source, tmp_path)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_demo_goes_on_where_it_was_killed_and_keeps_what_it_rendered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = synthetic_set({"basophil": 14, "lymphocyte": 14, "platelet": 14}, size=24)
+    small = synthetic_set({"basophil": 30, "lymphocyte": 30}, size=24)
 
     def render(path: Path, _per_class: int, **_: Any) -> None:
         np.savez(path, images=small.images, labels=small.labels)
@@ -237,10 +250,12 @@ def test_the_demo_goes_on_where_it_was_killed_and_keeps_what_it_rendered(
     with monkeypatch.context() as patch:
         patch.setattr(pipeline, "run", killed("before", run))
         with pytest.raises(KeyboardInterrupt):
-            demo(tmp_path, per_class=14, settings=SETTINGS)
-    rendered = (tmp_path / "synthetic.npz").stat().st_mtime_ns
-    summary = demo(tmp_path, per_class=14, settings=SETTINGS)
-    assert (tmp_path / "synthetic.npz").stat().st_mtime_ns == rendered
-    assert summary["report"] == str(tmp_path / "run" / "report.html")
+            demo(tmp_path, per_class=30, settings=SETTINGS)
+    (rendered,) = tmp_path.rglob("synthetic.npz")
+    stamp = rendered.stat().st_mtime_ns
+    summary = demo(tmp_path, per_class=30, settings=SETTINGS)
+    assert rendered.stat().st_mtime_ns == stamp
+    assert Path(summary["report"]).is_file()
+    assert tmp_path in Path(summary["report"]).parents
     with pytest.raises(HemalensError, match="exists already"):
-        demo(tmp_path, per_class=15, settings=SETTINGS)
+        demo(tmp_path, per_class=31, settings=SETTINGS)

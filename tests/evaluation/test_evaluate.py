@@ -103,6 +103,7 @@ def test_an_evaluation_holds_every_field_of_the_contract(trained: Trained, tmp_p
     assert set(record["inputs"]) == {"source", "model"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_predictions_have_a_row_a_sample_and_agree_with_the_scores(trained: Trained, tmp_path: Path) -> None:
     summary = evaluate(trained.run, trained.source, tmp_path / "out", split="all")
     table = pl.read_csv(tmp_path / "out" / "predictions.csv")
@@ -120,11 +121,13 @@ def test_predictions_have_a_row_a_sample_and_agree_with_the_scores(trained: Trai
     assert right.filter(~refused).mean() == pytest.approx(abstention["accuracy_kept"])
     for abstained, reason, confidence in table.select("abstained", "reason", "confidence").iter_rows():
         assert abstained == bool(reason)
-        assert abstained == (confidence < abstention["threshold"] - 5e-7) or abs(
-            confidence - abstention["threshold"]
-        ) < 1e-6
+        assert (
+            abstained == (confidence < abstention["threshold"] - 5e-7)
+            or abs(confidence - abstention["threshold"]) < 1e-6
+        )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_temperature_and_threshold_come_from_the_validation_samples(trained: Trained, tmp_path: Path) -> None:
     summary = evaluate(trained.run, trained.source, tmp_path / "out", splits=trained.splits)
     logits, _ = read_validation(trained.run)
@@ -135,6 +138,7 @@ def test_temperature_and_threshold_come_from_the_validation_samples(trained: Tra
     assert val["loss"] <= metrics.log_loss([row % 3 for row in range(90) if 3 <= row % 9 < 6], softmax(logits)) + 1e-6
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_one_side_of_the_split_is_scored_as_asked(trained: Trained, tmp_path: Path) -> None:
     counts = {
         side: evaluate(trained.run, trained.source, tmp_path / side, splits=trained.splits, split=side)["n"]
@@ -143,6 +147,7 @@ def test_one_side_of_the_split_is_scored_as_asked(trained: Trained, tmp_path: Pa
     assert counts == {"train": 30, "all": 90}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_labels_the_model_does_not_know_are_predicted_and_counted_but_not_scored(
     trained: Trained, tmp_path: Path
 ) -> None:
@@ -155,18 +160,23 @@ def test_labels_the_model_does_not_know_are_predicted_and_counted_but_not_scored
     assert all(row["label"] in CLASSES for row in summary["worst_mistakes"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_order_of_classes_in_the_source_changes_nothing(trained: Trained, tmp_path: Path) -> None:
     labels = [row % 3 for row in range(30)]
     same = write_cells(tmp_path / "same.npz", labels)
     with np.load(same) as arrays:
         np.savez(
-            tmp_path / "turned.npz", images=arrays["images"], labels=2 - arrays["labels"], classes=arrays["classes"][::-1]
+            tmp_path / "turned.npz",
+            images=arrays["images"],
+            labels=2 - arrays["labels"],
+            classes=arrays["classes"][::-1],
         )
     found = [evaluate(trained.run, tmp_path / f"{name}.npz", tmp_path / name) for name in ("same", "turned")]
     assert found[0]["confusion_matrix"] == found[1]["confusion_matrix"]
     assert found[0]["perturbed"] == found[1]["perturbed"]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_worst_mistakes_are_the_surest_ones_and_their_pictures_are_there(trained: Trained, tmp_path: Path) -> None:
     wrong = [(row + row % 2) % 3 for row in range(60)]  # every other colour under another label
     with np.load(write_cells(tmp_path / "cells.npz", [row % 3 for row in range(60)])) as arrays:
@@ -192,6 +202,7 @@ def write_audit(path: Path, batch: Sequence[str]) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_background_batch_that_the_audit_found_is_scored_apart(trained: Trained, tmp_path: Path) -> None:
     audit = write_audit(tmp_path / "audit", [f"row-{row:06d}" for row in range(0, 90, 10)])
     summary = evaluate(trained.run, trained.source, tmp_path / "out", audit=audit)
@@ -201,16 +212,19 @@ def test_a_background_batch_that_the_audit_found_is_scored_apart(trained: Traine
     assert right / 90 == pytest.approx(summary["accuracy"]["value"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_without_a_background_batch_there_are_no_groups(trained: Trained, tmp_path: Path) -> None:
     audit = write_audit(tmp_path / "audit", [])
     assert "groups" not in evaluate(trained.run, trained.source, tmp_path / "out", audit=audit)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluating_twice_gives_the_same_but_for_the_time(trained: Trained, tmp_path: Path) -> None:
     first, second = (evaluate(trained.run, trained.source, tmp_path / name, split="all") for name in "ab")
     assert {key for key in first if first[key] != second[key]} <= {"pictures_per_second"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_wrong_options_are_refused_before_anything_is_written(trained: Trained, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(ConfigError, match="split holdout: must be one of train, val, test, all"):
@@ -231,6 +245,7 @@ def test_wrong_options_are_refused_before_anything_is_written(trained: Trained, 
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_earlier_evaluation_is_replaced_only_on_demand(trained: Trained, tmp_path: Path) -> None:
     evaluate(trained.run, trained.source, tmp_path / "out")
     with pytest.raises(ArtifactError, match="exists already"):
@@ -239,6 +254,7 @@ def test_an_earlier_evaluation_is_replaced_only_on_demand(trained: Trained, tmp_
     assert read_json(tmp_path / "out" / "evaluation.json")["n"] == again["n"] == 30
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_sample_that_cannot_be_read_is_named(trained: Trained, tmp_path: Path) -> None:
     folder = tmp_path / "cells" / "basophil"
     folder.mkdir(parents=True)
@@ -248,6 +264,7 @@ def test_a_sample_that_cannot_be_read_is_named(trained: Trained, tmp_path: Path)
         evaluate(trained.run, tmp_path / "cells", tmp_path / "out")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_module_predicts_the_written_probabilities(trained: Trained, tmp_path: Path) -> None:
     summary = evaluate(trained.run, trained.source, tmp_path / "out")
     assert summary["split"] == "all"

@@ -49,7 +49,8 @@ def provenance(
     return {
         "schema_version": 1,
         "command": command,
-        "argv": sys.argv[1:],
+        # Bytes that are no UTF-8 reach us as lone surrogates, which JSON files cannot hold.
+        "argv": [word.encode("utf-8", "backslashreplace").decode("utf-8") for word in sys.argv[1:]],
         "version": version(),
         "commit": commit,
         "dirty": dirty,
