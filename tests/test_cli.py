@@ -91,7 +91,6 @@ def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
     behind = {name: one.default for name, one in inspect.signature(stage).parameters.items() if name != "progress"}
     offered = {name: one.default for name, one in inspect.signature(getattr(cli, command)).parameters.items()}
     assert offered.pop("as_json") is False
-    assert list(offered) == [name for name in inspect.signature(stage).parameters if name in offered]
     assert offered.keys() == behind.keys()
     for name, default in behind.items():
         assert offered[name] == (None if default == () else default), name
@@ -247,7 +246,7 @@ def test_a_source_with_named_classes_takes_their_order_from_the_option(
     names = [f"kind{number}" for number in range(8)]
     code, out, _ = call("audit", source, "--out", tmp_path / "out", "--classes", ", ".join(names), "--json")
     assert code == 0
-    assert list(json.loads(out)["classes"])[0] == "kind0"
+    assert next(iter(json.loads(out)["classes"])) == "kind0"
 
 
 def spawn(*words: str) -> subprocess.CompletedProcess[str]:

@@ -1,4 +1,4 @@
-"""The whole way: every artifact is there, nothing is done twice, and a run cut off anywhere ends as if it had not been."""
+"""The whole way: every artifact is there, nothing is done twice, and a run cut off anywhere ends like any other."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -25,6 +25,7 @@ from hemalens.core.types import Progress
 
 __all__ = ["app", "main"]
 
+_INTERRUPTED = 130
 _TRAIN_PACKAGES = frozenset({"safetensors", "timm", "torch", "torchvision"})
 
 app = typer.Typer(
@@ -49,15 +50,20 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything that is
 RatiosOption = Annotated[str, typer.Option(help="Shares of train, val and test.")]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(version())
+        raise typer.Exit
+
+
 @app.callback()
 def common(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and debug messages.")] = False,
-    show_version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    show_version: Annotated[  # noqa: ARG001  # its callback acts before a command is looked for
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     """Set up what all commands share."""
-    if show_version:
-        print(version())
-        raise typer.Exit
     handler = RichHandler(console=Console(stderr=True), show_path=debug, show_time=False)
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING, format="%(message)s", handlers=[handler])
 
@@ -262,18 +268,21 @@ def main() -> None:
         text = " ".join(error.format_message().split()).rstrip(".")
         code = _fail(f"{text or 'no command given'}; see: hemalens --help", 2, debug=debug)
     except (KeyboardInterrupt, typer.Abort):
-        code = _fail("stopped; give the same command again to go on (train: add --resume)", 130, debug=False)
+        code = _INTERRUPTED
     except Exception as error:  # noqa: BLE001  # the outermost frame: a defect is one line too, --debug shows the rest
         code = _fail(
             f"defect: {type(error).__name__}: {error}; please report it with the output of --debug", 1, debug=debug
         )
+    if code == _INTERRUPTED:  # typer makes it of a KeyboardInterrupt inside a command, without a word
+        _fail("stopped; give the same command again to go on (train: add --resume)", code, debug=False)
     sys.exit(code or 0)
 
 
 def _fail(message: str, code: int, *, debug: bool) -> int:
     if debug:
         raise  # noqa: PLE0704  # called from an except block only
-    print(f"error: {message}", file=sys.stderr)
+    plain = "".join(sign if sign.isprintable() else " " for sign in message)  # one line, whatever a library says
+    print(f"error: {plain}", file=sys.stderr)
     return code
 
 

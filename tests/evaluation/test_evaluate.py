@@ -233,7 +233,7 @@ def test_wrong_options_are_refused_before_anything_is_written(trained: Trained, 
         evaluate(trained.run, trained.source, out, split="val")
     everywhere = pl.read_csv(trained.splits).with_columns(pl.lit("train").alias("split"))
     everywhere.write_csv(tmp_path / "splits.csv")
-    with pytest.raises(ArtifactError, match="split test in .* is empty"):
+    with pytest.raises(ArtifactError, match=r"split test in .* is empty"):
         evaluate(trained.run, trained.source, out, splits=tmp_path / "splits.csv")
     with pytest.raises(ArtifactError, match="nowhere: does not exist"):
         evaluate(tmp_path / "nowhere", trained.source, out)

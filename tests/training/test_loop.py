@@ -16,6 +16,7 @@ from hemalens.core.types import Progress
 from hemalens.training import loop
 from hemalens.training.checkpoint import latest_checkpoint
 from hemalens.training.loop import Fitted, choose_device, fit, perturb, predict_logits, torch_threads
+from hemalens.training.models import build_model
 from hemalens.training.tensors import LabelledImages
 
 MakeSet = Callable[..., LabelledImages]
@@ -119,6 +120,21 @@ def test_the_global_random_state_is_left_alone(tmp_path: Path, coloured: MakeSet
     assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
 
 
+def test_averaged_weights_follow_by_their_decay_and_take_over_the_batch_statistics(
+    tmp_path: Path, coloured: MakeSet, quick: MakeConfig
+) -> None:
+    config = quick(epochs=1, ema=0.75, batch_size=36)  # a single step
+    fitted = fit(coloured(), coloured(seed=1), 3, config, checkpoints=tmp_path)
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    first = build_model(config.model, 3, seed=config.seed).state_dict()
+    learned = {f"network.{name}" for name, _ in build_model(config.model, 3).named_parameters()}
+    for name, value in fitted.module.state_dict().items():
+        now = found[0][f"module.{name}"]
+        wanted = 0.75 * first[name.removeprefix("network.")] + 0.25 * now if name in learned else now
+        torch.testing.assert_close(value, wanted)
+
+
 def test_dropout_differs_from_step_to_step(tmp_path: Path, coloured: MakeSet, quick: MakeConfig) -> None:
     with_dropout = fit(coloured(), coloured(), 3, quick(epochs=1, dropout=0.5), checkpoints=tmp_path / "a")
     without = fit(coloured(), coloured(), 3, quick(epochs=1, dropout=0.0), checkpoints=tmp_path / "b")
@@ -135,13 +151,15 @@ def test_threads_and_determinism_are_put_back_even_after_an_error(
 
     torch.set_num_threads(count)
     torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-    inside = None
-    with pytest.raises(KeyError):
-        with torch_threads(3):
-            inside = found()
-            raise KeyError
-    assert inside is not None
-    assert inside[:2] == (3, True)
+    inside = []
+
+    def fail() -> None:
+        inside.extend(found())
+        raise KeyError
+
+    with pytest.raises(KeyError), torch_threads(3):
+        fail()
+    assert inside[:2] == [3, True]
     assert found() == (count, deterministic, warn_only)
 
 

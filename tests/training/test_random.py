@@ -41,9 +41,7 @@ def draw(keys: list[int], *, seed: int = 0, epoch: int = 1, stream: str = "test"
     epoch=st.integers(0, 10_000),
     stream=st.text(max_size=8),
 )
-def test_numbers_are_those_of_splitmix64_in_plain_integers(
-    keys: list[int], seed: int, epoch: int, stream: str
-) -> None:
+def test_numbers_are_those_of_splitmix64_in_plain_integers(keys: list[int], seed: int, epoch: int, stream: str) -> None:
     found = draw(keys, seed=seed, epoch=epoch, stream=stream, count=3)
     wanted = [[expected(key, seed=seed, epoch=epoch, stream=stream, place=place) for place in range(3)] for key in keys]
     assert found.tolist() == wanted

@@ -96,7 +96,9 @@ def test_a_picture_that_kills_its_process_alone_is_refused_by_name(
 ) -> None:
     write_folder(tmp_path, 1)
 
-    def always_lost(_: Any, tasks: Iterator[Any], *, halve: Any, lost: Callable[[Any], Any], **__: Any) -> Iterator[Any]:
+    def always_lost(
+        _: Any, tasks: Iterator[Any], *, halve: Any, lost: Callable[[Any], Any], **__: Any
+    ) -> Iterator[Any]:
         for task in tasks:
             assert halve(task) == []
             yield lost(task)
