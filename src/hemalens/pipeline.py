@@ -9,23 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
+
 from hemalens.core.artifacts import (
     is_complete,
     output_directory,
-    output_file,
     read_json,
     read_provenance,
+    read_table,
     text_digest,
     write_json,
 )
 from hemalens.core.config import load_config
-from hemalens.core.errors import ArtifactError
+from hemalens.core.errors import ArtifactError, SourceError
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import Progress, no_progress
 from hemalens.data.audit import audit
 from hemalens.data.clean import clean
 from hemalens.data.sources import open_source
-from hemalens.data.split import RATIOS, parse_ratios, split
+from hemalens.data.split import RATIOS, SPLITS, parse_ratios, split
 from hemalens.data.synthetic import write_synthetic
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.report import write_report
@@ -84,6 +86,7 @@ def run(
             {"clean": _written(cleaned)},
             lambda _: split(cleaned, splits, ratios=ratios, seed=seed, overwrite=True, progress=progress),
         )
+        _check_sides(splits)
         work.stage(
             "train",
             trained,
@@ -120,7 +123,7 @@ def demo(
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Render the synthetic set into ``out/synthetic.npz`` and run it the whole way into ``out/synthetic``.
+    """Render the synthetic set into ``out/cells`` and run it the whole way into ``out/synthetic``; return its summary.
 
     Args:
         out: the directory to write; one that the same command began is gone on with.
@@ -130,10 +133,11 @@ def demo(
         overwrite: begin anew.
         progress: told about the steps.
     """
-    rendered = out / "synthetic.npz"
+    cells = out / "cells"
+    rendered = cells / "synthetic.npz"
     options = {"per_class": per_class, "seed": seed}
-    if overwrite or not is_complete(rendered, options=options, inputs={}):
-        with output_file(rendered, "demo", overwrite=overwrite, seed=seed, options=options):
+    if overwrite or not is_complete(cells, options=options, inputs={}):
+        with output_directory(cells, "demo", overwrite=overwrite, seed=seed, options=options):
             write_synthetic(rendered, per_class, seed=seed, progress=progress)
     # The folder gives the report its title, so the report says that the cells are synthetic.
     folder = out / "synthetic"
@@ -183,6 +187,15 @@ def _begin(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> _Work:
     work = _Work({"plan": dict(plan), "begun": {}, "done": {}}, path)
     write_json(path, work.record)
     return work
+
+
+def _check_sides(splits: Path) -> None:
+    """Refuse a split without samples on one side before the hours of training, not after them."""
+    found = set(read_table(splits, {"split": pl.String})["split"].to_list())
+    for side in SPLITS:
+        if side not in found:
+            step = "bring more samples, or begin anew with larger shares, for example --ratios 6:2:2 --overwrite"
+            raise SourceError(f"split {side} in {splits}", "has no sample", step)
 
 
 def _written(output: Path) -> str:

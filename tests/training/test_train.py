@@ -184,7 +184,7 @@ def test_a_split_without_a_labelled_sample_is_refused(tmp_path: Path, coloured: 
     made = coloured((10, 10))
     other = {"train": "val", "val": "train"}[missing]
     path = save(tmp_path / "cells.npz", made, labels=made.labels, splits=np.array([other] * 20))
-    with pytest.raises(SourceError, match=f"split {missing} of .* has no labelled sample"):
+    with pytest.raises(SourceError, match=f"split {missing} of .* has 0 labelled samples"):
         train(path, tmp_path / "run", settings=SETTINGS)
     assert not (tmp_path / "run" / "model.json").exists()
 

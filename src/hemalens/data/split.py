@@ -4,7 +4,6 @@ Belonging together means the same ``group`` (patient, slide) or the same encoded
 splits keeps them. Needs no torch.
 """
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import polars as pl
 from hemalens.core.artifacts import output_file, read_table, write_table
 from hemalens.core.errors import ArtifactError, ConfigError, DecodeError, SourceError
 from hemalens.core.types import IntArray, Progress, Sample, no_progress
-from hemalens.data.sources import Source, open_source
+from hemalens.data.sources import Source, content_sha256, open_source
 
 __all__ = [
     "RATIOS",
@@ -218,11 +217,8 @@ def _content_hashes(source: Source, progress: Progress) -> list[str | None]:
         if index % 1000 == 0:
             progress("hashing", index, total)
         try:
-            data = source.read(index)
+            hashes.append(content_sha256(source.read(index)))
         except DecodeError:
             hashes.append(None)
-            continue
-        payload = np.ascontiguousarray(data).tobytes() if isinstance(data, np.ndarray) else data
-        hashes.append(hashlib.sha256(payload).hexdigest())
     progress("hashing", total, total)
     return hashes

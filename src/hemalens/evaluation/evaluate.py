@@ -32,7 +32,7 @@ from hemalens.core.metrics import (
 )
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
-from hemalens.data.sources import Source, open_source
+from hemalens.data.sources import Source, content_sha256, open_source
 from hemalens.data.split import read_splits
 from hemalens.evaluation.calibration import abstention_threshold, fit_temperature
 from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1, reliability_diagram
@@ -191,15 +191,20 @@ def _evaluate(loaded: LoadedModel, model: Path, scored: _Set, progress: Progress
 
 
 def _background_batch(audit: Path) -> set[str]:
-    """Return the ids of the samples that an audit found on another background than the rest."""
+    """Return the content hashes of the samples that an audit found on another background than the rest.
+
+    Contents, not ids: cleaning into folders may give a sample another path, never other bytes.
+    """
     require_complete(audit, "audit")
     issues = read_table(audit / "issues.csv", dict.fromkeys(("sample_id", "issue"), pl.String))
-    return set(issues.filter(pl.col("issue") == "colour_cluster")["sample_id"].to_list())
+    manifest = read_table(audit / "manifest.csv", dict.fromkeys(("sample_id", "sha256"), pl.String))
+    members = issues.filter(pl.col("issue") == "colour_cluster").select("sample_id").unique()
+    return set(manifest.join(members, on="sample_id")["sha256"].drop_nulls().to_list())
 
 
 def _groups(members: set[str], source: Source, scored: _Set, probabilities: FloatArray) -> dict[str, Any]:
     """Score the background batches that the audit found apart from the rest: does the pattern hurt?"""
-    inside = np.array([source.samples[place].sample_id in members for place in scored.places])
+    inside = np.array([content_sha256(source.read(place)) in members for place in scored.places])
     known, predicted = scored.labels >= 0, probabilities.argmax(axis=1)
     groups = {}
     for name, chosen in (("grey_background", inside & known), ("other", ~inside & known)):

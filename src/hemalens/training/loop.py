@@ -145,6 +145,7 @@ def fit(
                 group["lr"] = learning_rate(step, config.epochs * steps, config)
             batch = to_batch(pictures[places])
             batch = augment_batch(batch, keys.to(device), config.augment, seed=config.seed, epoch=epoch)
+            batch = batch.contiguous(memory_format=torch.channels_last)
             with _drawn_from(config.seed, step), _autocast(device, config.precision):
                 logits = module(batch).float()
                 loss = functional.cross_entropy(logits, labels[places], weights, label_smoothing=config.label_smoothing)

@@ -133,8 +133,11 @@ def _side(source: Source, sides: Sequence[str], side: str, config: TrainConfig, 
     """Load one side of the split; samples without a label take no part."""
     labels = encode_labels([sample.label for sample in source.samples], source.classes)
     chosen = [index for index, found in enumerate(sides) if found == side and labels[index] >= 0]
-    if not chosen:
-        raise SourceError(f"split {side} of {source.spec}", "has no labelled sample", "split with larger ratios")
+    # Batch normalisation has no variance to learn from a single sample.
+    fewest = 2 if side == "train" else 1
+    if len(chosen) < fewest:
+        rule = f"has {len(chosen)} labelled samples, at least {fewest} are needed"
+        raise SourceError(f"split {side} of {source.spec}", rule, "split with other ratios, or bring more samples")
     images = load_images(source, chosen, size=config.image_size, progress=progress)
     return LabelledImages(images, labels[chosen], tuple(source.samples[index].sample_id for index in chosen))
 

@@ -17,9 +17,9 @@ from hemalens.data.sources.arrays import open_arrays
 from hemalens.data.sources.entries import set_aside
 from hemalens.data.sources.folders import open_folder, walk
 from hemalens.data.sources.manifests import open_manifest
-from hemalens.data.sources.source import Source
+from hemalens.data.sources.source import Source, content_sha256
 
-__all__ = ["Source", "open_source"]
+__all__ = ["Source", "content_sha256", "open_source"]
 
 _PACKED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|gz|bz2|xz|zst|7z|rar)$", re.IGNORECASE)
 _KNOWN = "a folder, .npz, .npy, .zip, .tar, .csv, .parquet, or bloodmnist[:28|64|128|224]"

@@ -19,7 +19,7 @@ from hemalens.core.errors import DecodeError
 from hemalens.core.types import Sample
 from hemalens.data.decode import MAX_PIXELS, Picture, decode, decode_array
 
-__all__ = ["Handles", "Source", "digest_facts"]
+__all__ = ["Handles", "Source", "content_sha256", "digest_facts"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,6 +74,11 @@ class Source(ABC):
     @abstractmethod
     def _read(self, index: int) -> bytes | npt.NDArray[Any]:
         """Read the sample at a valid, non-negative index that is not refused."""
+
+
+def content_sha256(data: bytes | npt.NDArray[Any]) -> str:
+    """Return the SHA-256 of what ``Source.read`` returned: of the encoded bytes, or of an array row in C order."""
+    return sha256(np.ascontiguousarray(data).tobytes() if isinstance(data, np.ndarray) else data).hexdigest()
 
 
 def digest_facts(facts: Iterable[tuple[object, ...]]) -> str:
