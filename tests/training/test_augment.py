@@ -113,7 +113,8 @@ def test_a_step_of_no_probability_changes_nothing(name: str) -> None:
     torch.testing.assert_close(augment(pictures, AugmentStep(name=name, probability=0)), pictures, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"flip", "quarter"}))
+# Flips and quarter turns have no strength; the weakest policies still autocontrast and equalise, as in their papers.
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"flip", "quarter", "randaugment", "trivialaugment", "augmix"}))
 def test_a_step_of_no_strength_changes_nothing(name: str) -> None:
     pictures = smooth(4)
     torch.testing.assert_close(augment(pictures, AugmentStep(name=name, strength=0)), pictures, rtol=0, atol=1e-5)

@@ -16,6 +16,14 @@ from torch.nn import functional
 
 from hemalens.core.config import AugmentStep
 from hemalens.core.errors import ConfigError
+from hemalens.training.policies import (
+    AUGMIX_DRAWS,
+    RANDAUGMENT_DRAWS,
+    TRIVIALAUGMENT_DRAWS,
+    augmix,
+    rand_augment,
+    trivial_augment,
+)
 from hemalens.training.random import uniform
 
 __all__ = ["COLOUR", "FIELD_LIKE", "GEOMETRY", "augment_batch", "check_steps"]
@@ -69,8 +77,9 @@ def augment_batch(pictures: Tensor, keys: Tensor, steps: Sequence[AugmentStep], 
         if matrix is not None and shift is not None:
             pictures, matrix, shift = _resample(pictures, matrix, shift), None, None
         chosen = applied.nonzero()[:, 0]
-        changed = kind.apply(pictures[chosen], draws[chosen, 1:], step.strength)
-        pictures = pictures.index_copy(0, chosen, changed)
+        if len(chosen):
+            changed = kind.apply(pictures[chosen], draws[chosen, 1:], step.strength)
+            pictures = pictures.index_copy(0, chosen, changed)
     if matrix is not None and shift is not None:
         pictures = _resample(pictures, matrix, shift)
     return pictures.clamp_(0.0, 1.0)
@@ -205,6 +214,29 @@ def _noise_bank(device: torch.device) -> Tensor:
     return torch.sqrt(-2.0 * torch.log1p(-pairs[:, 0])) * torch.cos(2.0 * math.pi * pairs[:, 1])
 
 
+def _rand_augment(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
+    """RandAugment with two operations at torchvision's magnitude 9 x strength (of 30 at most)."""
+    return _of_bytes(rand_augment(_bytes(pictures), draws, magnitude=min(round(9 * strength), 30)))
+
+
+def _trivial_augment(pictures: Tensor, draws: Tensor, _strength: float) -> Tensor:
+    """TrivialAugment: one operation of drawn, wide magnitude."""
+    return _of_bytes(trivial_augment(_bytes(pictures), draws))
+
+
+def _augmix(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
+    """AugMix of three chains at severity 3 x strength (1 to 10)."""
+    return _of_bytes(augmix(_bytes(pictures), draws, severity=min(max(round(3 * strength), 1), 10)))
+
+
+def _bytes(pictures: Tensor) -> Tensor:
+    return (pictures * 255.0).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _of_bytes(pictures: Tensor) -> Tensor:
+    return pictures.to(torch.float32).div_(255.0)
+
+
 def _cutout(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
     """Fill a square of 0.3 x strength of the side, anywhere, with the mean colour (DeVries and Taylor 2017)."""
     side = pictures.shape[2]
@@ -234,6 +266,9 @@ COLOUR = {
     "blur": _Colour(1, _blur),
     "noise": _Colour(2, _noise),
     "cutout": _Colour(2, _cutout),
+    "randaugment": _Colour(RANDAUGMENT_DRAWS, _rand_augment),
+    "trivialaugment": _Colour(TRIVIALAUGMENT_DRAWS, _trivial_augment),
+    "augmix": _Colour(AUGMIX_DRAWS, _augmix),
 }
 
 FIELD_LIKE = (
