@@ -84,6 +84,11 @@ def test_pictures_keep_shape_type_and_range(steps: list[AugmentStep], seed: int,
     assert changed.max() <= 1
 
 
+def test_stain_after_a_step_that_went_below_black_is_a_number() -> None:
+    steps = (AugmentStep(name="contrast", strength=3), AugmentStep(name="stain"))
+    assert torch.isfinite(augment(torch.rand(32, 3, 8, 8), *steps)).all()
+
+
 @pytest.mark.parametrize("steps", [*[(AugmentStep(name=name),) for name in NAMES], FIELD_LIKE])
 def test_a_sample_gets_the_same_picture_in_any_batch(steps: tuple[AugmentStep, ...]) -> None:
     pictures, keys = smooth(6, 16), torch.tensor([3, 900, 4, 2**33 + 1, 0, 77])

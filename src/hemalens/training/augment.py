@@ -180,7 +180,8 @@ def _stain(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
     """Scale the optical density of each channel by 1 plus or minus up to 0.3 x strength: a thicker or thinner dye."""
     factor = (1.0 + 0.3 * strength * _signed(draws[:, :3, None, None])).clamp_(min=0.0)
     offset = 1.0 / 256.0  # keeps black from having an endless density
-    return ((pictures + offset) / (1.0 + offset)).pow(factor) * (1.0 + offset) - offset
+    # An earlier step may have gone below black, where a power is not a number.
+    return ((pictures.clamp(min=0.0) + offset) / (1.0 + offset)).pow(factor) * (1.0 + offset) - offset
 
 
 def _blur(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
