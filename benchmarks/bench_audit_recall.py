@@ -22,7 +22,7 @@ from hemalens.data.sources import open_source
 from hemalens.data.statistics import measure_source
 
 SIDE = 96
-TRIALS = 40
+TRIALS = 20
 CELLS = 11_959
 
 
@@ -121,7 +121,7 @@ def main() -> None:
                 "classes": summary["classes"],
                 "issues": summary["issues"],
             },
-            "lone_among_11959_cells": planted_once(cells, 10),
+            "lone_among_11959_cells": planted_once(cells, 5),
             "lone_among_2000_cells": planted_once(cells[:2000], TRIALS),
             "lone_among_400_cells_of_another_laboratory": planted_once(other_laboratory(data), TRIALS),
         },
