@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +92,9 @@ def python() -> str:
         for name in public:
             member = getattr(module, name)
             signature = str(inspect.signature(member)) if inspect.isfunction(member) else ""
+            # A function as a default is written by its name: its address changes with every start.
+            signature = re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", signature)
+            signature = re.sub(r"\b(?:collections\.abc|pathlib|typing|hemalens(?:\.\w+)+)\.", "", signature)
             lines += [f"### {name}", ""]
             if signature:
                 lines += ["```python", f"{name}{signature}", "```", ""]
