@@ -19,6 +19,7 @@ from hemalens.core.artifacts import output_directory, read_json
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.metrics import softmax
 from hemalens.core.types import CELL_CLASSES
+from hemalens.data.sources import content_sha256, open_source
 from hemalens.evaluation.evaluate import evaluate, score
 from hemalens.training.checkpoint import load_model, read_validation
 from hemalens.training.train import train
@@ -193,18 +194,28 @@ def test_the_worst_mistakes_are_the_surest_ones_and_their_pictures_are_there(tra
         assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / row["picture"])), images[place])
 
 
-def write_audit(path: Path, batch: Sequence[str]) -> Path:
-    """Write the part of an audit that is read: a batch of another background."""
-    table = {"sample_id": ["row-000000", *batch], "issue": ["blurry", *["colour_cluster"] * len(batch)]}
+def write_audit(path: Path, source: Path, batch: Sequence[str]) -> Path:
+    """Write the part of an audit that is read: a batch of another background, and the contents of all samples.
+
+    The ids carry a prefix that the source lacks, as after cleaning into folders: only the contents are the same.
+    """
+    opened = open_source(source)
+    contents = [content_sha256(opened.read(place)) for place in range(len(opened))]
+    manifest = {"sample_id": [f"shard/{sample.sample_id}" for sample in opened.samples], "sha256": contents}
+    table = {
+        "sample_id": [f"shard/{name}" for name in ("row-000000", *batch)],
+        "issue": ["blurry", *["colour_cluster"] * len(batch)],
+    }
     with output_directory(path, "audit"):
         rows = pl.DataFrame(table).with_columns(pl.lit("g1").alias("group"))
         rows.write_csv(path / "issues.csv")
+        pl.DataFrame(manifest).write_csv(path / "manifest.csv")
     return path
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_a_background_batch_that_the_audit_found_is_scored_apart(trained: Trained, tmp_path: Path) -> None:
-    audit = write_audit(tmp_path / "audit", [f"row-{row:06d}" for row in range(0, 90, 10)])
+    audit = write_audit(tmp_path / "audit", trained.source, [f"row-{row:06d}" for row in range(0, 90, 10)])
     summary = evaluate(trained.run, trained.source, tmp_path / "out", audit=audit)
     groups = summary["groups"]
     assert {name: group["n"] for name, group in groups.items()} == {"grey_background": 9, "other": 81}
@@ -214,7 +225,7 @@ def test_a_background_batch_that_the_audit_found_is_scored_apart(trained: Traine
 
 @pytest.mark.usefixtures("undrawn")
 def test_without_a_background_batch_there_are_no_groups(trained: Trained, tmp_path: Path) -> None:
-    audit = write_audit(tmp_path / "audit", [])
+    audit = write_audit(tmp_path / "audit", trained.source, [])
     assert "groups" not in evaluate(trained.run, trained.source, tmp_path / "out", audit=audit)
 
 
