@@ -18,7 +18,7 @@ from PIL import Image
 from conditions import BUILD, challenge, record
 
 PEER = "cleanvision==0.3.7"
-RUNS = 3
+RUNS = 3  # another number may be given on the command line
 SIZES = (1_000, 4_000, 13_759)
 CLASSES = ("basophil", "eosinophil", "erythroblast", "ig", "lymphocyte", "monocyte", "neutrophil", "platelet")
 
@@ -85,7 +85,8 @@ def main() -> None:
     memory = {count: round(ours(folder_of(count))[1], 1) for count in SIZES}
     folder = folder_of(SIZES[-1])
     pairs = []
-    for _ in range(RUNS):
+    runs = int(sys.argv[1]) if len(sys.argv) > 1 else RUNS
+    for _ in range(runs):
         pairs.append((ours(folder)[0], theirs(folder)[0]))
         time.sleep(1)
     mine, peer = zip(*pairs, strict=True)
@@ -98,7 +99,7 @@ def main() -> None:
         },
         peer=PEER,
         pictures=SIZES[-1],
-        runs=RUNS,
+        runs=runs,
     )
 
 
