@@ -32,7 +32,14 @@ class AugmentStep(_Frozen):
 class TrainConfig(_Frozen):
     """Everything that shapes a training run; the defaults are the recipe ``compact``'s frame."""
 
-    model: str = Field("compact", description="name of the network")
+    model: str = Field("compact", description="baseline, compact, or any network of timm by its name")
+    weights: str = Field("none", description="to start from: none, hub (timm's own), or a .safetensors file")
+    freeze: Literal["none", "features", "gradual"] = Field(
+        "none", description="train all; only the head; or the head first and deeper layers from epoch to epoch"
+    )
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="each layer group's learning rate over that of the group after it"
+    )
     image_size: Annotated[int, Field(ge=16, le=1024)] = Field(64, description="pixels per side the network sees")
     epochs: Annotated[int, Field(ge=1)] = Field(12, description="passes over the (balanced) training set, at most")
     batch_size: Annotated[int, Field(ge=2)] = Field(64, description="pictures a step")
@@ -47,7 +54,16 @@ class TrainConfig(_Frozen):
     )
     per_class: Annotated[int, Field(ge=1)] = Field(2000, description="pictures a class and epoch under replicate")
     augment: tuple[AugmentStep, ...] = Field((), description="augmentations in order")
+    mix: Literal["none", "mixup", "cutmix", "both"] = Field(
+        "none", description="blend pictures or paste a part of another one, labels in proportion"
+    )
+    mix_probability: Share = Field(0.5, description="share of the pictures that are mixed")
+    jsd: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="weight of the Jensen-Shannon consistency between three views of a picture (12 in AugMix)"
+    )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
+    clip: Annotated[float, Field(ge=0)] = Field(0.0, description="largest norm of the gradient; 0: not clipped")
+    compile: bool = Field(False, description="torch.compile the network; needs a C++ compiler on CPUs")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="decay of averaged weights a step; 0 for none")
     patience: Annotated[int, Field(ge=0)] = Field(
         0, description="epochs without a better score before stopping; 0: never"
@@ -57,6 +73,9 @@ class TrainConfig(_Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="of weights, batch order and augmentation")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 for one a core")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    track: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
+        (), description="where to log scores besides history.csv"
+    )
 
 
 def load_config(recipe: Mapping[str, Any], settings: Sequence[str] = ()) -> TrainConfig:
