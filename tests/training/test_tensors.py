@@ -11,7 +11,7 @@ from PIL import Image
 
 from hemalens.core.errors import DecodeError, SourceError
 from hemalens.data.sources import open_source
-from hemalens.training import tensors
+from hemalens.training import decoding
 from hemalens.training.tensors import LabelledImages, encode_labels, load_images, resize, to_batch
 
 
@@ -87,7 +87,7 @@ def test_a_chunk_whose_process_died_is_loaded_picture_by_picture(
 
     source = open_source(spec)
     wanted = load_images(source, [2, 0, 3], size=16, workers=0)
-    monkeypatch.setattr(tensors, "map_chunks", always_halved)
+    monkeypatch.setattr(decoding, "map_chunks", always_halved)
     assert np.array_equal(load_images(source, [2, 0, 3], size=16), wanted)
 
 
@@ -103,7 +103,7 @@ def test_a_picture_that_kills_its_process_alone_is_refused_by_name(
             assert halve(task) == []
             yield lost(task)
 
-    monkeypatch.setattr(tensors, "map_chunks", always_lost)
+    monkeypatch.setattr(decoding, "map_chunks", always_lost)
     with pytest.raises(SourceError, match=r"picture platelet/0\.png: crashed its decoder"):
         load_images(open_source(tmp_path), [0], size=16)
 
