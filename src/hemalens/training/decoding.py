@@ -95,9 +95,9 @@ class Decoder:
                 chunk = np.concatenate([chunk, *(later for later, _ in begun)])
                 begun.clear()
                 part = load_images(self._source, chunk.tolist(), size=self._size, workers=self._workers)
-            del future  # it holds the pictures as long as it lives
             images[done : done + len(part)] = part
             done += len(part)
+            del part, future  # they hold their pictures as long as they live
         return images
 
     def close(self) -> None:
@@ -144,7 +144,7 @@ def _load(task: _Task) -> Images:
     source, indices, pictures, size = task
     if pictures is None:
         assert source is not None
-        pictures = [source.picture(index).pixels for index in indices]
+        return _read(source, indices, size)
     return np.stack([resize(picture, size) for picture in pictures])
 
 
@@ -185,5 +185,8 @@ def _read_opened(indices: IntArray, size: int) -> Images:
     return _read(_opened[0], indices, size)
 
 
-def _read(source: Source, indices: IntArray, size: int) -> Images:
-    return np.stack([resize(source.picture(int(index)).pixels, size) for index in indices])
+def _read(source: Source, indices: Sequence[int] | IntArray, size: int) -> Images:
+    pictures = np.empty((len(indices), size, size, 3), np.uint8)
+    for place, index in enumerate(indices):
+        pictures[place] = resize(source.picture(int(index)).pixels, size)
+    return pictures

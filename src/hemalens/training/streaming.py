@@ -1,4 +1,4 @@
-"""From a training set larger than memory to its batches: a window of pictures at a time, decoded ahead by other processes.
+"""From a training set larger than memory to its batches: a window of pictures at a time, decoded ahead of need.
 
 What an epoch shows is what it shows of a set in memory; its order is a function of (seed, epoch) and of the window.
 """
@@ -22,7 +22,7 @@ from hemalens.training.tensors import LabelledImages
 
 __all__ = ["StreamFeed", "choose_window", "open_feed"]
 
-# The first step waits for a whole window, and this many pictures are shuffled as well as any one batch can tell.
+# The first step waits for a whole window, so it is not as large as memory allows.
 _LARGEST_WINDOW = 16_384
 
 
