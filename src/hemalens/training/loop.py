@@ -102,7 +102,7 @@ def fit(
             state.optimizer.zero_grad(set_to_none=True)
             # A process's mean counts by its share of the batch; DistributedDataParallel averages over the processes.
             share = len(batch.labels) * world.size / batch.size
-            state.scaler.scale(loss * share).backward()
+            state.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             norm = _gradient_norm(state, config)
             _check_finite(views.pictures, loss, norm, step, batch, train, state)
             state.scaler.step(state.optimizer)

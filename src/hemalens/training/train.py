@@ -19,10 +19,10 @@ from hemalens.training.augment import check_steps
 from hemalens.training.checkpoint import save_model, save_validation
 from hemalens.training.device import choose_device, torch_threads
 from hemalens.training.distributed import World, world_from_environment
-from hemalens.training.feed import open_feed
 from hemalens.training.loop import Fitted, fit
 from hemalens.training.models import check_model, count_parameters
 from hemalens.training.recipes import find_recipe
+from hemalens.training.streaming import choose_window, open_feed
 from hemalens.training.tensors import LabelledImages, encode_labels, load_images
 
 __all__ = ["DEFAULT_RECIPE", "check_config", "train"]
@@ -85,7 +85,7 @@ def train(
         )
         with directory if world.leads else nullcontext():
             if world.leads:
-                _begin(out, config, table, None if resume else plan)
+                _begin(out, config, table, None if resume else plan | {"window": _window(sides, config)})
             world.wait()
             card = _train(opened, sides, config, out, world, progress if world.leads else no_progress)
         world.wait()
@@ -109,26 +109,32 @@ def _begin(out: Path, config: TrainConfig, table: pl.DataFrame, plan: Mapping[st
     write_table(out / "splits.csv", table)
 
 
+def _window(sides: Sequence[str], config: TrainConfig) -> int:
+    """Return how many pictures are held at a time; noted in the plan, since a resumed run may find another memory."""
+    return choose_window(sum(side == "train" for side in sides), config, choose_device(config.device))
+
+
 def _train(
     source: Source, sides: Sequence[str], config: TrainConfig, out: Path, world: World, progress: Progress
 ) -> dict[str, Any]:
     """Load both sides, train, and let the leading process write the model; return its card."""
     device = choose_device(config.device, local_rank=world.local_rank)
+    window = int(read_json(out / "checkpoints" / _PLAN).get("window", 0))
     with torch_threads(config.threads or max(1, available_cores() // world.local_size)):
         labels, chosen = _side(source, sides, "train")
-        training = open_feed(source, chosen, labels, config, device, progress)
-        labels, chosen = _side(source, sides, "val")
-        images = load_images(source, chosen, size=config.image_size, progress=progress)
-        validation = LabelledImages(images, labels, tuple(source.samples[index].sample_id for index in chosen))
-        fitted = fit(
-            training,
-            validation,
-            len(source.classes),
-            config,
-            checkpoints=out / "checkpoints",
-            world=world,
-            progress=progress,
-        )
+        with open_feed(source, chosen, labels, config, device, progress=progress, window=window) as training:
+            labels, chosen = _side(source, sides, "val")
+            images = load_images(source, chosen, size=config.image_size, progress=progress)
+            validation = LabelledImages(images, labels, tuple(source.samples[index].sample_id for index in chosen))
+            fitted = fit(
+                training,
+                validation,
+                len(source.classes),
+                config,
+                checkpoints=out / "checkpoints",
+                world=world,
+                progress=progress,
+            )
     card = _card(source, config, fitted) | {
         "n_train": len(training.labels),
         "n_val": len(validation),
