@@ -26,10 +26,8 @@ from hemalens.training.augment import FIELD_LIKE, augment_batch, check_steps
 from hemalens.training.checkpoint import (
     latest_checkpoint,
     optimizer_tensors,
-    read_tensors,
     restore_optimizer,
     save_checkpoint,
-    write_tensors,
 )
 from hemalens.training.models import Normalised, build_model
 from hemalens.training.schedule import class_weights, epoch_order, epoch_size, learning_rate
@@ -41,7 +39,6 @@ _AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 _PREDICT_BATCH = 256
 # The field-like copy of a set is drawn from this seed, so that all runs are compared on the same pictures.
 _FIELD_SEED = 2024
-_BEST = "best.safetensors"
 _LOWER = "lower lr or use --set precision=fp32; --resume goes on from the last epoch"
 
 
@@ -70,13 +67,18 @@ class _Course:
 
 @dataclass(slots=True)
 class _State:
-    """All that changes during a run: resumed as a whole or not at all."""
+    """All that changes during a run: resumed as a whole or not at all.
+
+    ``best`` holds the weights of the best epoch. They travel in every checkpoint, so that no file of their own can be
+    damaged or be of another epoch.
+    """
 
     module: nn.Module
     averaged: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     course: _Course
+    best: dict[str, Tensor] = field(default_factory=dict)
 
     def save(self, directory: Path) -> None:
         """Write a checkpoint of the epoch that has ended."""
@@ -84,6 +86,7 @@ class _State:
         tensors |= {f"optimizer.{name}": value for name, value in optimizer_tensors(self.optimizer).items()}
         if self.averaged is not self.module:
             tensors |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
         plain = {name: getattr(self.course, name) for name in _Course.__slots__}
         save_checkpoint(directory, tensors, plain | {"scaler": self.scaler.state_dict()}, epoch=self.course.epoch)
 
@@ -96,6 +99,7 @@ class _State:
         restore_optimizer(self.optimizer, _under("optimizer.", tensors))
         if self.averaged is not self.module:
             self.averaged.load_state_dict(_under("averaged.", tensors))
+        self.best = _under("best.", tensors)
         if scaler := plain.pop("scaler"):
             self.scaler.load_state_dict(scaler)
         self.course = _Course(**plain)
@@ -117,7 +121,7 @@ def fit(
         val: the pictures that choose the epoch, clean or perturbed by ``config.select_on``.
         n_classes: C.
         config: everything else.
-        checkpoints: directory for the state after each epoch and the best weights.
+        checkpoints: directory for the state after each epoch, the best weights within.
         progress: told after each step.
 
     Raises:
@@ -165,8 +169,7 @@ def fit(
             raise TrainingError(f"validation loss {row['val_loss']} after epoch {epoch}", "must be finite", _LOWER)
         _close_epoch(state, row | {"seconds": time.monotonic() - started}, config, checkpoints)
     progress("training", config.epochs * steps, config.epochs * steps)
-    best, _ = read_tensors(checkpoints / _BEST)
-    state.averaged.load_state_dict(best)
+    state.averaged.load_state_dict(state.best)
     chosen = state.averaged.cpu().eval()
     return Fitted(chosen, course.best_epoch, tuple(course.history), (predict_logits(chosen, clean), val.labels))
 
@@ -302,8 +305,8 @@ def _close_epoch(state: _State, row: dict[str, float], config: TrainConfig, chec
     # Ties go to the later epoch: its learning rate was lower.
     if score >= course.best_score:
         course.best_epoch, course.best_score = course.epoch, score
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        write_tensors(checkpoints / _BEST, state.averaged.state_dict())
+        weights = state.averaged.state_dict()
+        state.best = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
     state.save(checkpoints)
 
 
