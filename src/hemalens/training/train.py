@@ -158,6 +158,9 @@ def _check_labels(source: Source) -> None:
 def _resumable(path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Tell whether the checkpoints beside a plan are of this very plan; refuse others unless they may be replaced."""
     if not path.is_file():
+        if not overwrite and any(path.parent.glob("epoch-*.safetensors")):
+            step = "put it back, or add --overwrite to train anew"
+            raise ArtifactError(f"file {path}", "is missing beside checkpoints, so nobody knows what they are of", step)
         return False
     try:
         begun = read_json(path)
