@@ -50,7 +50,9 @@ class TrainConfig(_Frozen):
         "sgd", description="SGD with Nesterov momentum 0.9, AdamW, or Muon with SGD for first, last and 1-D weights"
     )
     lr: Annotated[float, Field(gt=0)] = Field(0.1, description="highest learning rate")
-    schedule: Literal["onecycle", "cosine", "constant"] = Field("onecycle", description="course of the learning rate")
+    schedule: Literal["onecycle", "cosine", "trapezoid", "constant"] = Field(
+        "onecycle", description="course of the learning rate"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="not on biases and normalisation")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="of the cross-entropy")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="before the last layer")

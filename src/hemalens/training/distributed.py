@@ -98,15 +98,18 @@ def world_from_environment(device: str) -> Iterator[World]:
 
 
 def share_batch_statistics(module: nn.Module) -> nn.Module:
-    """Return the module with every batch normalisation taking its statistics over all processes; names and tensors stay.
+    """Return the module with every batch normalisation taking its statistics over all processes.
 
-    On GPUs torch's SyncBatchNorm does the same; it refuses CPUs.
+    Names and tensors stay. On GPUs torch's SyncBatchNorm does the same; it refuses CPUs.
     """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             shared = _SharedBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
             # The very same tensors, for an optimizer that holds them to go on with.
-            shared.__dict__["_parameters"], shared.__dict__["_buffers"] = child._parameters, child._buffers
+            for own, value in child.named_parameters(recurse=False):
+                shared.register_parameter(own, value)
+            for own, buffer in child.named_buffers(recurse=False):
+                shared.register_buffer(own, buffer)
             setattr(module, name, shared.train(child.training))
         else:
             share_batch_statistics(child)

@@ -67,7 +67,7 @@ def fit(
         checkpoints: directory for the state after each epoch, the best weights within.
         world: the processes that train together; the first one writes.
         progress: told after each step.
-        note: called with each epoch's row of the history.
+        note: called with each epoch's row of the history, with those before a resumption again.
 
     Raises:
         TrainingError: an input, loss or gradient is not finite; names the step and samples, or the epoch. Nothing of
@@ -79,6 +79,8 @@ def fit(
     if world.size > 1:
         share_batch_statistics(state.module)
     state.resume(checkpoints)
+    for row in state.course.history:  # a kill may have come between a checkpoint and its note
+        note(row)
     world.wait()  # nobody writes before all have read
     clean = torch.from_numpy(val.images)
     field_like = perturb(clean)

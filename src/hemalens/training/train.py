@@ -1,8 +1,8 @@
 """Clean samples and their split to a trained model on disk."""
 
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from hemalens.training.models import check_model, count_parameters
 from hemalens.training.recipes import find_recipe
 from hemalens.training.streaming import choose_window, open_feed
 from hemalens.training.tensors import LabelledImages, encode_labels, load_images
+from hemalens.training.tracking import Tracker, open_trackers
 
 __all__ = ["DEFAULT_RECIPE", "check_config", "train"]
 
@@ -87,7 +88,8 @@ def train(
             if world.leads:
                 _begin(out, config, table, None if resume else plan | {"window": _window(sides, config)})
             world.wait()
-            card = _train(opened, sides, config, out, world, progress if world.leads else no_progress)
+            with closing(open_trackers(config, out, resume=resume) if world.leads else Tracker()) as tracker:
+                card = _train(opened, sides, config, out, world, progress if world.leads else no_progress, tracker.log)
         world.wait()
     return card
 
@@ -115,7 +117,13 @@ def _window(sides: Sequence[str], config: TrainConfig) -> int:
 
 
 def _train(
-    source: Source, sides: Sequence[str], config: TrainConfig, out: Path, world: World, progress: Progress
+    source: Source,
+    sides: Sequence[str],
+    config: TrainConfig,
+    out: Path,
+    world: World,
+    progress: Progress,
+    note: Callable[[dict[str, float]], None],
 ) -> dict[str, Any]:
     """Load both sides, train, and let the leading process write the model; return its card."""
     device = choose_device(config.device, local_rank=world.local_rank)
@@ -134,6 +142,7 @@ def _train(
                 checkpoints=out / "checkpoints",
                 world=world,
                 progress=progress,
+                note=note,
             )
     card = _card(source, config, fitted) | {
         "n_train": len(training.labels),
