@@ -49,7 +49,7 @@ def map_chunks(
         yield from map(function, chain(waiting, tasks))
         return
     pool = _pool(count, function)
-    running: deque[tuple[Task, Future[Result]]] = deque()
+    running: deque[tuple[Task, Future[Any]]] = deque()
     try:
         while True:
             while len(running) < 2 * count:
@@ -57,7 +57,7 @@ def map_chunks(
                 if not waiting:
                     break
                 try:
-                    future = pool.submit(_run, waiting[0])
+                    future: Future[Any] = pool.submit(_run, waiting[0])
                 except BrokenProcessPool:  # a task under way, or nothing but an idle process's death, has broken it
                     if running:
                         break
@@ -90,7 +90,8 @@ def _retry(
     """Run a task again by itself; where its process dies once more, run its halves."""
     try:
         with _pool(1, function) as pool:
-            yield pool.submit(_run, task).result()
+            future: Future[Any] = pool.submit(_run, task)
+            yield future.result()
     except BrokenProcessPool:
         parts = halve(task)
         if not parts:
@@ -113,5 +114,5 @@ def _install(function: Callable[[Any], Any]) -> None:
     _installed[:] = [function]
 
 
-def _run(task: Any) -> Any:
+def _run(task: object) -> object:
     return _installed[0](task)
