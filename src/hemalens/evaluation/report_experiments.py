@@ -14,7 +14,7 @@ from hemalens.evaluation.compare import Difference, holm, paired_difference, unp
 from hemalens.evaluation.report_inputs import Evaluation, RunInputs
 from hemalens.evaluation.report_results import perturbed_accuracy
 
-__all__ = ["augmentation_words", "experiments_context", "experiments_table"]
+__all__ = ["augmentation_words", "experiments_context", "experiments_table", "verdicts"]
 
 _LEVEL = 0.05
 _SCORES = ("accuracy", "perturbed", "macro_f1")
@@ -51,10 +51,15 @@ def experiments_context(runs: Sequence[RunInputs]) -> dict[str, Any]:
         "classes": classes,
         "class_rows": [_class_row(one, classes, best) for one in table] if classes else [],
         "difference_rows": [_difference_row(one) for one in table] if len(known) > 1 else [],
-        "verdicts": [verdict for score in _COMPARED if (verdict := _verdict(table, score))],
+        "verdicts": verdicts(table),
         "same_samples": all(_same_samples(known[0], other) for other in known[1:]),
         "sizes_differ": sizes_differ,
     }
+
+
+def verdicts(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say of rows of the experiments table which are worse than the best one and which are not told apart from it."""
+    return [verdict for score in _COMPARED if (verdict := _verdict(table, score))]
 
 
 def augmentation_words(config: Mapping[str, Any]) -> str:
@@ -157,7 +162,6 @@ def _difference(first: Evaluation | None, second: Evaluation | None, score: str)
 
 
 def _verdict(table: Sequence[Mapping[str, Any]], score: str) -> str | None:
-    """Say which runs are worse than the best one and which are not told apart from it."""
     compared = {row["run"]: row[f"{score}_p"] for row in table if row.get(f"{score}_p") is not None}
     if not compared:
         return None
