@@ -225,19 +225,19 @@ def page(
         "# Experiments",
         "",
         "Written by `benchmarks/bench_experiments.py` from what its runs left; every figure is in",
-        "`benchmarks/results/experiments.json`. All train on one split of the cleaned challenge file, which also chooses",
-        f"the epoch, and are scored on the validation file (n = {rows[0]['n']}), which takes no part in any choice. One",
-        "seed each: the spread between seeds is not in the intervals. Perturbed: the same pictures under strong, mixed,",
-        "seeded distortions. ECE: expected calibration error. Bold: the best of a column. P-values: McNemar's exact test",
-        "on the same samples, for perturbed pictures Fisher's on counts, adjusted by Holm's method; a run is called worse",
-        "under 0.05.",
+        "`benchmarks/results/experiments.json`. All train on one split of the cleaned challenge file, which also",
+        f"chooses the epoch, and are scored on the validation file (n = {rows[0]['n']}), which takes no part in any",
+        "choice. One seed each: the spread between seeds is not in the intervals. Perturbed: the same pictures under",
+        "strong, mixed, seeded distortions. ECE: expected calibration error. Bold: the best of a column. P-values:",
+        "McNemar's exact test on the same samples, for perturbed pictures Fisher's on counts, adjusted by Holm's",
+        "method; a run is called worse under 0.05.",
         *parts,
     ]
     if steps:
         text += [
             "",
-            f"All rows of the ablation are set to {ABLATION_EPOCHS} epochs of 2000 pictures a class; the unbalanced one",
-            f"to {UNBALANCED_EPOCHS} passes over the training samples, which are as many steps. Steps: {steps}.",
+            f"All rows of the ablation are set to {ABLATION_EPOCHS} epochs of 2000 pictures a class; the unbalanced",
+            f"one to {UNBALANCED_EPOCHS} passes over the training samples, which are as many steps. Steps: {steps}.",
         ]
     if missing:
         text += ["", "## Left out", "", *(f"- {markdown(name)}: {markdown(why)}" for name, why in missing.items())]
