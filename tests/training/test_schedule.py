@@ -120,6 +120,7 @@ def test_the_ends_of_each_course() -> None:
         return rates[0], max(rates), rates[-1]
 
     assert ends("constant") == (1.0, 1.0, 1.0)
+    assert ends("trapezoid") == (pytest.approx(0.05), 1.0, pytest.approx(1 / 120))
     start, top, end = ends("cosine")
     assert (start, top) == (1.0, 1.0)
     assert end < 0.01
@@ -171,7 +172,6 @@ def test_an_epoch_has_as_many_steps_as_it_fills_batches_and_at_least_one() -> No
     sizes = {2: 25, 16: 3, 50: 1, 64: 1}
     found = {size: epoch_steps(labels, TrainConfig(balance="none", batch_size=size)) for size in sizes}
     assert found == sizes
-    assert ends("trapezoid") == (pytest.approx(0.05), 1.0, pytest.approx(1 / 120))
 
 
 def test_the_trapezoid_has_its_corners_at_a_tenth_and_two_fifths() -> None:

@@ -13,7 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import Any, TypeVar
 
-__all__ = ["available_cores", "map_chunks"]
+__all__ = ["available_cores", "end_with_parent", "map_chunks"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -82,6 +82,17 @@ def map_chunks(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def end_with_parent() -> None:
+    """End this worker process as soon as the one that started it is gone, which it would wait for forever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_wait_and_end, args=(parent,), daemon=True).start()
+
+
+def _wait_and_end(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
 def _retry(
     function: Callable[[Task], Result],
     task: Task,
@@ -111,18 +122,9 @@ _installed: list[Callable[[Any], Any]] = []
 
 
 def _install(function: Callable[[Any], Any]) -> None:
-    """Keep what this worker process is for, and end it as soon as its parent has.
-
-    A parent that was killed would leave it waiting for work forever.
-    """
+    """Keep what this worker process is for."""
     _installed[:] = [function]
-    if (parent := multiprocessing.parent_process()) is not None:
-        threading.Thread(target=_wait_and_end, args=(parent,), daemon=True).start()
-
-
-def _wait_and_end(parent: multiprocessing.process.BaseProcess) -> None:
-    parent.join()
-    os._exit(1)
+    end_with_parent()
 
 
 def _run(task: object) -> object:
