@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from hemalens.core.config import TrainConfig
 from hemalens.core.errors import ConfigError, TrainingError
-from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
+from hemalens.core.types import FloatArray, IntArray, Progress, no_progress
 from hemalens.data.parallel import available_cores
 from hemalens.training.augment import FIELD_LIKE, augment_batch, check_steps
 from hemalens.training.checkpoint import (
@@ -31,9 +31,10 @@ from hemalens.training.checkpoint import (
     save_checkpoint,
     write_tensors,
 )
-from hemalens.training.models import Normalised, build_model
 from hemalens.training.schedule import class_weights, epoch_order, epoch_size, learning_rate
 from hemalens.training.tensors import LabelledImages, to_batch
+from hemalens.training.transfer import parameter_groups, prepare
+from hemalens.training.weights import starting_module
 
 __all__ = ["Fitted", "choose_device", "fit", "perturb", "predict_logits", "torch_threads"]
 
@@ -125,7 +126,7 @@ def fit(
     """
     check_steps(config.augment)
     device = choose_device(config.device)
-    state = _start(train.images, n_classes, config, device)
+    state = _start(train, val, n_classes, config, device, checkpoints)
     state.resume(checkpoints)
     pictures, labels = torch.from_numpy(train.images).to(device), torch.from_numpy(train.labels).to(device)
     clean = torch.from_numpy(val.images)
@@ -233,16 +234,19 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
-def _start(images: Images, n_classes: int, config: TrainConfig, device: torch.device) -> _State:
-    """Return the state before the first step: weights drawn from the seed, inputs normalised by the training set."""
-    network = build_model(config.model, n_classes, dropout=config.dropout, seed=config.seed)
-    channels = images.reshape(-1, 3)[:: max(1, images.size // 3_000_000)].astype(np.float64) / 255.0
-    mean, std = channels.mean(axis=0), np.maximum(channels.std(axis=0), 1e-3)
-    module = Normalised(network, torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+def _start(
+    train: LabelledImages,
+    val: LabelledImages,
+    n_classes: int,
+    config: TrainConfig,
+    device: torch.device,
+    checkpoints: Path,
+) -> _State:
+    """Return the state before the first step: weights given or drawn from the seed, made ready to be trained on."""
+    module = starting_module(train.images, n_classes, config)
     module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    decayed = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-    free = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    prepare(module, train, val, config, cache=checkpoints)
+    groups = parameter_groups(module, config)
     make: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "sgd": lambda: torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True),
         "adamw": lambda: torch.optim.AdamW(groups, lr=config.lr),

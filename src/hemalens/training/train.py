@@ -18,8 +18,10 @@ from hemalens.training.augment import check_steps
 from hemalens.training.checkpoint import save_model, save_validation
 from hemalens.training.loop import Fitted, choose_device, fit, torch_threads
 from hemalens.training.models import check_model, count_parameters
+from hemalens.training.probe import fit_probe
 from hemalens.training.recipes import find_recipe
 from hemalens.training.tensors import LabelledImages, encode_labels, load_images
+from hemalens.training.weights import find_weights
 
 __all__ = ["DEFAULT_RECIPE", "check_config", "train"]
 
@@ -66,7 +68,9 @@ def train(
     )
     table = splits_table(opened.samples, sides)
     options = {"recipe": recipe, "config": config.model_dump(mode="json")}
+    weights = find_weights(config)
     inputs = {"source": opened.fingerprint(), "splits": text_digest(table.write_csv())}
+    inputs |= {"weights": weights.sha256} if weights else {}
     if resume and is_complete(out, options=options, inputs=inputs):
         return read_json(out / "model.json")
     checkpoints = out / "checkpoints"
@@ -83,17 +87,22 @@ def train(
         write_table(out / "splits.csv", table)
         with torch_threads(config.threads):
             training, validation = (_side(opened, sides, side, config, progress) for side in ("train", "val"))
-            fitted = fit(training, validation, len(opened.classes), config, checkpoints=checkpoints, progress=progress)
+            learn = fit_probe if config.freeze == "features" else fit
+            fitted = learn(
+                training, validation, len(opened.classes), config, checkpoints=checkpoints, progress=progress
+            )
         write_table(out / "history.csv", pl.DataFrame(fitted.history))
         card = _card(opened, config, fitted) | {"n_train": len(training), "n_val": len(validation)}
+        card |= {"weights_sha256": weights.sha256 if weights else None}
         save_validation(out, *fitted.validation)
         save_model(out, fitted.module, card)
     return card
 
 
 def check_config(config: TrainConfig) -> None:
-    """Raise ConfigError where a configuration names a network, augmentation or device that there is not."""
+    """Raise ConfigError where a configuration names a network, weights, augmentation or device that there are not."""
     check_model(config.model)
+    find_weights(config)
     check_steps(config.augment)
     choose_device(config.device)
 
@@ -148,6 +157,8 @@ def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]
     return {
         "schema_version": 1,
         "model": config.model,
+        "weights": config.weights,
+        "freeze": config.freeze,
         "classes": list(source.classes),
         "image_size": config.image_size,
         "parameters": count_parameters(fitted.module),
