@@ -126,7 +126,7 @@ def fit(
     """
     check_steps(config.augment)
     device = choose_device(config.device)
-    state = _start(train, val, n_classes, config, device, checkpoints)
+    state = _start(train, val, n_classes, config, checkpoints, progress)
     state.resume(checkpoints)
     pictures, labels = torch.from_numpy(train.images).to(device), torch.from_numpy(train.labels).to(device)
     clean = torch.from_numpy(val.images)
@@ -239,13 +239,14 @@ def _start(
     val: LabelledImages,
     n_classes: int,
     config: TrainConfig,
-    device: torch.device,
     checkpoints: Path,
+    progress: Progress,
 ) -> _State:
     """Return the state before the first step: weights given or drawn from the seed, made ready to be trained on."""
+    device = choose_device(config.device)
     module = starting_module(train.images, n_classes, config)
     module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    prepare(module, train, val, config, cache=checkpoints)
+    prepare(module, train, val, config, cache=checkpoints, progress=progress)
     groups = parameter_groups(module, config)
     make: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "sgd": lambda: torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True),

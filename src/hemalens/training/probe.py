@@ -11,7 +11,6 @@ from hemalens.core.types import Progress, no_progress
 from hemalens.training.heads import VIEWS, train_head
 from hemalens.training.loop import Fitted, choose_device, perturb, predict_logits
 from hemalens.training.tensors import LabelledImages
-from hemalens.training.transfer import prepare
 from hemalens.training.weights import starting_module
 
 __all__ = ["fit_probe"]
@@ -36,7 +35,6 @@ def fit_probe(
     started = time.monotonic()
     module = starting_module(train.images, n_classes, config)
     module.to(choose_device(config.device), memory_format=torch.channels_last)  # type: ignore[call-overload]  # no stub
-    prepare(module, train, val, config, cache=checkpoints, progress=progress)
     views = VIEWS if _TURNS & {step.name for step in config.augment} else 1
     head = train_head(module, train, val, config, views=views, cache=checkpoints, progress=progress)
     pictures, labels = torch.from_numpy(val.images), torch.from_numpy(val.labels)

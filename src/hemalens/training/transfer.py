@@ -21,7 +21,7 @@ from hemalens.training.weights import is_folded
 
 __all__ = ["layer_groups", "parameter_groups", "prepare", "thaw", "unfold_batchnorm"]
 
-_MEASURED = 1024
+_MEASURED = 512
 _BATCH = 128
 
 
@@ -94,8 +94,9 @@ def unfold_batchnorm(module: Normalised, images: Images) -> None:
 
     def note(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, _BatchNorm)
-        values = inputs[0].double().transpose(0, 1).flatten(1)
-        sums[norm] += torch.stack([values.sum(dim=1), values.square().sum(dim=1)])
+        values = inputs[0].transpose(0, 1).flatten(1)
+        variance, mean = (value.double() for value in torch.var_mean(values, dim=1, correction=0))
+        sums[norm] += values.shape[1] * torch.stack([mean, variance + mean.square()])
         counts[norm] += values.shape[1]
 
     hooks = [norm.register_forward_pre_hook(note) for norm in norms]
