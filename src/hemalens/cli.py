@@ -6,6 +6,7 @@ Imports of the stages happen inside the commands, so that ``--help`` and torch-f
 import importlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -308,7 +309,7 @@ def _progress() -> Iterator[Progress]:
     counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     columns = (*counts, TextColumn("left"), TimeRemainingColumn())
     # In a file or a pipe the last state of the bars would stand before the one line of an error.
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console, disable=not (console.is_terminal and _speaks())) as bars:
         tasks: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:
@@ -320,7 +321,13 @@ def _progress() -> Iterator[Progress]:
 
 
 def _print(summary: Mapping[str, Any], as_json: bool, lines: list[str]) -> None:
-    print(json.dumps(summary, ensure_ascii=False) if as_json else "\n".join(lines))
+    if _speaks():
+        print(json.dumps(summary, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def _speaks() -> bool:
+    """Tell whether this process speaks for all that torchrun started (there is one where it started none)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _audit_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -13,12 +13,24 @@ from torch.nn import functional
 from hemalens.core.config import TrainConfig
 from hemalens.core.errors import ConfigError
 from hemalens.training import heads
+from hemalens.training.feed import MemoryFeed
 from hemalens.training.heads import VIEWS, classifier, extract_features, fit_head, train_head
 from hemalens.training.models import Normalised, build_model
 from hemalens.training.tensors import LabelledImages, to_batch
 
 MakeSet = Callable[..., LabelledImages]
 MakeConfig = Callable[..., TrainConfig]
+
+
+def feed(images: np.ndarray) -> MemoryFeed:
+    """Hold pictures whose labels do not matter."""
+    ids = tuple(f"row-{row:06d}" for row in range(len(images)))
+    labels = np.zeros(len(images), np.int64)
+    return MemoryFeed(LabelledImages(images, labels, ids), TrainConfig(), torch.device("cpu"))
+
+
+def hold(data: LabelledImages, config: TrainConfig) -> MemoryFeed:
+    return MemoryFeed(data, config, torch.device("cpu"))
 
 
 def make_module(name: str = "compact", seed: int = 0, size: int = 16) -> Normalised:
@@ -29,7 +41,7 @@ def make_module(name: str = "compact", seed: int = 0, size: int = 16) -> Normali
 def test_the_last_layer_on_the_features_gives_the_logits(name: str, coloured: MakeSet) -> None:
     images, module = coloured(size=32).images, make_module(name, size=32)
     module.train()
-    features = extract_features(module, images)
+    features = extract_features(module, feed(images))
     assert module.training
     last = classifier(module)
     assert features.shape == (36, last.in_features)
@@ -42,7 +54,7 @@ def test_the_views_are_the_eight_positions_of_a_square_the_picture_first(coloure
     module.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3))
     module.network.get_classifier = lambda: module.network[1]
     images = coloured((1, 1)).images
-    features = extract_features(module, images, views=VIEWS).reshape(VIEWS, 2, 3, 16, 16)
+    features = extract_features(module, feed(images), views=VIEWS).reshape(VIEWS, 2, 3, 16, 16)
     pictures = ((to_batch(torch.from_numpy(images)) - module.mean) / module.std).numpy()
     torch.testing.assert_close(features[0].numpy(), pictures)
     for place in range(2):
@@ -55,17 +67,17 @@ def test_features_are_read_again_where_nothing_changed(
     tmp_path: Path, coloured: MakeSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images, module = coloured().images, make_module()
-    first = extract_features(module, images, cache=tmp_path)
+    first = extract_features(module, feed(images), cache=tmp_path)
     with torch.no_grad():
         classifier(module).weight.zero_()  # the last layer does not matter
     monkeypatch.setattr(heads, "_compute", None)
-    assert torch.equal(extract_features(module, images, cache=tmp_path), first)
+    assert torch.equal(extract_features(module, feed(images), cache=tmp_path), first)
 
 
-@pytest.mark.parametrize("changed", ["weights", "statistics", "normalisation", "picture", "size", "views"])
+@pytest.mark.parametrize("changed", ["weights", "statistics", "normalisation", "picture", "ids", "size", "views"])
 def test_features_of_anything_else_are_computed(changed: str, tmp_path: Path, coloured: MakeSet) -> None:
     images, module, views = coloured().images, make_module(), 1
-    extract_features(module, images, cache=tmp_path)
+    extract_features(module, feed(images), cache=tmp_path)
     if changed == "weights":
         module = make_module(seed=1)
     if changed == "statistics":
@@ -79,9 +91,12 @@ def test_features_of_anything_else_are_computed(changed: str, tmp_path: Path, co
         images = images[:, :, :8]
     if changed == "views":
         views = 2
-    again = extract_features(module, images, views=views, cache=tmp_path)
+    pictures = feed(images)
+    if changed == "ids":
+        pictures.sample_ids = (*pictures.sample_ids[:-1], "another")
+    again = extract_features(module, pictures, views=views, cache=tmp_path)
     assert len(list(tmp_path.glob("features-*.safetensors"))) == 2
-    assert torch.equal(again, extract_features(module, images, views=views))
+    assert torch.equal(again, extract_features(module, pictures, views=views))
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no hash"])
@@ -89,7 +104,7 @@ def test_damaged_features_are_named_and_computed_again(
     damage: str, tmp_path: Path, coloured: MakeSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     images, module = coloured().images, make_module()
-    first = extract_features(module, images, cache=tmp_path)
+    first = extract_features(module, feed(images), cache=tmp_path)
     path = next(tmp_path.glob("features-*.safetensors"))
     data = path.read_bytes()
     if damage == "no hash":
@@ -97,7 +112,7 @@ def test_damaged_features_are_named_and_computed_again(
     else:
         path.write_bytes(data[:-9] if damage == "cut" else data[:-9] + bytes([data[-9] ^ 1]) + data[-8:])
     with caplog.at_level(logging.WARNING):
-        assert torch.equal(extract_features(module, images, cache=tmp_path), first)
+        assert torch.equal(extract_features(module, feed(images), cache=tmp_path), first)
     assert path.name in caplog.text
     assert path.read_bytes() == data
 
@@ -137,17 +152,19 @@ def test_the_strength_is_the_one_with_the_lowest_validation_loss(monkeypatch: py
 
 
 def test_rare_classes_count_as_much_as_others_where_classes_are_balanced(coloured: MakeSet, quick: MakeConfig) -> None:
-    train, val = coloured((40, 6)), coloured((6, 6), seed=1)
+    data, val = coloured((40, 6)), coloured((6, 6), seed=1)
     fitted = {}
     for balance in ("none", "replicate"):
         module = make_module()
         module.network = build_model("compact", 2)
-        fitted[balance] = train_head(module, train, val, quick(balance=balance))
+        config = quick(balance=balance)
+        fitted[balance] = train_head(module, hold(data, config), val, config)
     assert fitted["none"].bias[0] - fitted["none"].bias[1] != fitted["replicate"].bias[0] - fitted["replicate"].bias[1]
 
 
 def test_a_class_without_a_picture_does_no_harm(coloured: MakeSet, quick: MakeConfig) -> None:
-    head = train_head(make_module(), coloured((20, 20)), coloured((5, 5), seed=1), quick(balance="replicate"))
+    config = quick(balance="replicate")
+    head = train_head(make_module(), hold(coloured((20, 20)), config), coloured((5, 5), seed=1), config)
     assert torch.isfinite(head.weight).all()
     assert torch.isfinite(head.bias).all()
 
@@ -156,7 +173,7 @@ def test_only_the_last_layer_is_changed_and_it_learns(coloured: MakeSet, quick: 
     module = make_module()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     val = coloured((8, 8, 8), seed=1)
-    head = train_head(module, coloured(), val, quick(), views=VIEWS)
+    head = train_head(module, hold(coloured(), quick()), val, quick(), views=VIEWS)
     changed = {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"network.head.1.weight", "network.head.1.bias"}
     assert head.train_accuracy > 0.9

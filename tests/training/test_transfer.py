@@ -1,8 +1,9 @@
-"""Which layers learn when and how fast; frozen parts never drift; unfolding changes no answer."""
+"""Which layers learn when and how fast; frozen and folded parts never drift."""
 
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -10,11 +11,13 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hemalens.core.config import TrainConfig
-from hemalens.training.heads import classifier
+from hemalens.training.checkpoint import latest_checkpoint, optimizer_tensors, restore_optimizer
+from hemalens.training.feed import MemoryFeed
+from hemalens.training.loop import Fitted, fit
 from hemalens.training.models import Normalised, build_model, head_parameters
-from hemalens.training.tensors import LabelledImages, to_batch
-from hemalens.training.transfer import layer_groups, parameter_groups, prepare, thaw, unfold_batchnorm
-from hemalens.training.weights import is_folded
+from hemalens.training.tensors import LabelledImages
+from hemalens.training.transfer import layer_groups, parameter_groups, thaw
+from hemalens.training.weights import is_folded, starting_module
 
 MakeSet = Callable[..., LabelledImages]
 MakeConfig = Callable[..., TrainConfig]
@@ -147,8 +150,6 @@ def test_thawing_is_a_function_of_the_epoch_alone(quick: MakeConfig) -> None:
 
 
 def test_an_optimizer_gone_on_with_mid_way_ends_with_the_same_weights(quick: MakeConfig) -> None:
-    from hemalens.training.checkpoint import optimizer_tensors, restore_optimizer
-
     config = quick(freeze="gradual", layer_decay=0.5, epochs=6, lr=0.01)
 
     def begin() -> tuple[Normalised, torch.optim.Optimizer]:
@@ -167,66 +168,107 @@ def test_an_optimizer_gone_on_with_mid_way_ends_with_the_same_weights(quick: Mak
     assert all(torch.equal(value, resumed.state_dict()[key]) for key, value in whole.state_dict().items())
 
 
-@pytest.mark.parametrize("name", ["compact", "test_resnet", "test_efficientnet"])
-def test_unfolding_changes_no_answer_and_keeps_training_near_it(name: str, coloured: MakeSet) -> None:
-    module, images = folded(name), coloured(size=32).images
-    pictures, others = to_batch(torch.from_numpy(images)), torch.rand(8, 3, 32, 32)
-    module.eval()
-    before, before_others = module(pictures), module(others)
-    module.train()
-    unfold_batchnorm(module, images)
-    assert module.training
-    assert not is_folded(module)
-    with_batch_statistics = module(pictures)
-    module.load_state_dict(module.state_dict())
-    fresh = folded(name)
-    unfold_batchnorm(fresh, images)
-    fresh.eval()
-    torch.testing.assert_close(fresh(pictures), before, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(fresh(others), before_others, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(with_batch_statistics, before, rtol=0.02, atol=0.02)
-    raw = folded(name)
-    raw.train()
-    assert (raw(pictures) - before).abs().max() > 10 * (with_batch_statistics - before).abs().max()
+def test_folded_normalisation_goes_on_as_scale_and_shift_and_others_take_batch_statistics(
+    tmp_path: Path, quick: MakeConfig
+) -> None:
+    config = quick(weights=str(tmp_path / "w.safetensors"), optimizer="adamw", lr=0.01, epochs=8)
+    module = folded("test_efficientnet")
+    pictures = torch.rand(6, 3, 32, 32)
+    before = module.eval()(pictures)
+    groups = parameter_groups(module, config)
+    thaw(module.train(), groups, 1)
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
+    assert torch.equal(module(pictures), before)  # the first step sees the network that was loaded
+    learn(module, config, 1, torch.optim.AdamW(groups, lr=config.lr))
+    assert is_folded(module)
+    assert all(norm.weight.grad is not None for norm in norms)
+    for begun in (quick(), quick(weights="w.safetensors")):
+        other = make_module("test_efficientnet")
+        if begun.weights != "none":
+            other(pictures)  # weights that bring statistics
+        thaw(other.train(), parameter_groups(other, begun), 1)
+        assert all(norm.training for norm in other.modules() if isinstance(norm, _BatchNorm))
 
 
-def test_folded_weights_are_unfolded_before_training_and_others_left_alone(
+def test_batch_statistics_would_destroy_folded_weights(quick: MakeConfig) -> None:
+    module, pictures = folded("test_efficientnet"), torch.rand(6, 3, 32, 32)
+    before = module.eval()(pictures)
+    assert (module.train()(pictures) - before).abs().max() > 0.1 * before.abs().max()
+
+
+@pytest.mark.parametrize("freeze", ["gradual", "none"])
+def test_a_run_by_the_loop_killed_and_resumed_ends_with_the_same_weights(
+    freeze: str, tmp_path: Path, coloured: MakeSet, quick: MakeConfig
+) -> None:
+    data, val = coloured(), coloured((4, 4, 4), seed=1)
+    save_file(folded("test_resnet").network.state_dict(), tmp_path / "w.safetensors")
+    config = quick(
+        model="test_resnet",
+        weights=str(tmp_path / "w.safetensors"),
+        freeze=freeze,
+        layer_decay=0.7,
+        epochs=4,
+        optimizer="adamw",
+        lr=0.003,
+        ema=0.5,
+        dropout=0.2,
+    )
+
+    def run(name: str, stop: int = -1) -> Fitted:
+        def progress(what: str, done: int, _total: int) -> None:
+            if what == "training" and done == stop:
+                raise KeyboardInterrupt
+
+        feed = MemoryFeed(data, config, torch.device("cpu"))
+        return fit(feed, val, 3, config, checkpoints=tmp_path / name, progress=progress)
+
+    whole = run("whole")
+    for stop in (1, 5, 10):
+        with pytest.raises(KeyboardInterrupt):
+            run("cut", stop)
+    resumed = run("cut")
+    state = resumed.module.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in whole.module.state_dict().items())
+    assert [row["val_loss"] for row in whole.history] == [row["val_loss"] for row in resumed.history]
+
+
+@pytest.mark.parametrize(("freeze", "reached"), [("gradual", True), ("none", False)])
+def test_gradual_thawing_begins_with_a_fitted_last_layer(
+    freeze: str, reached: bool, tmp_path: Path, coloured: MakeSet, quick: MakeConfig
+) -> None:
+    config = quick(model="baseline", freeze=freeze, epochs=1, lr=1e-9, ema=0.9)
+    feed = MemoryFeed(coloured(), config, torch.device("cpu"))
+    fitted = fit(feed, coloured((4, 4, 4), seed=1), 3, config, checkpoints=tmp_path)
+    assert (fitted.history[0]["val_accuracy"] > 0.9) is reached
+
+
+def test_layers_not_yet_thawed_are_those_of_the_file_after_an_epoch_of_the_loop(
     tmp_path: Path, coloured: MakeSet, quick: MakeConfig
 ) -> None:
-    train, val = coloured(size=32), coloured((4, 4, 4), size=32, seed=1)
-    save_file(folded("compact").network.state_dict(), tmp_path / "w.safetensors")
-    config = quick(weights=str(tmp_path / "w.safetensors"), image_size=32)
-    module = folded("compact")
-    prepare(module, train, val, config)
-    assert not is_folded(module)
-    plain = make_module("compact")
-    prepare(plain, train, val, quick())
-    assert is_folded(plain)
+    given = folded("compact").network.state_dict()
+    save_file(given, tmp_path / "w.safetensors")
+    config = quick(weights=str(tmp_path / "w.safetensors"), freeze="gradual", epochs=8, patience=1, layer_decay=0.5)
 
+    def progress(what: str, done: int, _total: int) -> None:
+        if what == "training" and done == 3:  # three steps an epoch
+            raise KeyboardInterrupt
 
-def test_the_last_layer_is_fitted_before_gradual_thawing(tmp_path: Path, coloured: MakeSet, quick: MakeConfig) -> None:
-    train, val = coloured(), coloured((4, 4, 4), seed=1)
-    module = make_module("compact")
-    before = classifier(module).weight.clone()
-    prepare(module, train, val, quick(), cache=tmp_path)
-    assert torch.equal(classifier(module).weight, before)
-    prepare(module, train, val, quick(freeze="gradual"), cache=tmp_path)
-    logits = module.eval()(to_batch(torch.from_numpy(train.images)))
-    assert (logits.argmax(dim=1).numpy() == train.labels).mean() > 0.9
-    assert list(tmp_path.glob("features-*.safetensors"))
+    feed = MemoryFeed(coloured(), config, torch.device("cpu"))
+    with pytest.raises(KeyboardInterrupt):
+        fit(feed, coloured((4, 4, 4), seed=1), 3, config, checkpoints=tmp_path, progress=progress)
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    changed = {key for key, value in given.items() if not torch.equal(found[0][f"module.network.{key}"], value)}
+    assert {key.split(".")[0] + key.split(".")[1] for key in changed} == {"stages2", "head1"}
 
 
 @pytest.mark.real_data
-def test_unfolding_the_mobilenet_file_changes_no_answer(real_data: Path, coloured: MakeSet) -> None:
-    from hemalens.training.weights import load_weights
-
-    network = build_model("mobilenetv2_100", 1000, image_size=64)
+def test_the_mobilenet_file_is_folded_and_stays_as_it_is_in_training(real_data: Path, quick: MakeConfig) -> None:
     path = real_data.parent / "weights" / "mobilenetv2_100.imagenet.safetensors"
-    module = Normalised(network, *load_weights(network, path, "mobilenetv2_100")).eval()
-    images = coloured((8, 8), size=64).images
-    assert is_folded(network)
-    pictures = to_batch(torch.from_numpy(images))
+    config = quick(model="mobilenetv2_100", image_size=64, weights=str(path), dropout=0)
+    module = starting_module(np.zeros((1, 64, 64, 3), np.uint8), 1000, config).eval()
+    pictures = torch.rand(4, 3, 64, 64)
     before = module(pictures)
-    unfold_batchnorm(module, images)
-    torch.testing.assert_close(module(pictures), before, rtol=1e-3, atol=2e-3)
-    assert not is_folded(network)
+    assert is_folded(module.network)
+    thaw(module.train(), parameter_groups(module, config), 1)
+    torch.testing.assert_close(module(pictures), before)

@@ -72,6 +72,9 @@ class TrainConfig(_Frozen):
     # Dropout draws from (seed << 32) + step, which has to fit into 64 bits.
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="of weights, batch order and augmentation")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 for one a core")
+    memory_gb: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="10^9 bytes for decoded training pictures, a larger set is streamed; 0: half of what is free"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     track: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
         (), description="where to log scores besides history.csv"

@@ -15,8 +15,9 @@ from torch.nn import functional
 
 from hemalens.core.config import TrainConfig
 from hemalens.core.errors import ArtifactError, ConfigError
-from hemalens.core.types import Images, Progress, no_progress
+from hemalens.core.types import Progress, no_progress
 from hemalens.training.checkpoint import read_tensors, write_tensors
+from hemalens.training.feed import Feed, MemoryFeed
 from hemalens.training.models import Normalised
 from hemalens.training.schedule import class_weights
 from hemalens.training.tensors import LabelledImages, to_batch
@@ -25,6 +26,7 @@ __all__ = ["VIEWS", "Head", "classifier", "extract_features", "fit_head", "train
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 128
+_COMPARED = 256
 _STRENGTHS = tuple(10.0**-power for power in np.arange(1.0, 5.6, 0.5))
 _ITERATIONS = 200
 VIEWS = 8
@@ -52,39 +54,40 @@ class Head:
     val_loss: float
 
 
-def classifier(module: Normalised) -> nn.Linear:
+def classifier(module: nn.Module) -> nn.Linear:
     """Return the last layer of a network; raise ConfigError where that is not one linear layer."""
-    found = module.network.get_classifier()  # type: ignore[operator]  # torch types attributes as tensors or modules
+    network = module.network if isinstance(module, Normalised) else module
+    found = network.get_classifier()  # type: ignore[operator]  # torch types attributes as tensors or modules
     if not isinstance(found, nn.Linear):
-        what = f"last layer of {type(module.network).__name__}"
+        what = f"last layer of {type(network).__name__}"
         raise ConfigError(what, "must be one linear layer to be fitted by itself", "use --set freeze=none")
     return found
 
 
 def extract_features(
-    module: Normalised,
-    images: Images,
+    module: nn.Module,
+    feed: Feed,
     *,
     views: int = 1,
     cache: Path | None = None,
     progress: Progress = no_progress,
 ) -> Tensor:
-    """Return what reaches the last layer (views * N, F) float32 for pictures (N, S, S, 3) uint8, in evaluation mode.
+    """Return what reaches the last layer (views * N, F) float32 for a set of N pictures, in evaluation mode.
 
     Args:
         module: the network.
-        images: as above.
+        feed: the set; its augmentation takes no part.
         views: how many of the 8 flips and quarter turns of every picture; the first is the picture itself.
         cache: a directory; features of the same weights, pictures and views are read from there if they are whole.
         progress: told about the pictures.
     """
-    path = cache / f"features-{_key(module, images, views)}.safetensors" if cache is not None else None
+    path = cache / f"features-{_key(module, feed, views)}.safetensors" if cache is not None else None
     if path is not None and path.exists():
         try:
             return read_tensors(path)[0]["features"]
         except (ArtifactError, KeyError) as error:
             _LOG.warning("features computed again: %s", error)
-    features = _compute(module, torch.from_numpy(images), views, progress)
+    features = _compute(module, feed, views, progress)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, {"features": features})
@@ -128,8 +131,8 @@ def fit_head(features: Tensor, labels: Tensor, val_features: Tensor, val_labels:
 
 
 def train_head(
-    module: Normalised,
-    train: LabelledImages,
+    module: nn.Module,
+    train: Feed,
     val: LabelledImages,
     config: TrainConfig,
     *,
@@ -142,8 +145,9 @@ def train_head(
     Classes count evenly unless ``config.balance`` is none. See ``extract_features`` for ``views`` and ``cache``.
     """
     last = classifier(module)
-    features = extract_features(module, train.images, views=views, cache=cache, progress=progress)
-    val_features = extract_features(module, val.images, cache=cache, progress=progress)
+    held = MemoryFeed(val, config, last.weight.device)
+    features = extract_features(module, train, views=views, cache=cache, progress=progress)
+    val_features = extract_features(module, held, cache=cache, progress=progress)
     even = class_weights(train.labels, last.out_features)
     weights = torch.ones(last.out_features) if config.balance == "none" else torch.from_numpy(even).float()
     labels = torch.from_numpy(train.labels).repeat(views)
@@ -155,34 +159,38 @@ def train_head(
     return head
 
 
-def _key(module: Normalised, images: Images, views: int) -> str:
-    """Return 16 hexadecimal digits that change with the weights before the last layer, the pictures and the views."""
+def _key(module: nn.Module, feed: Feed, views: int) -> str:
+    """Return 16 hexadecimal digits that change with the weights before the last layer, the set and the views.
+
+    The set is known by its ids and some of its pictures: one larger than memory is not decoded a second time for this.
+    """
     last = {id(parameter) for parameter in classifier(module).parameters()}
-    digest = hashlib.sha256(f"{images.shape} {views}".encode())
+    pictures = np.ascontiguousarray(feed.sample(_COMPARED))
+    digest = hashlib.sha256(f"{pictures.shape} {views} {feed.sample_ids}".encode("utf-8", "surrogatepass"))
     for name, value in module.state_dict(keep_vars=True).items():
         if id(value) not in last:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().data)
-    digest.update(np.ascontiguousarray(images).data)
+    digest.update(pictures.data)
     return digest.hexdigest()[:16]
 
 
-def _compute(module: Normalised, pictures: Tensor, views: int, progress: Progress) -> Tensor:
-    device, training = module.mean.device, module.training
+def _compute(module: nn.Module, feed: Feed, views: int, progress: Progress) -> Tensor:
+    count, training = len(feed.labels), module.training
     parts: list[Tensor] = []
     hook = classifier(module).register_forward_pre_hook(lambda _, inputs: parts.append(inputs[0].float().cpu()))
     module.eval()
     try:
         with torch.inference_mode():
             for view in range(views):
-                for start in range(0, len(pictures), _BATCH):
-                    progress("features", view * len(pictures) + start, views * len(pictures))
-                    batch = to_batch(pictures[start : start + _BATCH].to(device))
+                for start in range(0, count, _BATCH):
+                    progress("features", view * count + start, views * count)
+                    batch = to_batch(feed.pictures(torch.arange(start, min(start + _BATCH, count))))
                     module(_turned(batch, view).contiguous(memory_format=torch.channels_last))
     finally:
         hook.remove()
         module.train(training)
-    progress("features", views * len(pictures), views * len(pictures))
+    progress("features", views * count, views * count)
     return torch.cat(parts).flatten(1).clone()
 
 

@@ -8,8 +8,12 @@ from torch.nn import functional
 
 from hemalens.core.config import TrainConfig
 from hemalens.core.types import Progress, no_progress
+from hemalens.training.device import choose_device
+from hemalens.training.distributed import ALONE, World
+from hemalens.training.feed import Feed
 from hemalens.training.heads import VIEWS, train_head
-from hemalens.training.loop import Fitted, choose_device, perturb, predict_logits
+from hemalens.training.loop import NORMALISED_BY, Fitted
+from hemalens.training.predicting import perturb, predict_logits
 from hemalens.training.tensors import LabelledImages
 from hemalens.training.weights import starting_module
 
@@ -19,24 +23,28 @@ _TURNS = {"flip", "quarter", "rotate"}
 
 
 def fit_probe(
-    train: LabelledImages,
+    train: Feed,
     val: LabelledImages,
     n_classes: int,
     config: TrainConfig,
     *,
     checkpoints: Path,
+    world: World = ALONE,
     progress: Progress = no_progress,
 ) -> Fitted:
     """Fit a network's last layer by logistic regression on the features before it; its history is one row.
 
     Where the recipe flips or turns pictures, each is seen in the 8 exact positions of a square; other augmentation
-    takes no part. Features are kept in ``checkpoints``, so a run that is resumed does not compute them again.
+    takes no part. Features are kept in ``checkpoints``, so a run that is resumed does not compute them again. Of
+    several processes each does the same; the first one writes.
     """
     started = time.monotonic()
-    module = starting_module(train.images, n_classes, config)
-    module.to(choose_device(config.device), memory_format=torch.channels_last)  # type: ignore[call-overload]  # no stub
+    module = starting_module(train.sample(NORMALISED_BY), n_classes, config)
+    device = choose_device(config.device, local_rank=world.local_rank)
+    module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
     views = VIEWS if _TURNS & {step.name for step in config.augment} else 1
-    head = train_head(module, train, val, config, views=views, cache=checkpoints, progress=progress)
+    cache = checkpoints if world.leads else None
+    head = train_head(module, train, val, config, views=views, cache=cache, progress=progress)
     pictures, labels = torch.from_numpy(val.images), torch.from_numpy(val.labels)
     module.eval()
     logits = predict_logits(module, pictures, progress=progress)

@@ -8,10 +8,15 @@ import numpy as np
 from hemalens.core.config import TrainConfig
 from hemalens.core.types import FloatArray, IntArray
 
-__all__ = ["class_weights", "epoch_order", "epoch_size", "learning_rate"]
+__all__ = ["class_weights", "epoch_order", "epoch_size", "epoch_steps", "learning_rate", "windowed_order"]
 
 _WARM_UP = 0.25
 _COPY = 1 << 32
+# Neighbours are read together, a megabyte or so of encoded pictures, if a window holds at least as many such blocks:
+# neighbours are often of one class, and the share of a class in a window varies with one over the root of its blocks.
+_BLOCK = 64
+_FEWEST_BLOCKS = 64
+_BLOCKS = 1  # after (seed, epoch): the stream of draws that orders blocks
 
 
 def epoch_size(labels: IntArray, config: TrainConfig) -> int:
@@ -19,6 +24,11 @@ def epoch_size(labels: IntArray, config: TrainConfig) -> int:
     if config.balance == "replicate":
         return len(np.unique(labels)) * config.per_class
     return len(labels)
+
+
+def epoch_steps(labels: IntArray, config: TrainConfig) -> int:
+    """Return how many steps an epoch has: as many as it fills batches, at least one."""
+    return max(epoch_size(labels, config) // config.batch_size, 1)
 
 
 def epoch_order(labels: IntArray, config: TrainConfig, *, epoch: int) -> tuple[IntArray, IntArray]:
@@ -43,6 +53,30 @@ def epoch_order(labels: IntArray, config: TrainConfig, *, epoch: int) -> tuple[I
     keys = places + _COPY * _occurrence(places)
     order = generator.permutation(len(places))
     return places[order], keys[order]
+
+
+def windowed_order(
+    labels: IntArray, config: TrainConfig, *, epoch: int, window: int
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Return the places and keys (M,) that an epoch's steps show, sorted so that few pictures are needed at a time.
+
+    They are those of ``epoch_order``. The third array (M,), which never falls, numbers the window that each belongs to:
+    at most ``window`` distinct places, taken from blocks of neighbours that are drawn anew each epoch, and shuffled in
+    the window as in the whole. A window that has room for all leaves the order of ``epoch_order`` as it is.
+    """
+    places, keys = epoch_order(labels, config, epoch=epoch)
+    shown = epoch_steps(labels, config) * config.batch_size
+    places, keys = places[:shown], keys[:shown]
+    side = min(max(window // _FEWEST_BLOCKS, 1), _BLOCK)
+    blocks = np.random.default_rng([config.seed, epoch, _BLOCKS]).permutation(-(-len(labels) // side))
+    needed = np.bincount(np.unique(places) // side, minlength=len(blocks))
+    # Blocks that end in one stretch of ``window - side + 1`` places begin at most ``side - 1`` before it.
+    stretch = window if needed.sum() <= window else window - side + 1
+    numbers = np.empty(len(blocks), np.int64)
+    numbers[blocks] = np.maximum(np.cumsum(needed[blocks]) - 1, 0) // stretch
+    windows = numbers[places // side]
+    order = np.argsort(windows, kind="stable")
+    return places[order], keys[order], windows[order]
 
 
 def class_weights(labels: IntArray, n_classes: int = 0) -> FloatArray:

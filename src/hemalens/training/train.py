@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,19 @@ import polars as pl
 from hemalens.core.artifacts import is_complete, output_directory, read_json, text_digest, write_json, write_table
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ArtifactError, SourceError
-from hemalens.core.types import Progress, no_progress
+from hemalens.core.types import IntArray, Progress, no_progress
 from hemalens.data.parallel import available_cores
 from hemalens.data.sources import Source, open_source
 from hemalens.data.split import RATIOS, choose_splits, parse_ratios, read_splits, splits_table
 from hemalens.training.augment import check_steps
 from hemalens.training.checkpoint import save_model, save_validation
-from hemalens.training.loop import Fitted, choose_device, fit, torch_threads
+from hemalens.training.device import choose_device, torch_threads
+from hemalens.training.distributed import World, world_from_environment
+from hemalens.training.loop import Fitted, fit
 from hemalens.training.models import check_model, count_parameters
 from hemalens.training.probe import fit_probe
 from hemalens.training.recipes import find_recipe
+from hemalens.training.streaming import open_feed
 from hemalens.training.tensors import LabelledImages, encode_labels, load_images
 from hemalens.training.weights import find_weights
 
@@ -73,29 +77,22 @@ def train(
     inputs |= {"weights": weights.sha256} if weights else {}
     if resume and is_complete(out, options=options, inputs=inputs):
         return read_json(out / "model.json")
-    checkpoints = out / "checkpoints"
     plan = {"config": options["config"], "inputs": inputs}
-    resume = resume and _resumable(checkpoints / _PLAN, plan, overwrite=overwrite)
-    with output_directory(
-        out, "train", overwrite=overwrite, resume=resume, seed=config.seed, inputs=inputs, options=options
-    ):
-        if not resume:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-            checkpoints.mkdir(exist_ok=True)
-            write_json(checkpoints / _PLAN, plan)
-        write_json(out / "config.json", config.model_dump(mode="json"))
-        write_table(out / "splits.csv", table)
-        with torch_threads(config.threads):
-            training, validation = (_side(opened, sides, side, config, progress) for side in ("train", "val"))
-            learn = fit_probe if config.freeze == "features" else fit
-            fitted = learn(
-                training, validation, len(opened.classes), config, checkpoints=checkpoints, progress=progress
-            )
-        write_table(out / "history.csv", pl.DataFrame(fitted.history))
-        card = _card(opened, config, fitted) | {"n_train": len(training), "n_val": len(validation)}
-        card |= {"weights_sha256": weights.sha256 if weights else None}
-        save_validation(out, *fitted.validation)
-        save_model(out, fitted.module, card)
+    with world_from_environment(config.device) as world:
+        complete = resume and is_complete(out, options=options, inputs=inputs)
+        resume = resume and not complete and _resumable(out / "checkpoints" / _PLAN, plan, overwrite=overwrite)
+        world.wait()  # nobody writes before all have looked
+        if complete:
+            return read_json(out / "model.json")
+        directory = output_directory(
+            out, "train", overwrite=overwrite, resume=resume, seed=config.seed, inputs=inputs, options=options
+        )
+        with directory if world.leads else nullcontext():
+            if world.leads:
+                _begin(out, config, table, None if resume else plan)
+            world.wait()
+            card = _train(opened, sides, config, out, world, progress if world.leads else no_progress)
+        world.wait()
     return card
 
 
@@ -105,6 +102,49 @@ def check_config(config: TrainConfig) -> None:
     find_weights(config)
     check_steps(config.augment)
     choose_device(config.device)
+
+
+def _begin(out: Path, config: TrainConfig, table: pl.DataFrame, plan: Mapping[str, Any] | None) -> None:
+    """Write what is known before the first step; a new plan takes the place of earlier checkpoints."""
+    if plan is not None:
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        (out / "checkpoints").mkdir(exist_ok=True)
+        write_json(out / "checkpoints" / _PLAN, plan)
+    write_json(out / "config.json", config.model_dump(mode="json"))
+    write_table(out / "splits.csv", table)
+
+
+def _train(
+    source: Source, sides: Sequence[str], config: TrainConfig, out: Path, world: World, progress: Progress
+) -> dict[str, Any]:
+    """Load both sides, train, and let the leading process write the model; return its card."""
+    device = choose_device(config.device, local_rank=world.local_rank)
+    with torch_threads(config.threads or max(1, available_cores() // world.local_size)):
+        labels, chosen = _side(source, sides, "train")
+        training = open_feed(source, chosen, labels, config, device, progress=progress)
+        labels, chosen = _side(source, sides, "val")
+        images = load_images(source, chosen, size=config.image_size, progress=progress)
+        validation = LabelledImages(images, labels, tuple(source.samples[index].sample_id for index in chosen))
+        learn = fit_probe if config.freeze == "features" else fit
+        fitted = learn(
+            training,
+            validation,
+            len(source.classes),
+            config,
+            checkpoints=out / "checkpoints",
+            world=world,
+            progress=progress,
+        )
+    card = _card(source, config, fitted) | {
+        "n_train": len(training.labels),
+        "n_val": len(validation),
+        "processes": world.size,
+    }
+    if world.leads:
+        write_table(out / "history.csv", pl.DataFrame(fitted.history))
+        save_validation(out, *fitted.validation)
+        save_model(out, fitted.module, card)
+    return card
 
 
 def _check_labels(source: Source) -> None:
@@ -138,8 +178,8 @@ def _resumable(path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
     return True
 
 
-def _side(source: Source, sides: Sequence[str], side: str, config: TrainConfig, progress: Progress) -> LabelledImages:
-    """Load one side of the split; samples without a label take no part."""
+def _side(source: Source, sides: Sequence[str], side: str) -> tuple[IntArray, list[int]]:
+    """Return labels and places in the source of one side of the split; samples without a label take no part."""
     labels = encode_labels([sample.label for sample in source.samples], source.classes)
     chosen = [index for index, found in enumerate(sides) if found == side and labels[index] >= 0]
     # Batch normalisation has no variance to learn from a single sample.
@@ -147,8 +187,7 @@ def _side(source: Source, sides: Sequence[str], side: str, config: TrainConfig, 
     if len(chosen) < fewest:
         rule = f"has {len(chosen)} labelled samples, at least {fewest} are needed"
         raise SourceError(f"split {side} of {source.spec}", rule, "split with other ratios, or bring more samples")
-    images = load_images(source, chosen, size=config.image_size, progress=progress)
-    return LabelledImages(images, labels[chosen], tuple(source.samples[index].sample_id for index in chosen))
+    return labels[chosen], chosen
 
 
 def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]:
@@ -158,6 +197,7 @@ def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]
         "schema_version": 1,
         "model": config.model,
         "weights": config.weights,
+        "weights_sha256": weights.sha256 if (weights := find_weights(config)) else None,
         "freeze": config.freeze,
         "classes": list(source.classes),
         "image_size": config.image_size,

@@ -63,7 +63,7 @@ def starting_module(images: Images, n_classes: int, config: TrainConfig) -> Norm
     """Return the network before its first step, behind the normalisation of its inputs.
 
     Args:
-        images: the training pictures (N, S, S, 3) uint8; their mean and deviation are used where no weights are given.
+        images: training pictures (N, S, S, 3) uint8; their mean and deviation are used where no weights are given.
         n_classes: C.
         config: model, weights, image_size, dropout and seed.
     """
@@ -172,8 +172,8 @@ def _convention(
 
 
 def _statistics(images: Images) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation per channel of pictures, from three million values at most."""
-    channels = images.reshape(-1, 3)[:: max(1, images.size // 3_000_000)].astype(np.float64) / 255.0
+    """Return mean and deviation per channel of pictures."""
+    channels = images.reshape(-1, 3).astype(np.float64) / 255.0
     mean, std = channels.mean(axis=0), np.maximum(channels.std(axis=0), 1e-3)
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
 
