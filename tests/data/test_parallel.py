@@ -2,8 +2,12 @@
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -121,3 +125,23 @@ def test_a_caller_who_stops_early_leaves_no_process_behind() -> None:
     assert next(results) == [0]
     results.close()
     assert set(multiprocessing.active_children()) <= before
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "starts_and_dies.py"
+    script.write_text(
+        "import os, signal\n"
+        "from hemalens.data.parallel import map_chunks\n"
+        "from tests.data.test_parallel import lost, process_of, whole\n"
+        "if __name__ == '__main__':\n"
+        "    tasks = ([0] for _ in range(100))\n"
+        "    for number in map_chunks(process_of, tasks, halve=whole, lost=lost, workers=2):\n"
+        "        print(number, flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    # The pipe stays open as long as any of the processes lives: reading it to its end waits for all of them.
+    command, surroundings = [sys.executable, str(script)], {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=surroundings, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout.strip().isdigit()

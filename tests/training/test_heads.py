@@ -63,6 +63,13 @@ def test_the_views_are_the_eight_positions_of_a_square_the_picture_first(coloure
         assert {features[view, place].numpy().tobytes() for view in range(VIEWS)} == wanted
 
 
+def test_pictures_kept_larger_are_seen_at_the_networks_size(coloured: MakeSet) -> None:
+    module = make_module()
+    module.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3))
+    module.network.get_classifier = lambda: module.network[1]
+    assert extract_features(module, feed(coloured(size=24).images), size=16).shape == (36, 3 * 16 * 16)
+
+
 def test_features_are_read_again_where_nothing_changed(
     tmp_path: Path, coloured: MakeSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

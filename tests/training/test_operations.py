@@ -68,8 +68,8 @@ def expected(name: str, picture: torch.Tensor, m: float) -> torch.Tensor:
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_operation_is_torchvisions(name: str, pictures: torch.Tensor) -> None:
     for magnitude in MAGNITUDES[name]:
-        number = torch.full((len(pictures),), OPERATIONS.index(name))
-        ours = apply_operations(pictures, number, torch.full((len(pictures),), magnitude))
+        number = torch.full((len(pictures), 1), OPERATIONS.index(name))
+        ours = apply_operations(pictures, number, torch.full((len(pictures), 1), magnitude))
         theirs = torch.stack([expected(name, picture, magnitude) for picture in pictures])
         difference = (ours.int() - theirs.int()).abs()
         if name in ("shear_x", "shear_y", "translate_x", "translate_y", "rotate"):
@@ -80,22 +80,22 @@ def test_operation_is_torchvisions(name: str, pictures: torch.Tensor) -> None:
 
 def test_each_sample_gets_its_own_operation(pictures: torch.Tensor) -> None:
     many = pictures[:1].expand(len(OPERATIONS), -1, -1, -1)
-    magnitude = torch.tensor([MAGNITUDES[name][-1] for name in OPERATIONS])
-    together = apply_operations(many, torch.arange(len(OPERATIONS)), magnitude)
+    magnitude = torch.tensor([MAGNITUDES[name][-1] for name in OPERATIONS])[:, None]
+    together = apply_operations(many, torch.arange(len(OPERATIONS))[:, None], magnitude)
     for place in range(len(OPERATIONS)):
-        alone = apply_operations(many[:1], torch.tensor([place]), magnitude[place : place + 1])
+        alone = apply_operations(many[:1], torch.tensor([[place]]), magnitude[place : place + 1])
         assert torch.equal(together[place], alone[0]), OPERATIONS[place]
 
 
 def test_the_input_is_left_as_it_was(pictures: torch.Tensor) -> None:
     before = pictures.clone()
-    apply_operations(pictures, torch.arange(len(pictures)) + 1, torch.full((len(pictures),), 0.2))
+    apply_operations(pictures, torch.arange(1, 11).reshape(len(pictures), 2), torch.full((len(pictures), 2), 0.2))
     assert torch.equal(pictures, before)
 
 
 def test_mirrored_geometry_shows_no_black(pictures: torch.Tensor) -> None:
     bright = pictures.clamp(min=50)
     for name in ("shear_x", "shear_y", "translate_x", "translate_y", "rotate"):
-        number = torch.full((len(bright),), OPERATIONS.index(name))
-        moved = apply_operations(bright, number, torch.full((len(bright),), MAGNITUDES[name][-1]), beyond="mirror")
+        number = torch.full((len(bright), 1), OPERATIONS.index(name))
+        moved = apply_operations(bright, number, torch.full((len(bright), 1), MAGNITUDES[name][-1]), beyond="mirror")
         assert moved.min() >= 50

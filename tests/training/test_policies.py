@@ -43,11 +43,11 @@ def draws(count: int, n: int = 24) -> torch.Tensor:
     [
         (
             v2.RandAugment._AUGMENTATION_SPACE,
-            lambda: _tables(31, (32, 40), shear=0.3, shift=150 / 331, turn=30.0, bits=(8, 4)),
+            lambda: _tables(31, 32, 40, shear=0.3, shift=150 / 331, turn=30.0, bits=(8, 4)),
         ),
         (
             v2.AugMix._AUGMENTATION_SPACE,
-            lambda: _tables(10, (32, 40), shear=0.3, shift=1 / 3, turn=30.0, bits=(4, 0)),
+            lambda: _tables(10, 32, 40, shear=0.3, shift=1 / 3, turn=30.0, bits=(4, 0)),
         ),
     ],
     ids=["RandAugment", "AugMix"],

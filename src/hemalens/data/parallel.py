@@ -5,6 +5,7 @@ Standard library only: spawned workers import this first.
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -100,4 +101,15 @@ def _retry(
 
 def _pool(workers: int) -> ProcessPoolExecutor:
     # Spawned, not forked: a fork of a process with threads (polars, BLAS) may hang.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """End this process as soon as its parent has: a parent that was killed would leave it waiting for work forever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_wait_and_end, args=(parent,), daemon=True).start()
+
+
+def _wait_and_end(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -70,7 +69,7 @@ class World:
         """
         if self.size == 1:
             return module
-        return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(module, forward_sync_buffers=False)
 
 
 ALONE = World()
@@ -99,15 +98,16 @@ def world_from_environment(device: str) -> Iterator[World]:
 
 
 def share_batch_statistics(module: nn.Module) -> nn.Module:
-    """Return the module with every batch normalisation taking its statistics over all processes; names stay.
+    """Return the module with every batch normalisation taking its statistics over all processes; names and tensors stay.
 
     On GPUs torch's SyncBatchNorm does the same; it refuses CPUs.
     """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             shared = _SharedBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
-            shared.load_state_dict(child.state_dict())
-            setattr(module, name, shared.to(child.running_mean.device).train(child.training))
+            # The very same tensors, for an optimizer that holds them to go on with.
+            shared.__dict__["_parameters"], shared.__dict__["_buffers"] = child._parameters, child._buffers
+            setattr(module, name, shared.train(child.training))
         else:
             share_batch_statistics(child)
     return module
@@ -143,13 +143,13 @@ class _Sum(torch.autograd.Function):
     """The sum over processes; its gradient is the sum of theirs."""
 
     @staticmethod
-    def forward(_context: Any, values: Tensor) -> Tensor:
+    def forward(_context: object, values: Tensor) -> Tensor:
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(_context: Any, *gradients: Tensor) -> Tensor:
+    def backward(_context: object, *gradients: Tensor) -> Tensor:
         total = gradients[0].clone()
         dist.all_reduce(total)
         return total

@@ -16,6 +16,7 @@ from torch.nn import functional
 from hemalens.core.config import TrainConfig
 from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.core.types import Progress, no_progress
+from hemalens.training.augment import augment_batch
 from hemalens.training.checkpoint import read_tensors, write_tensors
 from hemalens.training.feed import Feed, MemoryFeed
 from hemalens.training.models import Normalised
@@ -69,6 +70,7 @@ def extract_features(
     feed: Feed,
     *,
     views: int = 1,
+    size: int = 0,
     cache: Path | None = None,
     progress: Progress = no_progress,
 ) -> Tensor:
@@ -78,16 +80,17 @@ def extract_features(
         module: the network.
         feed: the set; its augmentation takes no part.
         views: how many of the 8 flips and quarter turns of every picture; the first is the picture itself.
+        size: pixels per side that the network sees; 0 for those of the pictures.
         cache: a directory; features of the same weights, pictures and views are read from there if they are whole.
         progress: told about the pictures.
     """
-    path = cache / f"features-{_key(module, feed, views)}.safetensors" if cache is not None else None
+    path = cache / f"features-{_key(module, feed, views, size)}.safetensors" if cache is not None else None
     if path is not None and path.exists():
         try:
             return read_tensors(path)[0]["features"]
         except (ArtifactError, KeyError) as error:
             _LOG.warning("features computed again: %s", error)
-    features = _compute(module, feed, views, progress)
+    features = _compute(module, feed, views, size, progress)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, {"features": features})
@@ -146,8 +149,9 @@ def train_head(
     """
     last = classifier(module)
     held = MemoryFeed(val, config, last.weight.device)
-    features = extract_features(module, train, views=views, cache=cache, progress=progress)
-    val_features = extract_features(module, held, cache=cache, progress=progress)
+    size = config.image_size
+    features = extract_features(module, train, views=views, size=size, cache=cache, progress=progress)
+    val_features = extract_features(module, held, size=size, cache=cache, progress=progress)
     even = class_weights(train.labels, last.out_features)
     weights = torch.ones(last.out_features) if config.balance == "none" else torch.from_numpy(even).float()
     labels = torch.from_numpy(train.labels).repeat(views)
@@ -159,14 +163,14 @@ def train_head(
     return head
 
 
-def _key(module: nn.Module, feed: Feed, views: int) -> str:
-    """Return 16 hexadecimal digits that change with the weights before the last layer, the set and the views.
+def _key(module: nn.Module, feed: Feed, views: int, size: int) -> str:
+    """Return 16 hexadecimal digits that change with the weights before the last layer, the set, views and size.
 
     The set is known by its ids and some of its pictures: one larger than memory is not decoded a second time for this.
     """
     last = {id(parameter) for parameter in classifier(module).parameters()}
     pictures = np.ascontiguousarray(feed.sample(_COMPARED))
-    digest = hashlib.sha256(f"{pictures.shape} {views} {feed.sample_ids}".encode("utf-8", "surrogatepass"))
+    digest = hashlib.sha256(f"{pictures.shape} {views} {size} {feed.sample_ids}".encode("utf-8", "surrogatepass"))
     for name, value in module.state_dict(keep_vars=True).items():
         if id(value) not in last:
             digest.update(name.encode())
@@ -175,7 +179,7 @@ def _key(module: nn.Module, feed: Feed, views: int) -> str:
     return digest.hexdigest()[:16]
 
 
-def _compute(module: nn.Module, feed: Feed, views: int, progress: Progress) -> Tensor:
+def _compute(module: nn.Module, feed: Feed, views: int, size: int, progress: Progress) -> Tensor:
     count, training = len(feed.labels), module.training
     parts: list[Tensor] = []
     hook = classifier(module).register_forward_pre_hook(lambda _, inputs: parts.append(inputs[0].float().cpu()))
@@ -185,7 +189,8 @@ def _compute(module: nn.Module, feed: Feed, views: int, progress: Progress) -> T
             for view in range(views):
                 for start in range(0, count, _BATCH):
                     progress("features", view * count + start, views * count)
-                    batch = to_batch(feed.pictures(torch.arange(start, min(start + _BATCH, count))))
+                    places = torch.arange(start, min(start + _BATCH, count))
+                    batch = augment_batch(to_batch(feed.pictures(places)), places, (), seed=0, epoch=0, size=size)
                     module(_turned(batch, view).contiguous(memory_format=torch.channels_last))
     finally:
         hook.remove()

@@ -68,7 +68,7 @@ def fit(
         val: the pictures that choose the epoch, clean or perturbed by ``config.select_on``.
         n_classes: C.
         config: everything else.
-        checkpoints: directory for the state after each epoch and the best weights.
+        checkpoints: directory for the state after each epoch, the best weights within.
         world: the processes that train together; the first one writes.
         progress: told after each step.
         note: called with each epoch's row of the history.
@@ -111,7 +111,7 @@ def fit(
             state.optimizer.zero_grad(set_to_none=True)
             # A process's mean counts by its share of the batch; DistributedDataParallel averages over the processes.
             share = len(batch.labels) * world.size / batch.size
-            state.scaler.scale(loss * share).backward()
+            state.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             norm = _gradient_norm(state, config)
             _check_finite(views.pictures, loss, norm, step, batch, train, state)
             state.scaler.step(state.optimizer)
@@ -132,8 +132,7 @@ def fit(
         state.close_epoch(row, config, checkpoints, writes=world.leads)
         note(row)
     progress("training", total, total)
-    world.wait()  # the best weights are on the disk
-    chosen = state.best(checkpoints)
+    chosen = state.best_module()
     return Fitted(chosen, course.best_epoch, tuple(course.history), (predict_logits(chosen, clean), val.labels))
 
 

@@ -62,4 +62,5 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     for _ in range(_ROUNDS):
         gram = x @ x.T
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return (x if wide else x.T).to(matrix.dtype) * scale
+    result: Tensor = (x if wide else x.T).to(matrix.dtype) * scale
+    return result

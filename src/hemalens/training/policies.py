@@ -5,6 +5,7 @@ The draws come from the caller, so a sample's augmentation does not depend on it
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ __all__ = ["AUGMIX_DRAWS", "RANDAUGMENT_DRAWS", "TRIVIALAUGMENT_DRAWS", "augmix"
 
 _RAND_BINS, _MIX_BINS = 31, 10
 _RAND_OPS = 2
+_STRETCH = 1 << 21
 _WIDTH, _DEPTH = 3, 3
 RANDAUGMENT_DRAWS = 2 * _RAND_OPS
 TRIVIALAUGMENT_DRAWS = 3
@@ -31,12 +33,10 @@ def rand_augment(pictures: Tensor, draws: Tensor, *, magnitude: int = 9, beyond:
         magnitude: bin 0-30 of torchvision's 31.
         beyond: what geometry shows beyond the border.
     """
-    tables = _tables(_RAND_BINS, pictures.shape[2:], shear=0.3, shift=150.0 / 331.0, turn=30.0, bits=(8, 4))
-    level = torch.full((len(pictures),), magnitude, device=pictures.device)
-    for place in range(_RAND_OPS):
-        operation, sign = _operation(draws[:, 2 * place]), draws[:, 2 * place + 1]
-        pictures = apply_operations(pictures, operation, _magnitude(tables, operation, level, sign), beyond=beyond)
-    return pictures
+    tables = _tables(_RAND_BINS, *pictures.shape[2:], shear=0.3, shift=150.0 / 331.0, turn=30.0, bits=(8, 4))
+    operation, sign = _operation(draws[:, ::2]), draws[:, 1::2]
+    level = torch.full_like(operation, magnitude)
+    return apply_operations(pictures, operation, _magnitude(tables, operation, level, sign), beyond=beyond)
 
 
 def trivial_augment(pictures: Tensor, draws: Tensor, *, beyond: Beyond = "mirror") -> Tensor:
@@ -49,11 +49,11 @@ def trivial_augment(pictures: Tensor, draws: Tensor, *, beyond: Beyond = "mirror
     """
     side = min(pictures.shape[2:])
     tables = _tables(
-        _RAND_BINS, pictures.shape[2:], shear=0.99, shift=32.0 / side, turn=135.0, bits=(8, 2), enhance=0.99
+        _RAND_BINS, *pictures.shape[2:], shear=0.99, shift=32.0 / side, turn=135.0, bits=(8, 2), enhance=0.99
     )
-    level = (draws[:, 1] * _RAND_BINS).to(torch.int64)
-    operation = _operation(draws[:, 0])
-    return apply_operations(pictures, operation, _magnitude(tables, operation, level, draws[:, 2]), beyond=beyond)
+    level = (draws[:, 1:2] * _RAND_BINS).to(torch.int64)
+    operation = _operation(draws[:, :1])
+    return apply_operations(pictures, operation, _magnitude(tables, operation, level, draws[:, 2:]), beyond=beyond)
 
 
 def augmix(pictures: Tensor, draws: Tensor, *, severity: int = 3, beyond: Beyond = "mirror") -> Tensor:
@@ -65,24 +65,51 @@ def augmix(pictures: Tensor, draws: Tensor, *, severity: int = 3, beyond: Beyond
         severity: magnitudes are drawn from the first so many of ten bins.
         beyond: what geometry shows beyond the border.
     """
-    tables = _tables(_MIX_BINS, pictures.shape[2:], shear=0.3, shift=1.0 / 3.0, turn=30.0, bits=(4, 0))
+    tables = _tables(_MIX_BINS, *pictures.shape[2:], shear=0.3, shift=1.0 / 3.0, turn=30.0, bits=(4, 0))
     # With alpha 1 the beta distribution is uniform, and normalised exponentials are Dirichlet.
     share = draws[:, :1]
     weights = -torch.log1p(-draws[:, 1 : 1 + _WIDTH])
     weights = share * weights / weights.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    weights = torch.cat([1.0 - share, weights], dim=1)
     depths = (draws[:, 1 + _WIDTH : 1 + 2 * _WIDTH] * _DEPTH).to(torch.int64) + 1
-    steps = draws[:, 1 + 2 * _WIDTH :].reshape(len(draws), _WIDTH, _DEPTH, 3)
-    mixed = pictures.to(torch.float32) * (1.0 - share)[:, :, None, None]
-    for chain in range(_WIDTH):
-        changed = pictures
-        for depth in range(_DEPTH):
-            draw = steps[:, chain, depth]
-            operation = torch.where(depths[:, chain] > depth, 1 + _operation(draw[:, 0], len(OPERATIONS) - 1), 0)
-            level = (draw[:, 1] * severity).to(torch.int64)
-            magnitude = _magnitude(tables, operation, level, draw[:, 2])
-            changed = apply_operations(changed, operation, magnitude, beyond=beyond)
-        mixed += changed.to(torch.float32) * weights[:, chain, None, None, None]
-    return mixed.clamp_(0, 255).to(torch.uint8)
+    steps = draws[:, 1 + 2 * _WIDTH :].reshape(-1, _WIDTH, _DEPTH, 3)
+    operation = 1 + _operation(steps[..., 0], len(OPERATIONS) - 1)
+    magnitude = _magnitude(tables, operation, (steps[..., 1] * severity).to(torch.int64), steps[..., 2])
+    inside = depths[:, :, None] > torch.arange(_DEPTH, device=draws.device)
+    operation = torch.where(inside, operation, 0)
+    result = torch.empty_like(pictures)
+    for own in _stretches(pictures):
+        # The chains of a stretch are one batch: all first chains, all second ones, all third ones.
+        chains = apply_operations(
+            pictures[own].repeat(_WIDTH, 1, 1, 1),
+            operation[own].transpose(0, 1).flatten(0, 1),
+            magnitude[own].transpose(0, 1).flatten(0, 1),
+            beyond=beyond,
+            interpolation="bilinear",
+        ).view(_WIDTH, -1, *pictures.shape[1:])
+        _mix([pictures[own], *chains], weights[own], result[own])
+    return result
+
+
+def _stretches(pictures: Tensor) -> list[slice]:
+    """Cut a batch into even stretches of at most two megabytes; larger buffers are faulted in anew each time."""
+    count = len(pictures)
+    if pictures.device.type != "cpu" or not count:
+        return [slice(0, count)]
+    stretches = -(-pictures.numel() // _STRETCH)
+    size = -(-count // stretches)
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def _mix(parts: Sequence[Tensor], weights: Tensor, result: Tensor) -> None:
+    """Write the weighted sum of parts (n, 3, H, W) uint8 with weights (n, parts) that add up to 1."""
+    size = max(1, _STRETCH // 8 // max(1, result[0].numel())) if result.device.type == "cpu" else len(result)
+    for start in range(0, len(result), size):
+        own = slice(start, start + size)
+        total = parts[0][own] * weights[own, 0, None, None, None]
+        for place, part in enumerate(parts[1:], start=1):
+            total += part[own] * weights[own, place, None, None, None]
+        result[own] = total.clamp_(max=255).to(torch.int16)
 
 
 def _operation(draw: Tensor, count: int = len(OPERATIONS)) -> Tensor:
@@ -98,9 +125,11 @@ def _magnitude(tables: Tensor, operation: Tensor, level: Tensor, sign: Tensor) -
     return torch.where(signed & (sign < 0.5), -value, value)
 
 
+@cache
 def _tables(
     bins: int,
-    size: Sequence[int],
+    height: int,
+    width: int,
     *,
     shear: float,
     shift: float,
@@ -109,7 +138,6 @@ def _tables(
     enhance: float = 0.9,
 ) -> Tensor:
     """Return each operation's magnitudes (14, bins) from the weakest bin to the strongest."""
-    height, width = size
     zero, up = torch.zeros(bins), torch.linspace(0.0, 1.0, bins)
     posterize = bits[0] - torch.round(torch.arange(bins) / ((bins - 1) / (bits[0] - bits[1])))
     by_name = {

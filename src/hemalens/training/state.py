@@ -14,17 +14,13 @@ from hemalens.core.types import Images
 from hemalens.training.checkpoint import (
     latest_checkpoint,
     optimizer_tensors,
-    read_tensors,
     restore_optimizer,
     save_checkpoint,
-    write_tensors,
 )
 from hemalens.training.transfer import parameter_groups
 from hemalens.training.weights import starting_module
 
 __all__ = ["Course", "State", "start"]
-
-_BEST = "best.safetensors"
 
 
 @dataclass(slots=True)
@@ -47,6 +43,8 @@ class State:
         optimizer: with its momenta.
         scaler: of the loss under fp16; switched off otherwise.
         course: epochs done, scores, the best epoch.
+        best: the weights of the best epoch, on the CPU. They travel in every checkpoint, so that no file of their own
+            can be damaged or be of another epoch.
     """
 
     module: nn.Module
@@ -54,6 +52,7 @@ class State:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     course: Course
+    best: dict[str, Tensor] = field(default_factory=dict)
 
     def average(self, decay: float) -> None:
         """Move averaged weights towards the current ones; buffers (batch statistics) are taken over."""
@@ -66,19 +65,17 @@ class State:
                 kept.copy_(current)
 
     def close_epoch(self, row: dict[str, float], config: TrainConfig, checkpoints: Path, *, writes: bool) -> None:
-        """Note an epoch's scores, keep its weights if they are the best so far, and write the checkpoint last."""
+        """Note an epoch's scores, keep its weights if they are the best so far, and write the checkpoint."""
         course = self.course
         course.epoch = int(row["epoch"])
         course.history.append(row)
         score = row["val_accuracy" if config.select_on == "clean" else "val_perturbed_accuracy"]
         # Ties go to the later epoch: its learning rate was lower.
-        better = score >= course.best_score
-        if better:
+        if score >= course.best_score:
             course.best_epoch, course.best_score = course.epoch, score
+            weights = self.averaged.state_dict()
+            self.best = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
         if writes:
-            if better:
-                checkpoints.mkdir(parents=True, exist_ok=True)
-                write_tensors(checkpoints / _BEST, self.averaged.state_dict())
             self.save(checkpoints)
 
     def save(self, directory: Path) -> None:
@@ -87,6 +84,7 @@ class State:
         tensors |= {f"optimizer.{name}": value for name, value in optimizer_tensors(self.optimizer).items()}
         if self.averaged is not self.module:
             tensors |= {f"averaged.{name}": value for name, value in self.averaged.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
         plain = {name: getattr(self.course, name) for name in Course.__slots__}
         save_checkpoint(directory, tensors, plain | {"scaler": self.scaler.state_dict()}, epoch=self.course.epoch)
 
@@ -99,14 +97,14 @@ class State:
         restore_optimizer(self.optimizer, _under("optimizer.", tensors))
         if self.averaged is not self.module:
             self.averaged.load_state_dict(_under("averaged.", tensors))
+        self.best = _under("best.", tensors)
         if scaler := plain.pop("scaler"):
             self.scaler.load_state_dict(scaler)
         self.course = Course(**plain)
 
-    def best(self, directory: Path) -> nn.Module:
+    def best_module(self) -> nn.Module:
         """Return the network with the weights of the best epoch, on the CPU, in evaluation mode."""
-        tensors, _ = read_tensors(directory / _BEST)
-        self.averaged.load_state_dict(tensors)
+        self.averaged.load_state_dict(self.best)
         return self.averaged.cpu().eval()
 
 

@@ -71,7 +71,7 @@ class StreamFeed(Feed):
         super().__init__(labels, [source.samples[index].sample_id for index in indices], config, device, window=window)
         self._source, self._indices = source, np.asarray(indices, np.int64)
         self._few = None if workers else 0  # None: in processes of its own only where there is much to decode
-        self._decoder = Decoder(source, config.image_size, workers=workers)
+        self._decoder = Decoder(source, config.stored, workers=workers)
         self._held: _Window | None = None
         self._ahead: tuple[_Plan, int, Begun] | None = None
 
@@ -99,7 +99,7 @@ class StreamFeed(Feed):
         if self._held is not None:
             found[known] = self._held.pictures[np.searchsorted(self._held.places, distinct[known])]
         missing = self._indices[distinct[~known]]
-        found[~known] = load_images(self._source, missing.tolist(), size=self._config.image_size, workers=self._few)
+        found[~known] = load_images(self._source, missing.tolist(), size=self._config.stored, workers=self._few)
         return torch.from_numpy(found[back]).to(self._device)
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class StreamFeed(Feed):
         self._decoder.close()
 
     def _shape(self) -> tuple[int, int, int]:
-        return self._config.image_size, self._config.image_size, 3
+        return self._config.stored, self._config.stored, 3
 
     def _windows(self, plan: _Plan) -> Iterator[_Window]:
         """Yield the windows of a plan; while one is used the next is decoded, after the last the next epoch's first."""
@@ -170,7 +170,7 @@ def choose_window(count: int, config: TrainConfig, device: torch.device, *, proc
         if device.type == "cuda":
             free = min(free, torch.cuda.mem_get_info(device)[0] * processes)  # each process has a device of its own
         allowed = free / 2
-    room = int(allowed / processes) // (3 * config.image_size**2)
+    room = int(allowed / processes) // (3 * config.stored**2)
     return 0 if count <= room else max(min(room // 2, _LARGEST_WINDOW), config.batch_size)
 
 
@@ -200,6 +200,6 @@ def open_feed(
     if chosen:
         workers = available_cores()
         return StreamFeed(source, indices, labels, config, device, window=chosen, workers=workers)
-    images = load_images(source, indices, size=config.image_size, progress=progress)
+    images = load_images(source, indices, size=config.stored, progress=progress)
     ids = tuple(source.samples[index].sample_id for index in indices)
     return MemoryFeed(LabelledImages(images, labels, ids), config, device)

@@ -23,7 +23,7 @@ from hemalens.training.loop import Fitted, fit
 from hemalens.training.models import check_model, count_parameters
 from hemalens.training.probe import fit_probe
 from hemalens.training.recipes import find_recipe
-from hemalens.training.streaming import open_feed
+from hemalens.training.streaming import choose_window, open_feed
 from hemalens.training.tensors import LabelledImages, encode_labels, load_images
 from hemalens.training.weights import find_weights
 
@@ -89,7 +89,7 @@ def train(
         )
         with directory if world.leads else nullcontext():
             if world.leads:
-                _begin(out, config, table, None if resume else plan)
+                _begin(out, config, table, None if resume else plan | {"window": _window(sides, config)})
             world.wait()
             card = _train(opened, sides, config, out, world, progress if world.leads else no_progress)
         world.wait()
@@ -114,27 +114,33 @@ def _begin(out: Path, config: TrainConfig, table: pl.DataFrame, plan: Mapping[st
     write_table(out / "splits.csv", table)
 
 
+def _window(sides: Sequence[str], config: TrainConfig) -> int:
+    """Return how many pictures are held at a time; noted in the plan, since a resumed run may find another memory."""
+    return choose_window(sum(side == "train" for side in sides), config, choose_device(config.device))
+
+
 def _train(
     source: Source, sides: Sequence[str], config: TrainConfig, out: Path, world: World, progress: Progress
 ) -> dict[str, Any]:
     """Load both sides, train, and let the leading process write the model; return its card."""
     device = choose_device(config.device, local_rank=world.local_rank)
+    window = int(read_json(out / "checkpoints" / _PLAN).get("window", 0))
     with torch_threads(config.threads or max(1, available_cores() // world.local_size)):
         labels, chosen = _side(source, sides, "train")
-        training = open_feed(source, chosen, labels, config, device, progress=progress)
-        labels, chosen = _side(source, sides, "val")
-        images = load_images(source, chosen, size=config.image_size, progress=progress)
-        validation = LabelledImages(images, labels, tuple(source.samples[index].sample_id for index in chosen))
-        learn = fit_probe if config.freeze == "features" else fit
-        fitted = learn(
-            training,
-            validation,
-            len(source.classes),
-            config,
-            checkpoints=out / "checkpoints",
-            world=world,
-            progress=progress,
-        )
+        with open_feed(source, chosen, labels, config, device, progress=progress, window=window) as training:
+            labels, chosen = _side(source, sides, "val")
+            images = load_images(source, chosen, size=config.image_size, progress=progress)
+            validation = LabelledImages(images, labels, tuple(source.samples[index].sample_id for index in chosen))
+            learn = fit_probe if config.freeze == "features" else fit
+            fitted = learn(
+                training,
+                validation,
+                len(source.classes),
+                config,
+                checkpoints=out / "checkpoints",
+                world=world,
+                progress=progress,
+            )
     card = _card(source, config, fitted) | {
         "n_train": len(training.labels),
         "n_val": len(validation),
@@ -158,6 +164,9 @@ def _check_labels(source: Source) -> None:
 def _resumable(path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Tell whether the checkpoints beside a plan are of this very plan; refuse others unless they may be replaced."""
     if not path.is_file():
+        if not overwrite and any(path.parent.glob("epoch-*.safetensors")):
+            step = "put it back, or add --overwrite to train anew"
+            raise ArtifactError(f"file {path}", "is missing beside checkpoints, so nobody knows what they are of", step)
         return False
     try:
         begun = read_json(path)

@@ -77,7 +77,7 @@ def views_loss(logits: Tensor, views: Views, config: TrainConfig, weights: Tenso
 def _augmented(
     pictures: Tensor, keys: Tensor, steps: tuple[AugmentStep, ...], config: TrainConfig, epoch: int
 ) -> Tensor:
-    return augment_batch(to_batch(pictures), keys, steps, seed=config.seed, epoch=epoch)
+    return augment_batch(to_batch(pictures), keys, steps, seed=config.seed, epoch=epoch, size=config.image_size)
 
 
 def _mixed(
