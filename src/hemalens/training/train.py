@@ -21,10 +21,12 @@ from hemalens.training.device import choose_device, torch_threads
 from hemalens.training.distributed import World, world_from_environment
 from hemalens.training.loop import Fitted, fit
 from hemalens.training.models import check_model, count_parameters
+from hemalens.training.probe import fit_probe
 from hemalens.training.recipes import find_recipe
 from hemalens.training.streaming import choose_window, open_feed
 from hemalens.training.tensors import LabelledImages, encode_labels, load_images
 from hemalens.training.tracking import Tracker, open_trackers
+from hemalens.training.weights import find_weights
 
 __all__ = ["DEFAULT_RECIPE", "check_config", "train"]
 
@@ -71,9 +73,9 @@ def train(
     )
     table = splits_table(opened.samples, sides)
     options = {"recipe": recipe, "config": config.model_dump(mode="json")}
+    weights = find_weights(config)
     inputs = {"source": opened.fingerprint(), "splits": text_digest(table.write_csv())}
-    if resume and is_complete(out, options=options, inputs=inputs):
-        return read_json(out / "model.json")
+    inputs |= {"weights": weights.sha256} if weights else {}
     plan = {"config": options["config"], "inputs": inputs}
     with world_from_environment(config.device) as world:
         complete = resume and is_complete(out, options=options, inputs=inputs)
@@ -95,8 +97,9 @@ def train(
 
 
 def check_config(config: TrainConfig) -> None:
-    """Raise ConfigError where a configuration names a network, augmentation or device that there is not."""
+    """Raise ConfigError where a configuration names a network, weights, augmentation or device that there are not."""
     check_model(config.model)
+    find_weights(config)
     check_steps(config.augment)
     choose_device(config.device)
 
@@ -134,7 +137,8 @@ def _train(
             labels, chosen = _side(source, sides, "val")
             images = load_images(source, chosen, size=config.image_size, progress=progress)
             validation = LabelledImages(images, labels, tuple(source.samples[index].sample_id for index in chosen))
-            fitted = fit(
+            learn = fit_probe if config.freeze == "features" else fit
+            fitted = learn(
                 training,
                 validation,
                 len(source.classes),
@@ -208,6 +212,9 @@ def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]
     return {
         "schema_version": 1,
         "model": config.model,
+        "weights": config.weights,
+        "weights_sha256": weights.sha256 if (weights := find_weights(config)) else None,
+        "freeze": config.freeze,
         "classes": list(source.classes),
         "image_size": config.image_size,
         "parameters": count_parameters(fitted.module),
