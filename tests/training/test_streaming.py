@@ -170,7 +170,9 @@ def test_a_process_without_a_picture_in_a_step_still_takes_it(folders: Source, q
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_no_more_than_two_windows_are_in_memory_and_one_without_workers(tmp_path: Path, quick: MakeConfig, workers: int) -> None:
+def test_no_more_than_two_windows_are_in_memory_and_one_without_workers(
+    tmp_path: Path, quick: MakeConfig, workers: int
+) -> None:
     size, window, count = 64, 256, 1280
     write_folders(tmp_path, count)
     source = open_source(tmp_path)
