@@ -10,7 +10,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from hemalens.training.operations import OPERATIONS, Beyond, apply_operations
+from hemalens.training.geometry import Beyond
+from hemalens.training.operations import OPERATIONS, apply_operations
 
 __all__ = ["AUGMIX_DRAWS", "RANDAUGMENT_DRAWS", "TRIVIALAUGMENT_DRAWS", "augmix", "rand_augment", "trivial_augment"]
 
