@@ -42,12 +42,12 @@ def apply_operations(
     beyond: Beyond = "black",
     interpolation: Interpolation = "nearest",
 ) -> Tensor:
-    """Return pictures (N, 3, H, W) uint8 after R operations each, in turn.
+    """Return pictures (M, 3, H, W) uint8 after R operations each, in turn.
 
     Args:
-        pictures: as above; not changed.
-        operation: places in OPERATIONS (N, R) int64.
-        magnitude: (N, R) float in each operation's own unit: shear as a slope, translation in pixels, turns in degrees,
+        pictures: (N, 3, H, W) uint8; not changed.
+        operation: places in OPERATIONS (M, R) int64; M may be several times N: all pictures come again for each.
+        magnitude: (M, R) float in each operation's own unit: shear as a slope, translation in pixels, turns in degrees,
             enhancement as factor - 1, posterize in bits kept, solarize as a threshold in [0, 1]; others ignore it.
         beyond: what geometry shows beyond the border.
         interpolation: how geometry reads between pixels.
@@ -56,20 +56,21 @@ def apply_operations(
     operation = torch.where(_idle(operation, magnitude), 0, operation)
     order = torch.argsort(operation, dim=0, stable=True)
     operation, magnitude = operation.gather(0, order), magnitude.gather(0, order)
+    amounts = magnitude.T[:, :, None, None, None].contiguous()
     numbers = torch.arange(len(OPERATIONS), device=operation.device)[:, None, None]
     counts = (operation == numbers).sum(dim=1).T.tolist()
     places = torch.argsort(order, dim=0)  # of each sample in each round
-    result = pictures
+    values, device, result = pictures[:1].numel(), pictures.device, pictures
     for turn, sizes in enumerate(counts):
-        result = result.index_select(0, places[:, turn - 1][order[:, turn]] if turn else order[:, turn])
+        source = places[:, turn - 1][order[:, turn]] if turn else order[:, 0] % max(1, len(pictures))
+        result = result.index_select(0, source)
         start = sizes[0]
         for name, size in zip(OPERATIONS[1:], sizes[1:], strict=True):
-            for own in _pieces(start, size, values=pictures[:1].numel(), device=pictures.device):
-                amount = magnitude[own, turn, None, None, None]
+            for own in _pieces(start, size, values=values, device=device):
                 if name in MOVES:
-                    MOVES[name](result[own], amount, beyond, interpolation)
+                    MOVES[name](result[own], amounts[turn, own], beyond, interpolation)
                 else:
-                    _CHANGES[name](result[own], amount)
+                    _CHANGES[name](result[own], amounts[turn, own])
             start += size
     return result.index_select(0, places[:, -1])
 
