@@ -27,6 +27,7 @@ from hemalens.core.types import Progress
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
+_SHOWN = 12  # lines of a list on the screen
 _TRAIN_PACKAGES = frozenset({"safetensors", "timm", "torch", "torchvision"})
 
 app = typer.Typer(
@@ -134,6 +135,67 @@ def split(
         summary = stage(source, out, ratios=ratios, seed=seed, overwrite=overwrite, progress=progress)
     counts = ", ".join(f"{side} {sum(classes.values())}" for side, classes in summary["splits"].items())
     _print(summary, as_json, [f"{counts} in {out}"])
+
+
+@app.command("find-lr")
+def find_lr(
+    source: SourceArgument,
+    out: Annotated[Path | None, typer.Option("--out", help="Directory for lr.csv and lr.svg; none by default.")] = None,
+    splits: Annotated[Path | None, typer.Option(help="splits.csv of this source; drawn 83:13:4 by default.")] = None,
+    recipe: RecipeOption = "compact",
+    settings: SetOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a learning rate by a range test on the training samples; no model is kept.
+
+    Example: `hemalens find-lr clean/ --splits splits.csv --set model=baseline`
+    """
+    stage = _stage("hemalens.training.finder", "find_lr")
+    with _progress() as progress:
+        summary = stage(
+            source,
+            out,
+            splits=splits,
+            recipe=recipe,
+            settings=settings or (),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _print(summary, as_json, _rate_lines(summary))
+
+
+@app.command("overfit-check")
+def overfit_check(
+    source: SourceArgument,
+    out: OutDirectory,
+    splits: Annotated[Path | None, typer.Option(help="splits.csv of this source; drawn 83:13:4 by default.")] = None,
+    recipe: RecipeOption = "overfit-check",
+    settings: SetOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show whether the network can learn a few samples of each class by heart: the first step before regularising.
+
+    Example: `hemalens overfit-check clean/ --splits splits.csv --out overfit/`
+    """
+    stage = _stage("hemalens.training.overfit", "overfit_check")
+    with _progress() as progress:
+        summary = stage(
+            source,
+            out,
+            splits=splits,
+            recipe=recipe,
+            settings=settings or (),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    wrong = [
+        f"  {one['sample_id']}: labelled {one['label']}, predicted {one['predicted']}"
+        for one in summary["never_learned"]
+    ]
+    shown = [*wrong[:_SHOWN], f"  ... {len(wrong)} in all"] if len(wrong) > _SHOWN else wrong
+    _print(summary, as_json, [summary["meaning"], *shown, f"details in {out}"])
 
 
 @app.command()
@@ -345,6 +407,14 @@ def _audit_lines(summary: Mapping[str, Any]) -> list[str]:
         for issue, counts in summary["issues"].items()
     ]
     return lines
+
+
+def _rate_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return the suggestion and every so-many-th point of the curve, so that the table stays small."""
+    curve = summary["curve"]
+    step = max(1, -(-len(curve) // _SHOWN))
+    lines = [f"suggested lr {summary['suggestion']:.2g} (the recipe has {summary['configured']:g})", "       lr   loss"]
+    return lines + [f"{point['lr']:>9.2g}  {point['loss']:.3f}" for point in curve[::step]]
 
 
 def _score_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -10,11 +10,11 @@ import polars as pl
 
 from hemalens.core.artifacts import is_complete, output_directory, read_json, text_digest, write_json, write_table
 from hemalens.core.config import TrainConfig, load_config
-from hemalens.core.errors import ArtifactError, SourceError
-from hemalens.core.types import IntArray, Progress, no_progress
+from hemalens.core.errors import ArtifactError
+from hemalens.core.types import Progress, no_progress
 from hemalens.data.parallel import available_cores
-from hemalens.data.sources import Source, open_source
-from hemalens.data.split import RATIOS, choose_splits, parse_ratios, read_splits, splits_table
+from hemalens.data.sources import Source
+from hemalens.data.split import splits_table
 from hemalens.training.augment import check_steps
 from hemalens.training.checkpoint import save_model, save_validation
 from hemalens.training.device import choose_device, torch_threads
@@ -23,8 +23,9 @@ from hemalens.training.loop import Fitted, fit
 from hemalens.training.models import check_model, count_parameters
 from hemalens.training.probe import fit_probe
 from hemalens.training.recipes import find_recipe
+from hemalens.training.sides import choose_side, open_sides
 from hemalens.training.streaming import choose_window, open_feed
-from hemalens.training.tensors import LabelledImages, encode_labels, load_images
+from hemalens.training.tensors import LabelledImages, load_images
 from hemalens.training.tracking import Tracker, open_trackers
 from hemalens.training.weights import find_weights
 
@@ -64,13 +65,7 @@ def train(
     """
     config = load_config(find_recipe(recipe), settings)
     check_config(config)
-    opened = open_source(source)
-    _check_labels(opened)
-    sides = (
-        read_splits(splits, opened.samples)
-        if splits
-        else choose_splits(opened, shares=parse_ratios(RATIOS), seed=config.seed, progress=progress)
-    )
+    opened, sides = open_sides(source, splits, seed=config.seed, progress=progress)
     table = splits_table(opened.samples, sides)
     options = {"recipe": recipe, "config": config.model_dump(mode="json")}
     weights = find_weights(config)
@@ -132,9 +127,9 @@ def _train(
     device = choose_device(config.device, local_rank=world.local_rank)
     window = int(read_json(out / "checkpoints" / _PLAN).get("window", 0))
     with torch_threads(config.threads or max(1, available_cores() // world.local_size)):
-        labels, chosen = _side(source, sides, "train")
+        labels, chosen = choose_side(source, sides, "train")
         with open_feed(source, chosen, labels, config, device, progress=progress, window=window) as training:
-            labels, chosen = _side(source, sides, "val")
+            labels, chosen = choose_side(source, sides, "val")
             images = load_images(source, chosen, size=config.image_size, progress=progress)
             validation = LabelledImages(images, labels, tuple(source.samples[index].sample_id for index in chosen))
             learn = fit_probe if config.freeze == "features" else fit
@@ -158,14 +153,6 @@ def _train(
         save_validation(out, *fitted.validation)
         save_model(out, fitted.module, card)
     return card
-
-
-def _check_labels(source: Source) -> None:
-    present = {sample.label for sample in source.samples} - {None}  # arrays bring all eight names, used or not
-    if len(present) < 2:
-        found = "".join(str(name) for name in present) or "none"
-        step = "sort the pictures into class folders, or name labels in a manifest"
-        raise SourceError(f"source {source.spec}", f"needs at least two classes to train on, it has {found}", step)
 
 
 def _resumable(path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
@@ -192,18 +179,6 @@ def _resumable(path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
             rule = f"{changed}; checkpoints in {path.parent} are of the earlier one"
             raise ArtifactError(f"{key}", rule, "resume what was begun, add --overwrite, or choose another --out")
     return True
-
-
-def _side(source: Source, sides: Sequence[str], side: str) -> tuple[IntArray, list[int]]:
-    """Return labels and places in the source of one side of the split; samples without a label take no part."""
-    labels = encode_labels([sample.label for sample in source.samples], source.classes)
-    chosen = [index for index, found in enumerate(sides) if found == side and labels[index] >= 0]
-    # Batch normalisation has no variance to learn from a single sample.
-    fewest = 2 if side == "train" else 1
-    if len(chosen) < fewest:
-        rule = f"has {len(chosen)} labelled samples, at least {fewest} are needed"
-        raise SourceError(f"split {side} of {source.spec}", rule, "split with other ratios, or bring more samples")
-    return labels[chosen], chosen
 
 
 def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]:
