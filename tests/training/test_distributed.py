@@ -1,4 +1,4 @@
-"""Several processes train as one: the same weights within rounding, every sample in one of them, resumed by any number."""
+"""Several processes train as one: the same weights within rounding, resumed by any number of them."""
 
 import multiprocessing
 import os
@@ -125,7 +125,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
 
 def test_variables_that_are_no_numbers_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "two")
-    with pytest.raises(ConfigError, match="WORLD_SIZE.*must be numbers"), world_from_environment("cpu"):
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE.*must be numbers"), world_from_environment("cpu"):
         pass
 
 

@@ -272,3 +272,15 @@ def test_the_mobilenet_file_is_folded_and_stays_as_it_is_in_training(real_data: 
     assert is_folded(module.network)
     thaw(module.train(), parameter_groups(module, config), 1)
     torch.testing.assert_close(module(pictures), before)
+
+
+def test_muon_orthogonalises_hidden_weights_only_and_lets_only_these_decay(quick: MakeConfig) -> None:
+    module = Normalised(build_model("compact", 3), torch.zeros(3), torch.ones(3))
+    groups = parameter_groups(module, quick(optimizer="muon", weight_decay=0.03))
+    names = {id(parameter): name for name, parameter in module.network.named_parameters()}
+    hidden = {names[id(one)] for group in groups if group["orthogonal"] for one in group["params"]}
+    assert hidden == {name for name, one in module.network.named_parameters() if one.ndim == 4} - {"stem.0.weight"}
+    assert {group["weight_decay"] for group in groups if group["orthogonal"]} == {0.03}
+    assert {group["weight_decay"] for group in groups if not group["orthogonal"]} == {0.0}
+    others = parameter_groups(module, quick(optimizer="sgd", weight_decay=0.03))
+    assert not any(group["orthogonal"] for group in others)

@@ -127,7 +127,7 @@ def memorise(
 
 
 def stratified(labels: IntArray, per_class: int, *, seed: int = 0) -> IntArray:
-    """Return places (M,), rising, of ``per_class`` samples of each class, drawn from the seed; all where it has fewer."""
+    """Return places (M,), rising, of ``per_class`` samples of each class, or all it has, drawn from the seed."""
     generator = np.random.default_rng(seed)
     parts = [generator.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)]
     return np.sort(np.concatenate(parts))
@@ -140,9 +140,9 @@ def _meaning(total: int, wrong: int, epochs: int) -> str:
             "missing on validation samples is generalisation (more data, augmentation, regularisation)"
         )
     return (
-        f"{wrong} of {total} samples are not learned after {epochs} epochs; the usual causes are a learning rate that is "
-        "too high or too low (hemalens find-lr suggests one), wrong labels (look at the samples listed as never "
-        "learned), a network that is too small, or too few epochs"
+        f"{wrong} of {total} samples are not learned after {epochs} epochs; the usual causes are a learning rate "
+        "that is too high or too low (hemalens find-lr suggests one), wrong labels (look at the samples listed as "
+        "never learned), a network that is too small, or too few epochs"
     )
 
 

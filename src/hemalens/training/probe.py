@@ -1,6 +1,7 @@
 """The linear probe: a network with given weights, of which the last layer alone is fitted, in one pass over the set."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ def fit_probe(
     checkpoints: Path,
     world: World = ALONE,
     progress: Progress = no_progress,
+    note: Callable[[dict[str, float]], None] = lambda _row: None,
 ) -> Fitted:
     """Fit a network's last layer by logistic regression on the features before it; its history is one row.
 
@@ -59,4 +61,5 @@ def fit_probe(
         "val_perturbed_accuracy": float((distorted == val.labels).mean()),
         "seconds": time.monotonic() - started,
     }
+    note(row)
     return Fitted(module.cpu(), 1, (row,), (logits, val.labels))

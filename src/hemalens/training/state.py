@@ -17,6 +17,7 @@ from hemalens.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
+from hemalens.training.muon import Muon
 from hemalens.training.transfer import parameter_groups
 from hemalens.training.weights import starting_module
 
@@ -116,6 +117,7 @@ def start(sample: Images, n_classes: int, config: TrainConfig, device: torch.dev
     make: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "sgd": lambda: torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True),
         "adamw": lambda: torch.optim.AdamW(groups, lr=config.lr),
+        "muon": lambda: Muon(groups, lr=config.lr),
     }
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     averaged = copy.deepcopy(module) if config.ema else module

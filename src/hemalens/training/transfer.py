@@ -3,6 +3,7 @@
 All is a function of the network, the configuration and the epoch, so a resumed run goes on as it would have.
 """
 
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -40,28 +41,34 @@ def parameter_groups(module: Normalised, config: TrainConfig) -> list[dict[str, 
 
     Each has ``params``, ``weight_decay`` (0 for biases and normalisation), ``lr_scale`` (``layer_decay`` to the power
     of the group's distance from the last layer), ``first_epoch`` from which it learns (1 for all under freeze none;
-    never but for the last layer under features; from the last layer group backwards over the first half of the epochs
-    under gradual), and ``fixed_norms``: whether batch normalisation is to keep its statistics, since the weights given
+    never but for the last layer under features; from the last group backwards over the first half of the epochs
+    under gradual), ``orthogonal``: whether Muon is to orthogonalise their updates (weights of hidden layers, which alone
+    decay then), and ``fixed_norms``: whether batch normalisation is to keep its statistics, since the weights given
     have it folded.
     """
     fixed_norms = config.weights != "none" and is_folded(module.network)
     parameters = dict(module.network.named_parameters())
     layers = layer_groups(module.network)
-    merged: dict[tuple[float, int, float], list[nn.Parameter]] = {}
+    hidden = _hidden(parameters, layers[-1]) if config.optimizer == "muon" else None
+    merged: dict[tuple[float, int, float, bool], list[nn.Parameter]] = {}
     for distance, names in enumerate(reversed(layers)):
         first_epoch = _first_epoch(distance, len(layers) - 1, config)
         for name in names:
-            decay = config.weight_decay if parameters[name].ndim > 1 else 0.0
-            merged.setdefault((config.layer_decay**distance, first_epoch, decay), []).append(parameters[name])
+            orthogonal = hidden is not None and name in hidden
+            decays = parameters[name].ndim > 1 if hidden is None else orthogonal
+            decay = config.weight_decay if decays else 0.0
+            key = (config.layer_decay**distance, first_epoch, decay, orthogonal)
+            merged.setdefault(key, []).append(parameters[name])
     return [
         {
             "params": members,
             "weight_decay": decay,
             "lr_scale": lr_scale,
             "first_epoch": first_epoch,
+            "orthogonal": orthogonal,
             "fixed_norms": fixed_norms,
         }
-        for (lr_scale, first_epoch, decay), members in merged.items()
+        for (lr_scale, first_epoch, decay, orthogonal), members in merged.items()
     ]
 
 
@@ -80,6 +87,12 @@ def thaw(module: nn.Module, groups: list[dict[str, Any]], epoch: int) -> None:
         frozen = bool(own) and not any(parameter.requires_grad for parameter in own)
         if frozen or (fixed_norms and isinstance(part, _BatchNorm)):
             part.eval()
+
+
+def _hidden(parameters: Mapping[str, nn.Parameter], head: Sequence[str]) -> set[str]:
+    """Return the weights of all layers but the first, whose inputs are colours, and the last, whose outputs classes."""
+    weights = [name for name, parameter in parameters.items() if parameter.ndim > 1]
+    return set(weights[1:]) - set(head)
 
 
 def _block(network: nn.Module, name: str) -> str:
