@@ -1,10 +1,8 @@
 """The recipes that come along: they are found by name and each is a whole, valid configuration."""
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
-import huggingface_hub
 import numpy as np
 import polars as pl
 import pytest
@@ -34,17 +32,6 @@ def source(tmp_path: Path, coloured: MakeSet) -> Path:
     made = coloured((20, 20, 20), size=32)
     np.savez(tmp_path / "cells.npz", images=made.images, labels=made.labels)
     return tmp_path / "cells.npz"
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Leave no name to be resolved and nothing in the hub's cache."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
 @pytest.mark.parametrize("name", recipe_names())

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,17 +27,6 @@ def write_weights(path: Path, name: str, classes: int = 10, **metadata: str) -> 
     state |= {key: torch.full_like(value, 0.3) for key, value in state.items() if key.endswith("running_mean")}
     save_file(state, path, metadata=metadata or None)
     return state
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Leave no name to be resolved and nothing in the hub's cache."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
 def test_none_is_no_file(quick: MakeConfig) -> None:
