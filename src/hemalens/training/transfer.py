@@ -43,8 +43,8 @@ def parameter_groups(module: Normalised, config: TrainConfig) -> list[dict[str, 
     of the group's distance from the last layer), ``first_epoch`` from which it learns (1 for all under freeze none;
     never but for the last layer under features; from the last group backwards over the first half of the epochs
     under gradual), ``orthogonal``: whether Muon is to orthogonalise their updates (weights of hidden layers, which
-    alone decay then), and ``fixed_norms``: whether batch normalisation is to keep its statistics, since the weights given
-    have it folded.
+    alone decay then), and ``fixed_norms``: whether batch normalisation is to keep its statistics, since the weights
+    given have it folded.
     """
     fixed_norms = config.weights != "none" and is_folded(module.network)
     parameters = dict(module.network.named_parameters())
