@@ -93,7 +93,7 @@ def memorise(
         ``history`` (a row an epoch: epoch, train_loss, accuracy), ``never_learned`` (the samples that the best epoch
         gets wrong: sample_id, label, predicted) and ``meaning`` in words.
     """
-    config = config.model_copy(update={"store_size": 0})  # the pictures that are trained on are those that are scored
+    config = config.model_copy(update={"oversample": 1.0})  # the pictures that are trained on are those that are scored
     rows: list[dict[str, float]] = []
 
     def note(row: Mapping[str, float]) -> None:
