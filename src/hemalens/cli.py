@@ -258,14 +258,19 @@ def evaluate(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="RUN directories; several make a table.")],
     out: OutDirectory,
+    evaluations: Annotated[
+        list[Path] | None,
+        typer.Option("--evaluation", help="Directory of `hemalens evaluate` that lies elsewhere; may be repeated."),
+    ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the report and the model card of one or more runs.
+    """Write the report and the model card of one or more runs; several make the tables of experiments.
 
-    Example: `hemalens report out/ --out report/`
+    Example: `hemalens report runs/baseline runs/compact --out report/`
     """
-    summary = _stage("hemalens.evaluation.report", "report")(runs, out, overwrite=overwrite)
+    stage = _stage("hemalens.evaluation.report", "report")
+    summary = stage(runs, out, evaluations=evaluations or (), overwrite=overwrite)
     _print(summary, as_json, [f"look at {out / 'report.html'}"])
 
 

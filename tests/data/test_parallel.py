@@ -41,6 +41,19 @@ def lost(task: list[int]) -> list[int | str]:
     return ["lost"] * len(task)
 
 
+class Doubler:
+    """A function that counts how often it is sent."""
+
+    sent = 0
+
+    def __call__(self, number: int) -> int:
+        return 2 * number
+
+    def __reduce__(self) -> tuple[type["Doubler"], tuple[()]]:
+        type(self).sent += 1
+        return Doubler, ()
+
+
 def flat(results: Iterator[list[int | str]]) -> list[int | str]:
     return [item for result in results for item in result]
 
@@ -49,6 +62,13 @@ def test_a_process_that_dies_costs_the_one_item_that_killed_it_and_the_order_sta
     tasks = [[0, 1, 2, 3], [4, 5], [6, KILLER, 8], [9], [10, 11], [12]]
     found = flat(map_chunks(squares, iter(tasks), halve=halve, lost=lost, workers=2))
     assert found == [0, 1, 4, 9, 16, 25, 36, "lost", 64, 81, 100, 121, 144]
+
+
+def test_what_the_function_carries_is_sent_once_a_process_not_once_a_task() -> None:
+    Doubler.sent = 0
+    doubled = map_chunks(Doubler(), iter(range(9)), halve=lambda _: [], lost=lambda _: -1, workers=1)
+    assert list(doubled) == [2 * number for number in range(9)]
+    assert Doubler.sent == 1
 
 
 def test_a_chunk_that_cannot_be_cut_is_lost_whole() -> None:

@@ -1,4 +1,4 @@
-"""Several processes train as one: the same weights within rounding, every sample in one of them, resumed by any number."""
+"""Several processes train as one: the same weights within rounding, resumed by any number of them."""
 
 import multiprocessing
 import os
@@ -17,6 +17,7 @@ from hemalens.training.device import torch_threads
 from hemalens.training.distributed import ALONE, World, share_batch_statistics, world_from_environment
 from hemalens.training.feed import MemoryFeed
 from hemalens.training.loop import Fitted, fit
+from hemalens.training.models import build_model
 from hemalens.training.tensors import LabelledImages
 
 MakeSet = Callable[..., LabelledImages]
@@ -125,7 +126,7 @@ def test_without_torchrun_there_is_one_process(monkeypatch: pytest.MonkeyPatch) 
 
 def test_variables_that_are_no_numbers_are_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "two")
-    with pytest.raises(ConfigError, match="WORLD_SIZE.*must be numbers"), world_from_environment("cpu"):
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE.*must be numbers"), world_from_environment("cpu"):
         pass
 
 
@@ -138,3 +139,13 @@ def test_shared_batch_statistics_keep_names_values_and_the_mode() -> None:
     assert all(torch.equal(shared.state_dict()[name], value) for name, value in before.items())
     assert not any(child.training for child in shared.modules())
     assert isinstance(shared[1][0], nn.BatchNorm2d)
+
+
+def test_an_activation_inside_a_normalisation_is_kept() -> None:
+    module = build_model("mobilenetv2_100", 3, image_size=32).eval()
+    pictures = torch.rand(2, 3, 32, 32)
+    before = module(pictures)
+    names = list(module.state_dict())
+    shared = share_batch_statistics(module)
+    assert list(shared.state_dict()) == names
+    assert torch.equal(shared(pictures), before)

@@ -11,7 +11,7 @@ import torch
 
 from hemalens.core.artifacts import read_provenance
 from hemalens.core.config import TrainConfig
-from hemalens.core.errors import ArtifactError, TrainingError
+from hemalens.core.errors import ArtifactError, ConfigError, TrainingError
 from hemalens.core.types import Progress
 from hemalens.training.device import torch_threads
 from hemalens.training.feed import MemoryFeed
@@ -133,6 +133,12 @@ def test_the_command_writes_the_curve_where_it_is_asked_to_and_nothing_where_not
     assert (record["command"], set(record["outputs"])) == ("find-lr", {"lr.csv", "lr.svg"})
     with pytest.raises(ArtifactError, match="exists already"):
         find_lr(tmp_path / "cells.npz", tmp_path / "lr", settings=SETTINGS)
+
+
+def test_a_last_layer_that_is_fitted_at_once_has_no_rate_to_search(tmp_path: Path) -> None:
+    write_source(tmp_path)
+    with pytest.raises(ConfigError, match="freeze features"):
+        find_lr(tmp_path / "cells.npz", settings=(*SETTINGS, "freeze=features"))
 
 
 def test_only_training_samples_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

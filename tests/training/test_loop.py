@@ -19,8 +19,8 @@ from hemalens.training.checkpoint import latest_checkpoint
 from hemalens.training.device import choose_device, torch_threads
 from hemalens.training.feed import MemoryFeed
 from hemalens.training.loop import Fitted
-from hemalens.training.predicting import perturb, predict_logits
 from hemalens.training.models import build_model
+from hemalens.training.predicting import perturb, predict_logits
 from hemalens.training.tensors import LabelledImages
 
 MakeSet = Callable[..., LabelledImages]

@@ -8,7 +8,7 @@ import pytest
 
 from hemalens.core.artifacts import read_json, read_provenance
 from hemalens.core.config import TrainConfig, load_config
-from hemalens.core.errors import ArtifactError
+from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.training.overfit import OVERFIT_RECIPE, memorise, overfit_check, stratified
 from hemalens.training.recipes import find_recipe
 from hemalens.training.tensors import LabelledImages
@@ -76,9 +76,16 @@ def test_samples_that_cannot_be_learned_are_named_with_the_usual_causes(coloured
         assert cause in found["meaning"]
 
 
+def test_a_network_that_is_frozen_but_for_its_last_layer_is_refused(tmp_path: Path) -> None:
+    write_source(tmp_path)
+    with pytest.raises(ConfigError, match="freeze features"):
+        overfit_check(tmp_path / "cells.npz", tmp_path / "out", settings=(*SETTINGS, "freeze=features"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_is_left_in_the_folder_for_temporary_files(
     tmp_path: Path, coloured: MakeSet, quick: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    memorise(coloured(), ("red", "green", "blue"), quick(epochs=1, store_size=32))
+    memorise(coloured(), ("red", "green", "blue"), quick(epochs=1, oversample=1.5))
     assert list(tmp_path.iterdir()) == []

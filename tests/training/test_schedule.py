@@ -103,7 +103,7 @@ def test_a_class_without_samples_weighs_nothing() -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(total=st.integers(1, 400), schedule=st.sampled_from(["onecycle", "cosine", "constant"]))
+@given(total=st.integers(1, 400), schedule=st.sampled_from(["onecycle", "cosine", "trapezoid", "constant"]))
 def test_the_learning_rate_rises_at_most_once_and_then_only_falls(total: int, schedule: str) -> None:
     config = TrainConfig(schedule=schedule, lr=0.4)
     rates = [learning_rate(step, total, config) for step in range(total)]
@@ -120,6 +120,7 @@ def test_the_ends_of_each_course() -> None:
         return rates[0], max(rates), rates[-1]
 
     assert ends("constant") == (1.0, 1.0, 1.0)
+    assert ends("trapezoid") == (pytest.approx(0.05), 1.0, pytest.approx(1 / 120))
     start, top, end = ends("cosine")
     assert (start, top) == (1.0, 1.0)
     assert end < 0.01
@@ -171,3 +172,10 @@ def test_an_epoch_has_as_many_steps_as_it_fills_batches_and_at_least_one() -> No
     sizes = {2: 25, 16: 3, 50: 1, 64: 1}
     found = {size: epoch_steps(labels, TrainConfig(balance="none", batch_size=size)) for size in sizes}
     assert found == sizes
+
+
+def test_the_trapezoid_has_its_corners_at_a_tenth_and_two_fifths() -> None:
+    rates = [learning_rate(step, 200, TrainConfig(schedule="trapezoid", lr=2.0)) for step in range(200)]
+    assert rates[9] == pytest.approx(1.0)
+    assert set(rates[19:81]) == {2.0}
+    assert rates[140] == pytest.approx(1.0)

@@ -6,19 +6,17 @@ Needs numpy and Pillow; no torch, which would cost each worker 1.7 s of processo
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait
 
 import numpy as np
 from PIL import Image
 
 from hemalens.core.errors import SourceError
 from hemalens.core.types import Images, IntArray, Progress, no_progress
-from hemalens.data.parallel import map_chunks
+from hemalens.data.parallel import end_with_parent, map_chunks
 from hemalens.data.sources import Source
 
 __all__ = ["Begun", "Decoder", "cancel", "load_images", "resize"]
@@ -170,15 +168,7 @@ def _begin_work(source: Source) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # who interrupts the run is told once, by the run
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, however it went: nobody else would."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)
+    end_with_parent()
 
 
 def _read_opened(indices: IntArray, size: int) -> Images:

@@ -98,15 +98,20 @@ def world_from_environment(device: str) -> Iterator[World]:
 
 
 def share_batch_statistics(module: nn.Module) -> nn.Module:
-    """Return the module with every batch normalisation taking its statistics over all processes; names and tensors stay.
+    """Return the module with every batch normalisation taking its statistics over all processes.
 
-    On GPUs torch's SyncBatchNorm does the same; it refuses CPUs.
+    Names and tensors stay. On GPUs torch's SyncBatchNorm does the same; it refuses CPUs.
     """
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             shared = _SharedBatchNorm(child.num_features, child.eps, child.momentum, child.affine)
             # The very same tensors, for an optimizer that holds them to go on with.
-            shared.__dict__["_parameters"], shared.__dict__["_buffers"] = child._parameters, child._buffers
+            for own, value in child.named_parameters(recurse=False):
+                shared.register_parameter(own, value)
+            for own, buffer in child.named_buffers(recurse=False):
+                shared.register_buffer(own, buffer)
+            # timm's normalisation goes on with an activation of its own, which holds no tensors.
+            shared.after = nn.Sequential(*(getattr(child, part) for part in ("drop", "act") if hasattr(child, part)))
             setattr(module, name, shared.train(child.training))
         else:
             share_batch_statistics(child)
@@ -114,11 +119,15 @@ def share_batch_statistics(module: nn.Module) -> nn.Module:
 
 
 class _SharedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation (Ioffe and Szegedy 2015) over the pictures of all processes."""
+    """Batch normalisation (Ioffe and Szegedy 2015) over the pictures of all processes, and what comes after it."""
+
+    after: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
+        normalised: Tensor = self.after(self._normalised(x) if self.training else super().forward(x))
+        return normalised
+
+    def _normalised(self, x: Tensor) -> Tensor:
         wide, dims = x.float(), (0, 2, 3)
         count = _sum(torch.tensor(float(x.numel() // x.shape[1]), device=x.device))
         mean = _sum(wide.sum(dims)) / count

@@ -21,15 +21,19 @@ from hemalens.training.augment import check_steps
 from hemalens.training.device import autocast, choose_device, drawn_from
 from hemalens.training.distributed import ALONE, World, share_batch_statistics
 from hemalens.training.feed import Batch, Feed
+from hemalens.training.heads import train_head
 from hemalens.training.predicting import perturb, predict_logits
 from hemalens.training.schedule import class_weights, learning_rate
 from hemalens.training.state import State, start
 from hemalens.training.tensors import LabelledImages
+from hemalens.training.transfer import thaw
 from hemalens.training.views import make_views, views_loss
 
-__all__ = ["Fitted", "fit"]
+__all__ = ["NORMALISED_BY", "Fitted", "fit"]
 
-_NORMALISED_BY = 4096  # pictures that the channels' mean and spread are taken from
+NORMALISED_BY = 4096
+"""How many training pictures the channels' mean and spread are taken from."""
+
 _LOWER = "lower lr or use --set precision=fp32; --resume goes on from the last epoch"
 
 
@@ -67,7 +71,7 @@ def fit(
         checkpoints: directory for the state after each epoch, the best weights within.
         world: the processes that train together; the first one writes.
         progress: told after each step.
-        note: called with each epoch's row of the history.
+        note: called with each epoch's row of the history, with those before a resumption again.
 
     Raises:
         TrainingError: an input, loss or gradient is not finite; names the step and samples, or the epoch. Nothing of
@@ -75,11 +79,17 @@ def fit(
     """
     check_steps(config.augment)
     device = choose_device(config.device, local_rank=world.local_rank)
-    state = start(train.sample(_NORMALISED_BY), n_classes, config, device)
+    state = start(train.sample(NORMALISED_BY), n_classes, config, device)
     if world.size > 1:
         share_batch_statistics(state.module)
     state.resume(checkpoints)
+    for row in state.course.history:  # a kill may have come between a checkpoint and its note
+        note(row)
     world.wait()  # nobody writes before all have read
+    if config.freeze == "gradual" and not state.course.epoch:
+        # A last layer of noise would send noise through all the others.
+        train_head(state.module, train, val, config, cache=checkpoints if world.leads else None, progress=progress)
+        state.average(0.0)
     clean = torch.from_numpy(val.images)
     field_like = perturb(clean)
     weights = _loss_weights(train.labels, n_classes, config, device)
@@ -89,12 +99,13 @@ def fit(
         if config.patience and epoch - 1 - course.best_epoch >= config.patience:
             break
         started, tally = time.monotonic(), torch.zeros(3, dtype=torch.float64)
-        forward = world.share(_compiled(state.module.train(), config))
+        thaw(state.module.train(), state.optimizer.param_groups, epoch)
+        forward = world.share(_compiled(state.module, config))
         batches = train.epoch(epoch, rank=world.rank, world=world.size)
         for step, batch in enumerate(batches, (epoch - 1) * steps):
             progress("training", step, total)
             for group in state.optimizer.param_groups:
-                group["lr"] = learning_rate(step, total, config)
+                group["lr"] = learning_rate(step, total, config) * group["lr_scale"]
             views = make_views(batch, train, config, epoch=epoch)
             with drawn_from(config.seed, step), autocast(device, config.precision):
                 logits = forward(views.pictures).float()
@@ -113,7 +124,8 @@ def fit(
                 [len(batch.labels), loss.item() * len(batch.labels), hits.item()], dtype=torch.float64
             )
         shown, summed, right = world.total(tally.to(device)).tolist()
-        row = {"epoch": epoch, "lr": float(state.optimizer.param_groups[0]["lr"]), "train_loss": summed / shown}
+        highest = max(group["lr"] for group in state.optimizer.param_groups)
+        row = {"epoch": epoch, "lr": float(highest), "train_loss": summed / shown}
         row |= {"train_accuracy": right / shown}
         row |= _validate(state.averaged, clean, field_like, val.labels, world)
         if not math.isfinite(row["val_loss"]):  # the epoch's last step may be the one that broke the weights

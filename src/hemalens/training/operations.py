@@ -6,13 +6,13 @@ a core's cache, where most steps cost 0.5 to 2 microseconds a picture of 96 px.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-__all__ = ["OPERATIONS", "Beyond", "Interpolation", "apply_operations"]
+from hemalens.training.geometry import MOVES, Beyond, Interpolation, store
+
+__all__ = ["OPERATIONS", "apply_operations"]
 
 OPERATIONS = (
     "identity",
@@ -30,12 +30,6 @@ OPERATIONS = (
     "autocontrast",
     "equalize",
 )
-Beyond = Literal["black", "mirror"]
-"""What geometry shows beyond the border: black, as torchvision does without a fill, or the picture mirrored."""
-Interpolation = Literal["nearest", "bilinear"]
-
-_GEOMETRY, _FIRST_CHANGE = OPERATIONS[1:6], 6
-_PADDING = {"black": "zeros", "mirror": "reflection"}
 _PIECE = 1 << 18
 """Values that one core works on at a time: as uint8 and twice as float32 they fit its second cache."""
 
@@ -48,12 +42,12 @@ def apply_operations(
     beyond: Beyond = "black",
     interpolation: Interpolation = "nearest",
 ) -> Tensor:
-    """Return pictures (N, 3, H, W) uint8 after R operations each, in turn.
+    """Return pictures (M, 3, H, W) uint8 after R operations each, in turn.
 
     Args:
-        pictures: as above; not changed.
-        operation: places in OPERATIONS (N, R) int64.
-        magnitude: (N, R) float in each operation's own unit: shear as a slope, translation in pixels, turns in degrees,
+        pictures: (N, 3, H, W) uint8; not changed.
+        operation: places in OPERATIONS (M, R) int64; M may be several times N: all pictures come again for each.
+        magnitude: (M, R) float in each operation's own unit: shear as a slope, translation in pixels, turns in degrees,
             enhancement as factor - 1, posterize in bits kept, solarize as a threshold in [0, 1]; others ignore it.
         beyond: what geometry shows beyond the border.
         interpolation: how geometry reads between pixels.
@@ -62,50 +56,23 @@ def apply_operations(
     operation = torch.where(_idle(operation, magnitude), 0, operation)
     order = torch.argsort(operation, dim=0, stable=True)
     operation, magnitude = operation.gather(0, order), magnitude.gather(0, order)
-    theta = _theta(operation, magnitude, pictures.shape[2:])
+    amounts = magnitude.T[:, :, None, None, None].contiguous()
     numbers = torch.arange(len(OPERATIONS), device=operation.device)[:, None, None]
     counts = (operation == numbers).sum(dim=1).T.tolist()
     places = torch.argsort(order, dim=0)  # of each sample in each round
-    result = pictures
-    for turn in range(operation.shape[1]):
-        result = result.index_select(0, places[:, turn - 1][order[:, turn]] if turn else order[:, turn])
-        own = _Round(result, magnitude[:, turn], theta[:, turn], counts[turn])
-        _change_values(own)
-        _move_pixels(own, interpolation=interpolation, beyond=beyond)
+    values, device, result = pictures[:1].numel(), pictures.device, pictures
+    for turn, sizes in enumerate(counts):
+        source = places[:, turn - 1][order[:, turn]] if turn else order[:, 0] % max(1, len(pictures))
+        result = result.index_select(0, source)
+        start = sizes[0]
+        for name, size in zip(OPERATIONS[1:], sizes[1:], strict=True):
+            for own in _pieces(start, size, values=values, device=device):
+                if name in MOVES:
+                    MOVES[name](result[own], amounts[turn, own], beyond, interpolation)
+                else:
+                    _CHANGES[name](result[own], amounts[turn, own])
+            start += size
     return result.index_select(0, places[:, -1])
-
-
-class _Round(NamedTuple):
-    """The batch sorted by the operation that is its turn, with what each sample's operation needs."""
-
-    pictures: Tensor
-    magnitude: Tensor
-    theta: Tensor
-    counts: list[int]
-
-
-def _change_values(batch: _Round) -> None:
-    """Apply the operations on values, each to its stretch of the batch, in place."""
-    start = sum(batch.counts[:_FIRST_CHANGE])
-    for name, count in zip(OPERATIONS[_FIRST_CHANGE:], batch.counts[_FIRST_CHANGE:], strict=True):
-        own = slice(start, start + count)
-        for piece, magnitude in _pieces(batch.pictures[own], batch.magnitude[own, None, None, None]):
-            _CHANGE[name](piece, magnitude)
-        start += count
-
-
-def _move_pixels(batch: _Round, *, interpolation: Interpolation, beyond: Beyond) -> None:
-    """Apply the geometry to its stretch of the batch, in place; whole pixels need no interpolation."""
-    still, *moved = batch.counts[:_FIRST_CHANGE]
-    shifted = still + sum(moved[:2])
-    for own, mode in (
-        (slice(still, shifted), "nearest"),
-        (slice(shifted, still + sum(moved)), interpolation),
-    ):
-        for piece, theta in _pieces(batch.pictures[own], batch.theta[own]):
-            grid = _grid(theta, *piece.shape[2:])
-            values = functional.grid_sample(piece.to(torch.float32), grid, mode, _PADDING[beyond], align_corners=False)
-            _store(piece, values.round_() if mode == "bilinear" else values)
 
 
 def _idle(operation: Tensor, magnitude: Tensor) -> Tensor:
@@ -114,54 +81,21 @@ def _idle(operation: Tensor, magnitude: Tensor) -> Tensor:
     return still | ((operation <= OPERATIONS.index("sharpness")) & (magnitude == 0))
 
 
-def _pieces(pictures: Tensor, other: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Cut both along their samples into pieces that stay in the cache; another device gets all at once."""
-    if not len(pictures):
-        return []
-    if pictures.device.type != "cpu":
-        return [(pictures, other)]
-    size = max(1, _PIECE // max(1, pictures[0].numel())) * torch.get_num_threads()
-    return list(zip(pictures.split(size), other.split(size), strict=True))
-
-
-def _store(pictures: Tensor, values: Tensor) -> None:
-    """Write float values in [0, 256) over uint8 pictures, rounded down; by way of int16 it is vectorised (3 times)."""
-    pictures.copy_(values.to(torch.int16))
-
-
-def _theta(operation: Tensor, magnitude: Tensor, size: torch.Size) -> Tensor:
-    """Return the affine maps (N, R, 2, 3) from centred pixels to where they come from, on a picture from -1 to 1.
-
-    Shears pivot on the upper left corner, turns on the centre; translations drop the fraction of a pixel.
-    """
-    height, width = size
-    move_x, move_y, shear_x, shear_y, turn = (
-        torch.where(operation == OPERATIONS.index(name), magnitude, torch.zeros_like(magnitude)) for name in _GEOMETRY
-    )
-    angle = torch.deg2rad(turn)
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    across = torch.stack([cos, shear_x - sin, shear_x * (height / 2) - torch.trunc(move_x)], dim=-1) / (width / 2)
-    down = torch.stack([sin + shear_y, cos, shear_y * (width / 2) - torch.trunc(move_y)], dim=-1) / (height / 2)
-    return torch.stack([across, down], dim=-2)
-
-
-def _grid(theta: Tensor, height: int, width: int) -> Tensor:
-    """Return the sampling points (N, H, W, 2); as complex numbers x + iy, one sum writes both coordinates."""
-    x = torch.arange(width, device=theta.device) - (width - 1) / 2
-    y = torch.arange(height, device=theta.device) - (height - 1) / 2
-    by_x, by_y, move = torch.view_as_complex(theta.transpose(1, 2).contiguous())[:, :, None].unbind(dim=1)
-    return torch.view_as_real((by_x * x)[:, None, :] + (by_y * y + move)[:, :, None])
+def _pieces(start: int, count: int, *, values: int, device: torch.device) -> list[slice]:
+    """Cut a stretch of samples into pieces that stay in the cache; another device gets all at once."""
+    size = max(1, _PIECE // max(1, values)) * torch.get_num_threads() if device.type == "cpu" else max(1, count)
+    return [slice(first, min(first + size, start + count)) for first in range(start, start + count, size)]
 
 
 def _brightness(pictures: Tensor, magnitude: Tensor) -> None:
     """Multiply by 1 + magnitude."""
-    _store(pictures, (pictures * (1.0 + magnitude)).clamp_(0, 255))
+    store(pictures, (pictures * (1.0 + magnitude)).clamp_(0, 255))
 
 
 def _color(pictures: Tensor, magnitude: Tensor) -> None:
     """Blend each pixel with its grey."""
     values = pictures * (1.0 + magnitude)
-    _store(pictures, values.sub_(_grey(pictures) * magnitude).clamp_(0, 255))
+    store(pictures, values.sub_(_grey(pictures) * magnitude).clamp_(0, 255))
 
 
 def _contrast(pictures: Tensor, magnitude: Tensor) -> None:
@@ -170,7 +104,7 @@ def _contrast(pictures: Tensor, magnitude: Tensor) -> None:
     total = _grey(pictures).sum(dim=3).sum(dim=2, dtype=torch.float64)
     mean = (total / pictures[0, 0].numel()).to(torch.float32)[:, :, None, None]
     values = pictures * (1.0 + magnitude)
-    _store(pictures, values.sub_(mean * magnitude).clamp_(0, 255))
+    store(pictures, values.sub_(mean * magnitude).clamp_(0, 255))
 
 
 def _grey(pictures: Tensor) -> Tensor:
@@ -191,7 +125,7 @@ def _sharpness(pictures: Tensor, magnitude: Tensor) -> None:
     total += rows[:, :, 2:]
     total.add_(inner, alpha=4)
     difference = total.to(torch.float32).div_(13.0).round_().sub_(inner)
-    _store(pictures[:, :, 1:-1, 1:-1], (inner - difference.mul_(magnitude)).clamp_(0, 255))
+    store(pictures[:, :, 1:-1, 1:-1], (inner - difference.mul_(magnitude)).clamp_(0, 255))
 
 
 def _posterize(pictures: Tensor, magnitude: Tensor) -> None:
@@ -215,7 +149,7 @@ def _autocontrast(pictures: Tensor, _magnitude: Tensor) -> None:
     span = (flat.amax(dim=2)[:, :, None, None].to(torch.float32) - low) * (1.0 / 255.0)
     constant = span == 0
     low, span = torch.where(constant, 0.0, low), torch.where(constant, 1.0, span)
-    _store(pictures, (pictures - low).div_(span).clamp_(0, 255))
+    store(pictures, (pictures - low).div_(span).clamp_(0, 255))
 
 
 def _equalize(pictures: Tensor, _magnitude: Tensor) -> None:
@@ -235,7 +169,7 @@ def _equalize(pictures: Tensor, _magnitude: Tensor) -> None:
     flat.copy_(curve.gather(1, flat.to(torch.int64)))
 
 
-_CHANGE: dict[str, Callable[[Tensor, Tensor], None]] = {
+_CHANGES: dict[str, Callable[[Tensor, Tensor], None]] = {
     "brightness": _brightness,
     "color": _color,
     "contrast": _contrast,

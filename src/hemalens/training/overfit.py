@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from hemalens.core.artifacts import output_directory, text_digest, write_json, write_text
 from hemalens.core.charts import FALLBACK_COLOURS, figure_svg, house_style
 from hemalens.core.config import TrainConfig, load_config
+from hemalens.core.errors import ConfigError
 from hemalens.core.types import IntArray, Progress, no_progress
 from hemalens.data.split import splits_table
 from hemalens.training.device import choose_device, torch_threads
@@ -62,6 +63,8 @@ def overfit_check(
     """
     config = load_config(find_recipe(recipe), settings)
     check_config(config)
+    if config.freeze == "features":
+        raise ConfigError("freeze features", "leaves only the last layer to learn by heart", "use --set freeze=none")
     opened, sides = open_sides(source, splits, seed=config.seed, progress=progress)
     labels, chosen = choose_side(opened, sides, "train")
     taken = stratified(labels, config.per_class, seed=config.seed)
@@ -93,7 +96,7 @@ def memorise(
         ``history`` (a row an epoch: epoch, train_loss, accuracy), ``never_learned`` (the samples that the best epoch
         gets wrong: sample_id, label, predicted) and ``meaning`` in words.
     """
-    config = config.model_copy(update={"store_size": 0})  # the pictures that are trained on are those that are scored
+    config = config.model_copy(update={"oversample": 1.0})  # the pictures that are trained on are those that are scored
     rows: list[dict[str, float]] = []
 
     def note(row: Mapping[str, float]) -> None:
@@ -127,7 +130,7 @@ def memorise(
 
 
 def stratified(labels: IntArray, per_class: int, *, seed: int = 0) -> IntArray:
-    """Return rising places (M,) of ``per_class`` samples a class, drawn from the seed; all where it has fewer."""
+    """Return places (M,), rising, of ``per_class`` samples of each class, or all it has, drawn from the seed."""
     generator = np.random.default_rng(seed)
     parts = [generator.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)]
     return np.sort(np.concatenate(parts))
@@ -140,9 +143,9 @@ def _meaning(total: int, wrong: int, epochs: int) -> str:
             "missing on validation samples is generalisation (more data, augmentation, regularisation)"
         )
     return (
-        f"{wrong} of {total} samples are not learned after {epochs} epochs; the usual causes are a learning rate that "
-        "is too high or too low (hemalens find-lr suggests one), wrong labels (look at the samples listed as never "
-        "learned), a network that is too small, or too few epochs"
+        f"{wrong} of {total} samples are not learned after {epochs} epochs; the usual causes are a learning rate "
+        "that is too high or too low (hemalens find-lr suggests one), wrong labels (look at the samples listed as "
+        "never learned), a network that is too small, or too few epochs"
     )
 
 

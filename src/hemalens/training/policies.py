@@ -10,7 +10,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from hemalens.training.operations import OPERATIONS, Beyond, apply_operations
+from hemalens.training.geometry import Beyond, store
+from hemalens.training.operations import OPERATIONS, apply_operations
 
 __all__ = ["AUGMIX_DRAWS", "RANDAUGMENT_DRAWS", "TRIVIALAUGMENT_DRAWS", "augmix", "rand_augment", "trivial_augment"]
 
@@ -81,7 +82,7 @@ def augmix(pictures: Tensor, draws: Tensor, *, severity: int = 3, beyond: Beyond
     for own in _stretches(pictures):
         # The chains of a stretch are one batch: all first chains, all second ones, all third ones.
         chains = apply_operations(
-            pictures[own].repeat(_WIDTH, 1, 1, 1),
+            pictures[own],
             operation[own].transpose(0, 1).flatten(0, 1),
             magnitude[own].transpose(0, 1).flatten(0, 1),
             beyond=beyond,
@@ -108,8 +109,8 @@ def _mix(parts: Sequence[Tensor], weights: Tensor, result: Tensor) -> None:
         own = slice(start, start + size)
         total = parts[0][own] * weights[own, 0, None, None, None]
         for place, part in enumerate(parts[1:], start=1):
-            total += part[own] * weights[own, place, None, None, None]
-        result[own] = total.clamp_(max=255).to(torch.int16)
+            total.addcmul_(part[own].to(torch.float32), weights[own, place, None, None, None])
+        store(result[own], total.clamp_(max=255))
 
 
 def _operation(draw: Tensor, count: int = len(OPERATIONS)) -> Tensor:

@@ -11,6 +11,8 @@ from hemalens.core.types import FloatArray, IntArray
 __all__ = ["class_weights", "epoch_order", "epoch_size", "epoch_steps", "learning_rate", "windowed_order"]
 
 _WARM_UP = 0.25
+_RISE, _FALL = 0.1, 0.6
+_LEAST = 1e-4
 _COPY = 1 << 32
 # Neighbours are read together, a megabyte or so of encoded pictures, if a window holds at least as many such blocks:
 # neighbours are often of one class, and the share of a class in a window varies with one over the root of its blocks.
@@ -93,15 +95,19 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """Return the learning rate of a step in 0..total-1.
 
     ``onecycle`` rises along a cosine over the first quarter and falls to nearly nothing (Smith and Topin 2018);
-    ``cosine`` only falls.
+    ``cosine`` only falls; ``trapezoid`` rises over the first tenth, stays, and falls over the last three fifths, all in
+    straight lines.
     """
     if config.schedule == "constant":
         return config.lr
+    if config.schedule == "trapezoid":
+        rise, fall = (step + 1) / max(_RISE * total, 1), (total - step) / max(_FALL * total, 1)
+        return config.lr * max(min(rise, fall, 1.0), _LEAST)
     warm = _WARM_UP * total if config.schedule == "onecycle" else 0.0
     if step < warm:
         return config.lr * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * min((step + 1) / max(warm, 1), 1.0))))
     progress = (step - warm) / max(total - warm, 1)
-    return config.lr * max(0.5 * (1 + math.cos(math.pi * progress)), 1e-4)
+    return config.lr * max(0.5 * (1 + math.cos(math.pi * progress)), _LEAST)
 
 
 def _occurrence(places: Sequence[int] | IntArray) -> IntArray:

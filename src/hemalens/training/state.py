@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +17,9 @@ from hemalens.training.checkpoint import (
     restore_optimizer,
     save_checkpoint,
 )
-from hemalens.training.models import Normalised, build_model
+from hemalens.training.muon import Muon
+from hemalens.training.transfer import parameter_groups
+from hemalens.training.weights import starting_module
 
 __all__ = ["Course", "State", "start"]
 
@@ -109,18 +110,14 @@ class State:
 
 
 def start(sample: Images, n_classes: int, config: TrainConfig, device: torch.device) -> State:
-    """Return the state before the first step: weights drawn from the seed, inputs normalised by training pictures."""
-    network = build_model(config.model, n_classes, dropout=config.dropout, seed=config.seed)
-    channels = sample.reshape(-1, 3).astype(np.float64) / 255.0
-    mean, std = channels.mean(axis=0), np.maximum(channels.std(axis=0), 1e-3)
-    module = Normalised(network, torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+    """Return the state before the first step: weights given or drawn from the seed, inputs normalised as fits them."""
+    module = starting_module(sample, n_classes, config)
     module.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in torch's stubs
-    decayed = [parameter for parameter in module.parameters() if parameter.ndim > 1]
-    free = [parameter for parameter in module.parameters() if parameter.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = parameter_groups(module, config)
     make: dict[str, Callable[[], torch.optim.Optimizer]] = {
         "sgd": lambda: torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True),
         "adamw": lambda: torch.optim.AdamW(groups, lr=config.lr),
+        "muon": lambda: Muon(groups, lr=config.lr),
     }
     scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
     averaged = copy.deepcopy(module) if config.ema else module

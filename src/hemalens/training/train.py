@@ -1,8 +1,8 @@
 """Clean samples and their split to a trained model on disk."""
 
 import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,13 @@ from hemalens.training.device import choose_device, torch_threads
 from hemalens.training.distributed import World, world_from_environment
 from hemalens.training.loop import Fitted, fit
 from hemalens.training.models import check_model, count_parameters
+from hemalens.training.probe import fit_probe
 from hemalens.training.recipes import find_recipe
 from hemalens.training.sides import choose_side, open_sides
 from hemalens.training.streaming import choose_window, open_feed
 from hemalens.training.tensors import LabelledImages, load_images
+from hemalens.training.tracking import Tracker, open_trackers
+from hemalens.training.weights import find_weights
 
 __all__ = ["DEFAULT_RECIPE", "check_config", "train"]
 
@@ -65,9 +68,9 @@ def train(
     opened, sides = open_sides(source, splits, seed=config.seed, progress=progress)
     table = splits_table(opened.samples, sides)
     options = {"recipe": recipe, "config": config.model_dump(mode="json")}
+    weights = find_weights(config)
     inputs = {"source": opened.fingerprint(), "splits": text_digest(table.write_csv())}
-    if resume and is_complete(out, options=options, inputs=inputs):
-        return read_json(out / "model.json")
+    inputs |= {"weights": weights.sha256} if weights else {}
     plan = {"config": options["config"], "inputs": inputs}
     with world_from_environment(config.device) as world:
         complete = resume and is_complete(out, options=options, inputs=inputs)
@@ -82,14 +85,16 @@ def train(
             if world.leads:
                 _begin(out, config, table, None if resume else plan | {"window": _window(sides, config)})
             world.wait()
-            card = _train(opened, sides, config, out, world, progress if world.leads else no_progress)
+            with closing(open_trackers(config, out, resume=resume) if world.leads else Tracker()) as tracker:
+                card = _train(opened, sides, config, out, world, progress if world.leads else no_progress, tracker.log)
         world.wait()
     return card
 
 
 def check_config(config: TrainConfig) -> None:
-    """Raise ConfigError where a configuration names a network, augmentation or device that there is not."""
+    """Raise ConfigError where a configuration names a network, weights, augmentation or device that there are not."""
     check_model(config.model)
+    find_weights(config)
     check_steps(config.augment)
     choose_device(config.device)
 
@@ -110,7 +115,13 @@ def _window(sides: Sequence[str], config: TrainConfig) -> int:
 
 
 def _train(
-    source: Source, sides: Sequence[str], config: TrainConfig, out: Path, world: World, progress: Progress
+    source: Source,
+    sides: Sequence[str],
+    config: TrainConfig,
+    out: Path,
+    world: World,
+    progress: Progress,
+    note: Callable[[dict[str, float]], None],
 ) -> dict[str, Any]:
     """Load both sides, train, and let the leading process write the model; return its card."""
     device = choose_device(config.device, local_rank=world.local_rank)
@@ -121,7 +132,8 @@ def _train(
             labels, chosen = choose_side(source, sides, "val")
             images = load_images(source, chosen, size=config.image_size, progress=progress)
             validation = LabelledImages(images, labels, tuple(source.samples[index].sample_id for index in chosen))
-            fitted = fit(
+            learn = fit_probe if config.freeze == "features" else fit
+            fitted = learn(
                 training,
                 validation,
                 len(source.classes),
@@ -129,6 +141,7 @@ def _train(
                 checkpoints=out / "checkpoints",
                 world=world,
                 progress=progress,
+                note=note,
             )
     card = _card(source, config, fitted) | {
         "n_train": len(training.labels),
@@ -174,6 +187,9 @@ def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]
     return {
         "schema_version": 1,
         "model": config.model,
+        "weights": config.weights,
+        "weights_sha256": weights.sha256 if (weights := find_weights(config)) else None,
+        "freeze": config.freeze,
         "classes": list(source.classes),
         "image_size": config.image_size,
         "parameters": count_parameters(fitted.module),

@@ -1,0 +1,118 @@
+"""Translations, shears and turns of uint8 pictures (n, 3, H, W) in place, each sample by its own amount (n, 1, 1, 1).
+
+Same definitions as torchvision's affine and rotate on tensors. A shear slides each row as a whole, so it is a copy of
+one stretch of a widened row: 5 microseconds a picture of 96 px where sampling every pixel costs 25 (60 bilinear).
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = [
+    "MOVES",
+    "Beyond",
+    "Interpolation",
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "store",
+    "translate_x",
+    "translate_y",
+]
+
+Beyond = Literal["black", "mirror"]
+"""What geometry shows beyond the border: black, as torchvision does without a fill, or the picture mirrored."""
+Interpolation = Literal["nearest", "bilinear"]
+
+
+def translate_x(pictures: Tensor, pixels: Tensor, beyond: Beyond, _interpolation: Interpolation) -> None:
+    """Move to the right by whole pixels, a fraction is dropped; by one width at most."""
+    wide = _widened(pictures, beyond)
+    pictures.copy_(_windows(wide, -torch.trunc(pixels[:, :, :, 0]).expand(-1, 1, pictures.shape[2])))
+
+
+def translate_y(pictures: Tensor, pixels: Tensor, beyond: Beyond, _interpolation: Interpolation) -> None:
+    """Move down by whole pixels, a fraction is dropped; by one height at most."""
+    n, channels, height, width = pictures.shape
+    move = torch.trunc(pixels[:, :, :, 0]).to(torch.int64).clamp_(-height, height)
+    row = torch.arange(height, device=pictures.device) - move  # (n, 1, height)
+    source = torch.where(row < 0, -1 - row, torch.where(row < height, row, 2 * height - 1 - row))
+    first = torch.arange(n * channels, device=pictures.device).view(n, channels, 1) * height
+    moved = pictures.view(-1, width).index_select(0, (first + source).view(-1)).view(pictures.shape)
+    if beyond == "black":
+        moved.mul_((row == source)[..., None])
+    pictures.copy_(moved)
+
+
+def shear_x(pictures: Tensor, slope: Tensor, beyond: Beyond, interpolation: Interpolation) -> None:
+    """Slide the rows to the left by slope x their distance from the upper border; by one width at most."""
+    row = torch.arange(pictures.shape[2], device=pictures.device)
+    _slide(pictures, slope[:, :, :, 0] * (row + 0.5), beyond, interpolation)
+
+
+def shear_y(pictures: Tensor, slope: Tensor, beyond: Beyond, interpolation: Interpolation) -> None:
+    """Slide the columns up by slope x their distance from the left border; by one height at most."""
+    turned = pictures.transpose(2, 3).contiguous()
+    shear_x(turned, slope, beyond, interpolation)
+    pictures.copy_(turned.transpose(2, 3))
+
+
+def rotate(pictures: Tensor, degrees: Tensor, beyond: Beyond, interpolation: Interpolation) -> None:
+    """Turn counter-clockwise around the centre."""
+    height, width = pictures.shape[2:]
+    angle = torch.deg2rad(degrees)[:, 0]
+    x = torch.arange(width, device=pictures.device) - (width - 1) / 2
+    y = (torch.arange(height, device=pictures.device) - (height - 1) / 2)[:, None]
+    # As points of the complex plane, scaled to -1 .. 1 along each axis: one sum writes both coordinates.
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    by_x = torch.complex(cos * (2 / width), sin * (2 / height))
+    by_y = torch.complex(-sin * (2 / width), cos * (2 / height))
+    grid = torch.view_as_real(by_x * x + by_y * y)
+    padding = "zeros" if beyond == "black" else "reflection"
+    values = functional.grid_sample(pictures.to(torch.float32), grid, interpolation, padding, align_corners=False)
+    store(pictures, values.round_() if interpolation == "bilinear" else values)
+
+
+def store(pictures: Tensor, values: Tensor) -> None:
+    """Write float values in [0, 256) over uint8 pictures, rounded down; by way of int16 it is vectorised (3 times)."""
+    pictures.copy_(values.to(torch.int16))
+
+
+def _slide(pictures: Tensor, offset: Tensor, beyond: Beyond, interpolation: Interpolation) -> None:
+    """Show each row (n, 1, H) from its offset in pixels on."""
+    wide = _widened(pictures, beyond)
+    if interpolation == "nearest":
+        pictures.copy_(_windows(wide, torch.round(offset)))
+        return
+    whole = torch.floor(offset)
+    near, far = (_windows(wide, whole + step).to(torch.float32) for step in (0, 1))
+    store(pictures, far.sub_(near).mul_((offset - whole)[..., None]).add_(near).round_())
+
+
+def _widened(pictures: Tensor, beyond: Beyond) -> Tensor:
+    """Return the pictures with as much again on their left and on their right."""
+    side = torch.zeros_like(pictures) if beyond == "black" else pictures.flip(3)
+    return torch.cat([side, pictures, side], dim=3)
+
+
+def _windows(wide: Tensor, start: Tensor) -> Tensor:
+    """Copy a third of each row, from the whole-numbered start (n, 1, H) on, counted from the row's middle third."""
+    n, channels, height, width = wide.shape
+    span = width // 3
+    start = start.to(torch.int64).clamp_(-span, span) + span
+    rows = torch.arange(n * channels * height, device=wide.device).view(n, channels, height) * width
+    every = wide.as_strided((wide.numel() - span + 1, span), (1, 1))
+    return every.index_select(0, (rows + start).view(-1)).view(n, channels, height, span)
+
+
+MOVES: dict[str, Callable[[Tensor, Tensor, Beyond, Interpolation], None]] = {
+    "translate_x": translate_x,
+    "translate_y": translate_y,
+    "shear_x": shear_x,
+    "shear_y": shear_y,
+    "rotate": rotate,
+}
+"""Each movement: pictures, amounts in pixels, as slopes or in degrees, what lies beyond, how to read between pixels."""
