@@ -33,13 +33,13 @@ def challenge(*, validation: bool = False) -> Path:
     return path
 
 
-def record(name: str, figures: Mapping[str, Any], **conditions: object) -> None:
-    """Print a benchmark's figures with their conditions and keep them in ``results/NAME.json``."""
+def record(name: str, figures: Mapping[str, Any], *, folder: Path = RESULTS, **conditions: object) -> None:
+    """Print a benchmark's figures with their conditions and keep them in ``NAME.json`` of a folder."""
     facts = provenance(name, seed=None, inputs={}, options=conditions)
     kept = {key: facts[key] for key in ("time", "commit", "dirty", "hardware", "libraries")}
     text = json.dumps(
         {"command": f"python benchmarks/bench_{name}.py", **kept, "conditions": conditions, **figures}, indent=2
     )
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     print(text)

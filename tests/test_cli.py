@@ -23,6 +23,8 @@ STAGES = {
     "audit": "hemalens.data.audit",
     "clean": "hemalens.data.clean",
     "split": "hemalens.data.split",
+    "find-lr": "hemalens.training.finder",
+    "overfit-check": "hemalens.training.overfit",
     "train": "hemalens.training.train",
     "evaluate": "hemalens.evaluation.evaluate",
     "report": "hemalens.evaluation.report",
@@ -78,7 +80,7 @@ def test_every_command_has_help_with_an_example_of_itself(command: str, call: Ca
 def test_the_help_lists_every_command_and_nothing_else(call: Call) -> None:
     code, out, _ = call("--help")
     assert code == 0
-    assert set(re.findall(r"^│ ([a-z]+) ", out, re.MULTILINE)) == set(STAGES)
+    assert set(re.findall(r"^│ ([a-z-]+) ", out, re.MULTILINE)) == set(STAGES)
 
 
 def test_the_version_is_printed_alone(call: Call) -> None:
@@ -87,13 +89,14 @@ def test_the_version_is_printed_alone(call: Call) -> None:
 
 @pytest.mark.parametrize("command", STAGES)
 def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
-    stage = getattr(importlib.import_module(STAGES[command]), command)
+    name = command.replace("-", "_")
+    stage = getattr(importlib.import_module(STAGES[command]), name)
     behind = {name: one.default for name, one in inspect.signature(stage).parameters.items() if name != "progress"}
-    offered = {name: one.default for name, one in inspect.signature(getattr(cli, command)).parameters.items()}
+    offered = {name: one.default for name, one in inspect.signature(getattr(cli, name)).parameters.items()}
     assert offered.pop("as_json") is False
     assert offered.keys() == behind.keys()
-    for name, default in behind.items():
-        assert offered[name] == (None if default == () else default), name
+    for option, default in behind.items():
+        assert offered[option] == (None if default == () else default), option
 
 
 def test_every_stage_has_a_command_and_a_function_of_its_name(
@@ -101,10 +104,13 @@ def test_every_stage_has_a_command_and_a_function_of_its_name(
 ) -> None:
     audit, cleaned, splits = tmp_path / "audit", tmp_path / "clean.npz", tmp_path / "splits.csv"
     trained, evaluated = tmp_path / "train", tmp_path / "evaluate"
+    found, memory = tmp_path / "lr", tmp_path / "overfit"
     steps: list[tuple[list[object], list[str]]] = [
         (["audit", source, "--out", audit, "--workers", 0], ["n_samples", "n_unreadable", "issues", "suggested_drops"]),
         (["clean", source, "--audit", audit, "--out", cleaned], ["n_samples", "kept", "dropped"]),
         (["split", cleaned, "--out", splits, "--ratios", "6:2:2"], ["n_samples", "splits"]),
+        (["find-lr", cleaned, "--out", found, "--splits", splits, *SETTINGS], ["suggestion", "curve"]),
+        (["overfit-check", cleaned, "--out", memory, "--splits", splits, *SETTINGS], ["reached", "never_learned"]),
         (["train", cleaned, "--out", trained, "--splits", splits, *SETTINGS], ["best_epoch", "val_accuracy"]),
         (["evaluate", trained, cleaned, "--out", evaluated, "--splits", splits], ["n", "accuracy", "confusion_matrix"]),
         (["report", trained, "--out", tmp_path / "report"], ["runs", "files"]),

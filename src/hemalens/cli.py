@@ -6,6 +6,7 @@ Imports of the stages happen inside the commands, so that ``--help`` and torch-f
 import importlib
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from hemalens.core.types import Progress
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
+_SHOWN = 12  # lines of a list on the screen
 _TRAIN_PACKAGES = frozenset({"safetensors", "timm", "torch", "torchvision"})
 
 app = typer.Typer(
@@ -135,6 +137,67 @@ def split(
     _print(summary, as_json, [f"{counts} in {out}"])
 
 
+@app.command("find-lr")
+def find_lr(
+    source: SourceArgument,
+    out: Annotated[Path | None, typer.Option("--out", help="Directory for lr.csv and lr.svg; none by default.")] = None,
+    splits: Annotated[Path | None, typer.Option(help="splits.csv of this source; drawn 83:13:4 by default.")] = None,
+    recipe: RecipeOption = "compact",
+    settings: SetOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a learning rate by a range test on the training samples; no model is kept.
+
+    Example: `hemalens find-lr clean/ --splits splits.csv --set model=baseline`
+    """
+    stage = _stage("hemalens.training.finder", "find_lr")
+    with _progress() as progress:
+        summary = stage(
+            source,
+            out,
+            splits=splits,
+            recipe=recipe,
+            settings=settings or (),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    _print(summary, as_json, _rate_lines(summary))
+
+
+@app.command("overfit-check")
+def overfit_check(
+    source: SourceArgument,
+    out: OutDirectory,
+    splits: Annotated[Path | None, typer.Option(help="splits.csv of this source; drawn 83:13:4 by default.")] = None,
+    recipe: RecipeOption = "overfit-check",
+    settings: SetOption = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show whether the network can learn a few samples of each class by heart: the first step before regularising.
+
+    Example: `hemalens overfit-check clean/ --splits splits.csv --out overfit/`
+    """
+    stage = _stage("hemalens.training.overfit", "overfit_check")
+    with _progress() as progress:
+        summary = stage(
+            source,
+            out,
+            splits=splits,
+            recipe=recipe,
+            settings=settings or (),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    wrong = [
+        f"  {one['sample_id']}: labelled {one['label']}, predicted {one['predicted']}"
+        for one in summary["never_learned"]
+    ]
+    shown = [*wrong[:_SHOWN], f"  ... {len(wrong)} in all"] if len(wrong) > _SHOWN else wrong
+    _print(summary, as_json, [summary["meaning"], *shown, f"details in {out}"])
+
+
 @app.command()
 def train(
     source: SourceArgument,
@@ -195,14 +258,19 @@ def evaluate(
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="RUN directories; several make a table.")],
     out: OutDirectory,
+    evaluations: Annotated[
+        list[Path] | None,
+        typer.Option("--evaluation", help="Directory of `hemalens evaluate` that lies elsewhere; may be repeated."),
+    ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the report and the model card of one or more runs.
+    """Write the report and the model card of one or more runs; several make the tables of experiments.
 
-    Example: `hemalens report out/ --out report/`
+    Example: `hemalens report runs/baseline runs/compact --out report/`
     """
-    summary = _stage("hemalens.evaluation.report", "report")(runs, out, overwrite=overwrite)
+    stage = _stage("hemalens.evaluation.report", "report")
+    summary = stage(runs, out, evaluations=evaluations or (), overwrite=overwrite)
     _print(summary, as_json, [f"look at {out / 'report.html'}"])
 
 
@@ -308,7 +376,7 @@ def _progress() -> Iterator[Progress]:
     counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     columns = (*counts, TextColumn("left"), TimeRemainingColumn())
     # In a file or a pipe the last state of the bars would stand before the one line of an error.
-    with Bars(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Bars(*columns, console=console, disable=not (console.is_terminal and _speaks())) as bars:
         tasks: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:
@@ -320,7 +388,13 @@ def _progress() -> Iterator[Progress]:
 
 
 def _print(summary: Mapping[str, Any], as_json: bool, lines: list[str]) -> None:
-    print(json.dumps(summary, ensure_ascii=False) if as_json else "\n".join(lines))
+    if _speaks():
+        print(json.dumps(summary, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def _speaks() -> bool:
+    """Tell whether this process speaks for all that torchrun started (there is one where it started none)."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _audit_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -333,6 +407,14 @@ def _audit_lines(summary: Mapping[str, Any]) -> list[str]:
         for issue, counts in summary["issues"].items()
     ]
     return lines
+
+
+def _rate_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return the suggestion and every so-many-th point of the curve, so that the table stays small."""
+    curve = summary["curve"]
+    step = max(1, -(-len(curve) // _SHOWN))
+    lines = [f"suggested lr {summary['suggestion']:.2g} (the recipe has {summary['configured']:g})", "       lr   loss"]
+    return lines + [f"{point['lr']:>9.2g}  {point['loss']:.3f}" for point in curve[::step]]
 
 
 def _score_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -2,8 +2,12 @@
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +41,19 @@ def lost(task: list[int]) -> list[int | str]:
     return ["lost"] * len(task)
 
 
+class Doubler:
+    """A function that counts how often it is sent."""
+
+    sent = 0
+
+    def __call__(self, number: int) -> int:
+        return 2 * number
+
+    def __reduce__(self) -> tuple[type["Doubler"], tuple[()]]:
+        type(self).sent += 1
+        return Doubler, ()
+
+
 def flat(results: Iterator[list[int | str]]) -> list[int | str]:
     return [item for result in results for item in result]
 
@@ -45,6 +62,13 @@ def test_a_process_that_dies_costs_the_one_item_that_killed_it_and_the_order_sta
     tasks = [[0, 1, 2, 3], [4, 5], [6, KILLER, 8], [9], [10, 11], [12]]
     found = flat(map_chunks(squares, iter(tasks), halve=halve, lost=lost, workers=2))
     assert found == [0, 1, 4, 9, 16, 25, 36, "lost", 64, 81, 100, 121, 144]
+
+
+def test_what_the_function_carries_is_sent_once_a_process_not_once_a_task() -> None:
+    Doubler.sent = 0
+    doubled = map_chunks(Doubler(), iter(range(9)), halve=lambda _: [], lost=lambda _: -1, workers=1)
+    assert list(doubled) == [2 * number for number in range(9)]
+    assert Doubler.sent == 1
 
 
 def test_a_chunk_that_cannot_be_cut_is_lost_whole() -> None:
@@ -121,3 +145,23 @@ def test_a_caller_who_stops_early_leaves_no_process_behind() -> None:
     assert next(results) == [0]
     results.close()
     assert set(multiprocessing.active_children()) <= before
+
+
+def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "starts_and_dies.py"
+    script.write_text(
+        "import os, signal\n"
+        "from hemalens.data.parallel import map_chunks\n"
+        "from tests.data.test_parallel import lost, process_of, whole\n"
+        "if __name__ == '__main__':\n"
+        "    tasks = ([0] for _ in range(100))\n"
+        "    for number in map_chunks(process_of, tasks, halve=whole, lost=lost, workers=2):\n"
+        "        print(number, flush=True)\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    paths = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    # The pipe stays open as long as any of the processes lives: reading it to its end waits for all of them.
+    command, surroundings = [sys.executable, str(script)], {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=surroundings, timeout=120, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout.strip().isdigit()

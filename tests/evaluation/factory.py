@@ -130,12 +130,27 @@ def make_train(path: Path, *, config: Mapping[str, Any] = CONFIG, epochs: int = 
     return path
 
 
-def make_evaluation(path: Path, train: Path, *, matrix: np.ndarray | None = None, **more: Any) -> Path:
+def make_evaluation(
+    path: Path, train: Path, *, matrix: np.ndarray | None = None, answers: bool = False, source: str = "a", **more: Any
+) -> Path:
     """Write a finished evaluation directory of the model in ``train``; ``more`` goes into evaluation.json."""
-    inputs = {"model.safetensors": sha256_file(train / "model.safetensors"), "source.npz": "a" * 64}
+    matrix = confusion() if matrix is None else matrix
+    inputs = {"model": sha256_file(train / "model.safetensors"), "source": source * 64}
     with output_directory(path, "evaluate", inputs=inputs) as out:
-        write_json(out / "evaluation.json", scores(confusion() if matrix is None else matrix) | more)
+        write_json(out / "evaluation.json", scores(matrix) | more)
+        if answers:
+            write_table(out / "predictions.csv", predictions(matrix))
     return path
+
+
+def predictions(matrix: np.ndarray, classes: Sequence[str] = CELL_CLASSES) -> pl.DataFrame:
+    """Make the answers that a matrix counts, class by class, the right ones last, and one sample without a label."""
+    rows = [("unlabelled", None, classes[0])]
+    for true, counts in enumerate(matrix.tolist()):
+        order = sorted(range(len(classes)), key=lambda predicted: predicted == true)
+        named = [predicted for predicted in order for _ in range(counts[predicted])]
+        rows += [(f"{classes[true]}-{place}", classes[true], classes[one]) for place, one in enumerate(named)]
+    return pl.DataFrame(rows, ["sample_id", "label", "predicted"], orient="row")
 
 
 def make_mistakes(evaluate: Path, count: int = 3) -> list[dict[str, Any]]:

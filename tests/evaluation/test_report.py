@@ -57,7 +57,7 @@ def test_a_report_is_a_finished_directory_that_vouches_for_what_it_read(tmp_path
     run = make_run(tmp_path / "baseline")
     summary = report([run], tmp_path / "out")
     record = require_complete(tmp_path / "out", "report")
-    assert set(record["outputs"]) == {"report.html", "model_card.md"}
+    assert set(record["outputs"]) == {"report.html", "model_card.md", "experiments.csv"}
     assert set(record["inputs"]) == {
         f"baseline/{name}"
         for name in (
@@ -223,7 +223,7 @@ def test_the_model_cards_tables_are_whole(whole):
         "There is no table of splits",
         "Not evaluated: run hemalens evaluate",
         "Training ran for 1 epoch of the 40 allowed",
-        "lonely compact 423 112 not evaluated",
+        "lonely compact 423 112, 64 px scratch flip, rotate, zoom replicate 2000, bf16 not evaluated",
     ],
 )
 def test_what_was_not_done_is_said_plainly(bare, words):
@@ -366,8 +366,10 @@ def test_several_runs_make_a_table_and_the_first_is_described(tmp_path):
     make_evaluation(tmp_path / "second" / "evaluate", second, matrix=confusion() * 2)
     words = plain(pages_of([first, second], tmp_path / "out")[0])
     assert "2 runs are compared; sections 1, 2 and 4 describe first, the first one named." in words
-    assert re.search(r"first compact 423 112 97\.9 % \[", words)
-    assert re.search(r"second compact 423 112 97\.9 % \[", words)
+    assert re.search(
+        r"first compact 423 112, 64 px scratch flip, rotate, zoom replicate 2000, bf16 97\.8\d % \[", words
+    )
+    assert re.search(r"second compact 423 112, 64 px scratch flip, rotate, zoom not balanced, bf16 97\.8\d % \[", words)
     assert "choosing the best of several by this table makes its score optimistic" in words
     assert "scored on different numbers of samples" in words
     assert "natural frequencies" not in words
@@ -375,6 +377,8 @@ def test_several_runs_make_a_table_and_the_first_is_described(tmp_path):
 
 def test_runs_of_one_name_are_numbered(tmp_path):
     runs = [make_train(tmp_path / one / "train") for one in ("a", "b/a", "c")]
+    for run in runs:
+        make_evaluation(run / "evaluation", run)
     assert [run.name for run in load_inputs(runs).runs] == ["a", "a (2)", "c"]
 
 

@@ -1,7 +1,10 @@
 """Tiny sets and configurations that train in a moment."""
 
+import socket
 from collections.abc import Callable
+from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 
@@ -35,3 +38,14 @@ def quick() -> MakeConfig:
         return load_config({**plain, "threads": 1, "device": "cpu", **keys})
 
     return make
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Leave no name to be resolved and nothing in the hub's cache."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))

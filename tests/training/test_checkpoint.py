@@ -1,8 +1,13 @@
 """Checkpoints and models on disk: whole or refused by name, the last two kept, the one before fallen back to."""
 
+import json
 import logging
+import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -152,6 +157,106 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(
     found = latest_checkpoint(tmp_path)
     assert found is not None
     assert found[1] == {"epoch": 1}
+
+
+def killed(work: str, folder: Path, *words: str) -> dict[str, Any]:
+    script = Path(__file__).with_name("kills.py")
+    done = subprocess.run([sys.executable, script, work, folder, *words], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    outcome: dict[str, Any] = json.loads(done.stdout)
+    return outcome
+
+
+def test_200_kills_while_saving_leave_the_last_checkpoint_or_the_one_before(tmp_path: Path) -> None:
+    outcome = killed("saving", tmp_path, "200")
+    assert outcome["ends"] == {"killed": 200}
+    assert outcome["wrong"] == []
+    assert outcome["warnings"] == []
+    assert outcome["most_left"] <= 1  # the temporary file of the last kill; the one of the kill before is gone
+    assert outcome["files_after"] == 4
+
+
+def test_a_kill_before_any_call_of_the_system_inside_a_save_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    outcome = killed("calls", tmp_path)
+    assert outcome["kills"] > 30
+    assert outcome["wrong"] == []
+    assert outcome["warnings"] == []
+    assert (outcome["last"], outcome["files_after"]) == (4, 4)
+
+
+def test_what_killed_saves_left_behind_is_removed_and_what_others_left_is_not(tmp_path: Path) -> None:
+    ours = [".epoch-0001.safetensors.ab3_x9zz.tmp", ".epoch-0002.safetensors.sha256.00000000.tmp"]
+    theirs = [".mine.tmp", "epoch-notes.txt", ".epoch-0001.safetensors.tmp", "plan.json"]
+    for name in [*ours, *theirs, "epoch-0002.safetensors.sha256"]:
+        (tmp_path / name).write_text("x")
+    save_checkpoint(tmp_path, STATE, {"epoch": 3}, epoch=3)
+    kept = ["epoch-0003.safetensors", "epoch-0003.safetensors.sha256"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted([*theirs, *kept])
+
+
+def damage(path: Path, before: Path, chance: random.Random) -> str:
+    """Damage a checkpoint or its hash in one of seven ways; return which."""
+    data, beside = bytearray(path.read_bytes()), path.with_name(path.name + ".sha256")
+    place, kinds = chance.randrange(len(data)), ("bit", "bits", "cut", "zeros", "hash bit", "hash swapped", "no hash")
+    kind = chance.choice(kinds)
+    if kind == "bit":
+        data[place] ^= 1 << chance.randrange(8)
+    elif kind == "bits":
+        for place in chance.sample(range(len(data)), chance.randrange(2, 40)):
+            data[place] ^= 1 << chance.randrange(8)
+    elif kind == "cut":
+        del data[place:]
+    elif kind == "zeros":
+        while not any(data[place : place + 64]):
+            place = chance.randrange(len(data))
+        data[place : place + 64] = bytes(len(data[place : place + 64]))
+    elif kind == "hash bit":
+        digits = bytearray(beside.read_bytes())
+        digits[chance.randrange(64)] ^= 1 << chance.randrange(8)
+        beside.write_bytes(digits)
+    elif kind == "hash swapped":
+        shutil.copyfile(before.with_name(before.name + ".sha256"), beside)
+    else:
+        beside.unlink()
+    path.write_bytes(data)
+    return kind
+
+
+def test_200_damaged_checkpoints_are_all_found_and_named_and_the_one_before_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chance, kinds = random.Random(0), set()
+    for epoch in (1, 2):
+        weights = torch.rand(500, generator=torch.Generator().manual_seed(epoch))
+        save_checkpoint(tmp_path / "whole", {"weights": weights}, {"epoch": epoch}, epoch=epoch)
+    for number in range(200):
+        folder = shutil.copytree(tmp_path / "whole", tmp_path / str(number))
+        newest = folder / "epoch-0002.safetensors"
+        kinds.add(kind := damage(newest, folder / "epoch-0001.safetensors", chance))
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            found = latest_checkpoint(folder)
+        assert found is not None, kind
+        assert found[1] == {"epoch": 1}, kind
+        assert len(caplog.messages) == 1, kind
+        assert str(newest) in caplog.messages[0], kind
+        shutil.rmtree(folder)
+    assert len(kinds) == 7
+
+
+def test_two_hashes_exchanged_leave_no_checkpoint_and_are_both_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = [save_checkpoint(tmp_path, {"x": torch.tensor([epoch])}, {"epoch": epoch}, epoch=epoch) for epoch in (1, 2)]
+    hashes = [file.with_name(file.name + ".sha256") for file in files]
+    first, second = (file.read_text() for file in hashes)
+    hashes[0].write_text(second)
+    hashes[1].write_text(first)
+    with caplog.at_level(logging.WARNING):
+        assert latest_checkpoint(tmp_path) is None
+    for file in files:
+        assert f"{file}: is damaged" in caplog.text
+    assert f"no checkpoint in {tmp_path} is whole: training starts anew" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])

@@ -4,6 +4,7 @@ import itertools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from hemalens.core.errors import ConfigError, TrainingError
 from hemalens.core.types import Progress
 from hemalens.training import loop
 from hemalens.training.checkpoint import latest_checkpoint
-from hemalens.training.loop import Fitted, choose_device, fit, perturb, predict_logits, torch_threads
+from hemalens.training.device import choose_device, torch_threads
+from hemalens.training.feed import MemoryFeed
+from hemalens.training.loop import Fitted
 from hemalens.training.models import build_model
+from hemalens.training.predicting import perturb, predict_logits
 from hemalens.training.tensors import LabelledImages
 
 MakeSet = Callable[..., LabelledImages]
@@ -27,6 +31,11 @@ MakeConfig = Callable[..., TrainConfig]
 def _one_thread() -> Iterator[None]:
     with torch_threads(1):
         yield
+
+
+def fit(train: LabelledImages, val: LabelledImages, n_classes: int, config: TrainConfig, **keys: Any) -> Fitted:
+    """Train on a set that is in memory."""
+    return loop.fit(MemoryFeed(train, config, torch.device("cpu")), val, n_classes, config, **keys)
 
 
 def kill_at(step: int) -> Progress:

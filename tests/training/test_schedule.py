@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from hemalens.core.config import TrainConfig
-from hemalens.training.schedule import class_weights, epoch_order, epoch_size, learning_rate
+from hemalens.training.schedule import (
+    class_weights,
+    epoch_order,
+    epoch_size,
+    epoch_steps,
+    learning_rate,
+    windowed_order,
+)
 
 
 def labels_of(counts: list[int]) -> np.ndarray:
@@ -96,7 +103,7 @@ def test_a_class_without_samples_weighs_nothing() -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(total=st.integers(1, 400), schedule=st.sampled_from(["onecycle", "cosine", "constant"]))
+@given(total=st.integers(1, 400), schedule=st.sampled_from(["onecycle", "cosine", "trapezoid", "constant"]))
 def test_the_learning_rate_rises_at_most_once_and_then_only_falls(total: int, schedule: str) -> None:
     config = TrainConfig(schedule=schedule, lr=0.4)
     rates = [learning_rate(step, total, config) for step in range(total)]
@@ -113,6 +120,7 @@ def test_the_ends_of_each_course() -> None:
         return rates[0], max(rates), rates[-1]
 
     assert ends("constant") == (1.0, 1.0, 1.0)
+    assert ends("trapezoid") == (pytest.approx(0.05), 1.0, pytest.approx(1 / 120))
     start, top, end = ends("cosine")
     assert (start, top) == (1.0, 1.0)
     assert end < 0.01
@@ -120,3 +128,54 @@ def test_the_ends_of_each_course() -> None:
     assert start < 0.1
     assert top == pytest.approx(1.0)
     assert end < 0.01
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    balance=st.sampled_from(["none", "replicate", "sampler"]),
+    per_class=st.integers(1, 80),
+    batch_size=st.integers(2, 40),
+    window=st.integers(1, 250),
+    epoch=st.integers(1, 3),
+)
+def test_windows_show_what_the_epoch_shows_and_need_few_pictures_each(
+    counts: list[int], balance: str, per_class: int, batch_size: int, window: int, epoch: int
+) -> None:
+    labels = labels_of(counts)
+    config = TrainConfig(balance=balance, per_class=per_class, batch_size=batch_size, seed=3)
+    places, keys, windows = windowed_order(labels, config, epoch=epoch, window=window)
+    wanted = [array[: epoch_steps(labels, config) * batch_size] for array in epoch_order(labels, config, epoch=epoch)]
+    assert sorted(zip(places, keys, strict=True)) == sorted(zip(*wanted, strict=True))
+    assert (np.diff(windows) >= 0).all()
+    parts = [set(places[windows == number].tolist()) for number in np.unique(windows)]
+    assert max(map(len, parts)) <= window
+    assert sum(map(len, parts)) == len(set(places.tolist()))  # no picture is decoded twice in an epoch
+    if len(set(places.tolist())) <= window:
+        assert np.array_equal(keys, wanted[1])
+
+
+def test_windows_hold_blocks_of_neighbours_and_yet_all_classes() -> None:
+    labels, config = labels_of([5000, 5000, 5000, 5000]), TrainConfig(balance="none")
+    places, _, windows = windowed_order(labels, config, epoch=1, window=4096)
+    assert windows.max() == 4
+    for number in range(5):
+        inside = np.sort(places[windows == number])
+        assert (np.diff(inside) > 1).sum() < len(inside) / 64
+        assert np.bincount(labels[inside]).min() > len(inside) / 8  # of 1/4 each
+    other = windowed_order(labels, config, epoch=2, window=4096)
+    assert set(places[windows == 0].tolist()) != set(other[0][other[2] == 0].tolist())
+
+
+def test_an_epoch_has_as_many_steps_as_it_fills_batches_and_at_least_one() -> None:
+    labels = labels_of([20, 30])
+    sizes = {2: 25, 16: 3, 50: 1, 64: 1}
+    found = {size: epoch_steps(labels, TrainConfig(balance="none", batch_size=size)) for size in sizes}
+    assert found == sizes
+
+
+def test_the_trapezoid_has_its_corners_at_a_tenth_and_two_fifths() -> None:
+    rates = [learning_rate(step, 200, TrainConfig(schedule="trapezoid", lr=2.0)) for step in range(200)]
+    assert rates[9] == pytest.approx(1.0)
+    assert set(rates[19:81]) == {2.0}
+    assert rates[140] == pytest.approx(1.0)

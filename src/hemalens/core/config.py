@@ -6,9 +6,9 @@ Needs pydantic; no torch.
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hemalens.core.errors import ConfigError
 
@@ -41,11 +41,18 @@ class TrainConfig(_Frozen):
         1.0, description="each layer group's learning rate over that of the group after it"
     )
     image_size: Annotated[int, Field(ge=16, le=1024)] = Field(64, description="pixels per side the network sees")
+    store_size: Annotated[int, Field(ge=0, le=2048)] = Field(
+        0, description="pixels per side that training pictures are kept at to be turned and zoomed in; 0: image_size"
+    )
     epochs: Annotated[int, Field(ge=1)] = Field(12, description="passes over the (balanced) training set, at most")
     batch_size: Annotated[int, Field(ge=2)] = Field(64, description="pictures a step")
-    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="SGD with Nesterov momentum 0.9, or AdamW")
+    optimizer: Literal["sgd", "adamw", "muon"] = Field(
+        "sgd", description="SGD with Nesterov momentum 0.9, AdamW, or Muon with SGD for first, last and 1-D weights"
+    )
     lr: Annotated[float, Field(gt=0)] = Field(0.1, description="highest learning rate")
-    schedule: Literal["onecycle", "cosine", "constant"] = Field("onecycle", description="course of the learning rate")
+    schedule: Literal["onecycle", "cosine", "trapezoid", "constant"] = Field(
+        "onecycle", description="course of the learning rate"
+    )
     weight_decay: Annotated[float, Field(ge=0)] = Field(5e-4, description="not on biases and normalisation")
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="of the cross-entropy")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(0.1, description="before the last layer")
@@ -72,10 +79,27 @@ class TrainConfig(_Frozen):
     # Dropout draws from (seed << 32) + step, which has to fit into 64 bits.
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="of weights, batch order and augmentation")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 for one a core")
+    memory_gb: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="10^9 bytes for decoded training pictures, a larger set is streamed; 0: half of what is free"
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     track: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
         (), description="where to log scores besides history.csv"
     )
+
+    @model_validator(mode="after")
+    def _check_store(self) -> Self:
+        # Bilinear sampling reads four neighbours: below half the size it would skip pixels.
+        if self.store_size and not self.image_size <= self.store_size <= 2 * self.image_size:
+            raise ValueError(
+                f"store_size {self.store_size}: must be 0, or image_size ({self.image_size}) to twice that"
+            )
+        return self
+
+    @property
+    def stored(self) -> int:
+        """Return the pixels per side that training pictures are kept at."""
+        return self.store_size or self.image_size
 
 
 def load_config(recipe: Mapping[str, Any], settings: Sequence[str] = ()) -> TrainConfig:
@@ -88,6 +112,9 @@ def load_config(recipe: Mapping[str, Any], settings: Sequence[str] = ()) -> Trai
         return TrainConfig.model_validate(merged)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # a rule over several keys
+            what, _, rule = str(first["ctx"]["error"]).partition(": ")
+            raise ConfigError(what, rule, f"change it with --set {what.partition(' ')[0]}=...") from None
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             owner = TrainConfig if len(first["loc"]) == 1 else AugmentStep

@@ -7,24 +7,22 @@ that ``clean`` will follow unless a person edits it. Needs no torch.
 import time
 from collections import Counter
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from threading import Thread
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from hemalens.core.artifacts import output_directory, write_json, write_table
 from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
-from hemalens.data.audit_page import AuditView, render_audit
-from hemalens.data.checks.colour import find_colour_clusters
-from hemalens.data.checks.duplicates import find_duplicates, find_label_conflicts
-from hemalens.data.checks.files import find_converted, find_odd_sizes, find_unreadable
 from hemalens.data.checks.finding import ISSUES, Finding
-from hemalens.data.checks.foreign import find_foreign
-from hemalens.data.checks.outliers import OutlierAnalysis, analyse_outliers
-from hemalens.data.checks.quality import find_blurry, find_bright, find_dark
 from hemalens.data.sources import Source, open_source
 from hemalens.data.sources.entries import escape
 from hemalens.data.statistics import Statistics, measure_source
+
+if TYPE_CHECKING:
+    from hemalens.data.checks.outliers import OutlierAnalysis
 
 __all__ = ["audit", "suggested_drops"]
 
@@ -66,10 +64,15 @@ def audit(
     opened = open_source(source, classes=classes)
     options = {"classes": list(classes) if classes else None}
     with output_directory(out, "audit", overwrite=overwrite, inputs={"source": opened.fingerprint()}, options=options):
+        importing = Thread(target=_import_judges)
+        importing.start()
         statistics = measure_source(opened, workers=workers, progress=progress)
+        importing.join()
+        from hemalens.data.audit_page import AuditView, render_audit
+        from hemalens.data.findings import find_all
+
         progress("looking for outliers", 0, 1)
-        analysis = analyse_outliers(statistics)
-        findings = _findings(statistics, opened.samples, analysis)
+        analysis, findings = find_all(statistics, opened.samples)
         progress("looking for outliers", 1, 1)
         write_table(out / "manifest.csv", _manifest(opened, statistics))
         write_table(out / "statistics.csv", _statistics(opened, statistics, analysis))
@@ -88,23 +91,10 @@ def suggested_drops(findings: Sequence[Finding]) -> set[int]:
     return {finding.index for finding in findings if finding.suggestion == "drop"}
 
 
-def _findings(statistics: Statistics, samples: Sequence[Sample], analysis: OutlierAnalysis) -> list[Finding]:
-    """Run every check; rows are ordered by issue, group and falling score, as a person would read them."""
-    findings = [
-        *find_unreadable(statistics),
-        *find_converted(statistics),
-        *find_odd_sizes(statistics),
-        *find_duplicates(statistics, samples),
-        *find_label_conflicts(statistics, samples),
-        *find_foreign(statistics),
-        *analysis.findings,
-        *find_colour_clusters(statistics),
-        *find_blurry(statistics),
-        *find_dark(statistics),
-        *find_bright(statistics),
-    ]
-    order = {issue: place for place, issue in enumerate(ISSUES)}
-    return sorted(findings, key=lambda f: (order[f.issue], f.group, -f.score, f.index))
+def _import_judges() -> None:
+    """Import what judges and draws while workers decode: SciPy, scikit-learn and matplotlib take a second."""
+    for name in ("findings", "audit_page"):
+        import_module(f"hemalens.data.{name}")
 
 
 def _manifest(source: Source, statistics: Statistics) -> pl.DataFrame:
@@ -120,7 +110,7 @@ def _manifest(source: Source, statistics: Statistics) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=schema)
 
 
-def _statistics(source: Source, statistics: Statistics, analysis: OutlierAnalysis) -> pl.DataFrame:
+def _statistics(source: Source, statistics: Statistics, analysis: "OutlierAnalysis") -> pl.DataFrame:
     columns: dict[str, list[Any]] = {"sample_id": [sample.sample_id for sample in source.samples]}
     schema: dict[str, type[pl.DataType]] = {"sample_id": pl.String}
     for name in _STATISTICS:

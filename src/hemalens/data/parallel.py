@@ -5,14 +5,15 @@ Standard library only: spawned workers import this first.
 
 import multiprocessing
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
-__all__ = ["available_cores", "map_chunks"]
+__all__ = ["available_cores", "end_with_parent", "map_chunks"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -34,7 +35,8 @@ def map_chunks(
     """Yield ``function(task)`` for each task, in order.
 
     Args:
-        function: a module-level function; it runs in spawned processes.
+        function: runs in spawned processes. It is sent to each once, tasks are sent one by one: what they share (a
+            source's listing, as ``partial(function, source)``) belongs to it.
         tasks: consumed as workers get free, so they may be large and made on the way; two a worker are in memory.
         halve: cuts a task whose process died into smaller ones, tried one by one in processes of their own; [] where it
             cannot be cut. The results of the parts are yielded one after the other.
@@ -47,8 +49,8 @@ def map_chunks(
     if count == 0 or (workers is None and len(waiting) < min(3, 2 * count)):
         yield from map(function, chain(waiting, tasks))
         return
-    pool = _pool(count)
-    running: deque[tuple[Task, Future[Result]]] = deque()
+    pool = _pool(count, function)
+    running: deque[tuple[Task, Future[Any]]] = deque()
     try:
         while True:
             while len(running) < 2 * count:
@@ -56,11 +58,11 @@ def map_chunks(
                 if not waiting:
                     break
                 try:
-                    future = pool.submit(function, waiting[0])
+                    future: Future[Any] = pool.submit(_run, waiting[0])
                 except BrokenProcessPool:  # a task under way, or nothing but an idle process's death, has broken it
                     if running:
                         break
-                    pool = _pool(count)
+                    pool = _pool(count, function)
                 else:
                     running.append((waiting.popleft(), future))
             if not running:
@@ -71,13 +73,24 @@ def map_chunks(
             except BrokenProcessPool:
                 pool.shutdown(wait=False, cancel_futures=True)
                 yield from _retry(function, task, halve, lost)
-                pool = _pool(count)
+                pool = _pool(count, function)
                 waiting.extendleft(later for later, _ in reversed(running))
                 running.clear()
             else:
                 yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def end_with_parent() -> None:
+    """End this worker process as soon as the one that started it is gone, which it would wait for forever."""
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=_wait_and_end, args=(parent,), daemon=True).start()
+
+
+def _wait_and_end(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 def _retry(
@@ -88,8 +101,9 @@ def _retry(
 ) -> Iterator[Result]:
     """Run a task again by itself; where its process dies once more, run its halves."""
     try:
-        with _pool(1) as pool:
-            yield pool.submit(function, task).result()
+        with _pool(1, function) as pool:
+            future: Future[Any] = pool.submit(_run, task)
+            yield future.result()
     except BrokenProcessPool:
         parts = halve(task)
         if not parts:
@@ -98,6 +112,20 @@ def _retry(
             yield from _retry(function, part, halve, lost)
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def _pool(workers: int, function: Callable[[Any], Any]) -> ProcessPoolExecutor:
     # Spawned, not forked: a fork of a process with threads (polars, BLAS) may hang.
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_install, initargs=(function,))
+
+
+_installed: list[Callable[[Any], Any]] = []
+
+
+def _install(function: Callable[[Any], Any]) -> None:
+    """Keep what this worker process is for."""
+    _installed[:] = [function]
+    end_with_parent()
+
+
+def _run(task: object) -> object:
+    return _installed[0](task)

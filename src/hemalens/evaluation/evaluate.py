@@ -37,7 +37,8 @@ from hemalens.data.split import read_splits
 from hemalens.evaluation.calibration import abstention_threshold, fit_temperature
 from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1, reliability_diagram
 from hemalens.training.checkpoint import LoadedModel, load_model, model_directory, read_validation
-from hemalens.training.loop import perturb, predict_logits, torch_threads
+from hemalens.training.device import torch_threads
+from hemalens.training.predicting import perturb, predict_logits
 from hemalens.training.tensors import encode_labels, load_images
 
 __all__ = ["Side", "evaluate", "score"]

@@ -6,19 +6,20 @@ nor anything of training.
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from hemalens.core.artifacts import output_directory, write_text
+from hemalens.core.artifacts import output_directory, write_table, write_text
 from hemalens.core.charts import bar_counts, figure_svg
-from hemalens.core.page import ABSENT, duration, interval, percent, render_page, thousands
+from hemalens.core.page import ABSENT, percent, render_page, thousands
 from hemalens.core.provenance import version
 from hemalens.evaluation.figures import learning_curves
+from hemalens.evaluation.report_experiments import experiments_context, experiments_table
 from hemalens.evaluation.report_inputs import ReportInputs, RunInputs, load_inputs
 from hemalens.evaluation.report_method import method_facts, plain
-from hemalens.evaluation.report_results import perturbed_accuracy, results_context
+from hemalens.evaluation.report_results import results_context
 
 __all__ = ["report", "write_report"]
 
@@ -41,20 +42,29 @@ _ISSUE_WORDS = {
 }
 
 
-def report(runs: Sequence[Path], out: Path, *, overwrite: bool = False) -> dict[str, Any]:
-    """Write ``report.html`` and ``model_card.md`` about runs into a directory and return a summary.
+def report(
+    runs: Sequence[Path], out: Path, *, evaluations: Sequence[Path] = (), overwrite: bool = False
+) -> dict[str, Any]:
+    """Write ``report.html``, ``model_card.md`` and ``experiments.csv`` about runs and return a summary.
 
-    The first run is described at length; several runs make the table of experiments.
+    Args:
+        runs: folders of ``hemalens run`` or ``hemalens train``; the first is described at length, several make the
+            tables of experiments.
+        out: the directory to write.
+        evaluations: folders of ``hemalens evaluate`` that lie neither inside a run nor beside its training.
+        overwrite: replace an earlier report.
 
     Raises:
-        ArtifactError: a run is unfinished or damaged, or ``out`` holds files already and ``overwrite`` is not set.
+        ArtifactError: a run is unfinished or damaged, one of several is not evaluated, or ``out`` holds files already
+            and ``overwrite`` is not set.
     """
-    inputs = load_inputs(runs)
+    inputs = load_inputs(runs, evaluations)
     with output_directory(out, "report", overwrite=overwrite, inputs=inputs.files):
         context = _context(inputs, out)
         write_text(out / "report.html", render_page("report.html", _PACKAGE, context))
         write_text(out / "model_card.md", render_page("model_card.md", _PACKAGE, context))
-    return _summary(inputs, ["report.html", "model_card.md"])
+        write_table(out / "experiments.csv", experiments_table(inputs.runs))
+    return _summary(inputs, ["report.html", "model_card.md", "experiments.csv"])
 
 
 def write_report(out_html: Path, runs: Sequence[Path]) -> dict[str, Any]:
@@ -94,8 +104,7 @@ def _context(inputs: ReportInputs, folder: Path) -> dict[str, Any]:
             "planned": run.config.get("epochs"),
             "curves": curves and figure_svg(curves, label=f"Loss and accuracy over {len(history['epoch'])} epochs"),
         },
-        "experiments": [_experiment_row(one) for one in inputs.runs],
-        "sizes_differ": len({one.evaluation.scores["n"] for one in inputs.runs if one.evaluation}) > 1,
+        "experiments": experiments_context(inputs.runs),
         "results": results_context(run.evaluation) if run.evaluation else None,
         "reproduction": _reproduction_context(run, inputs),
     }
@@ -128,21 +137,6 @@ def _data_context(run: RunInputs, folder: Path) -> dict[str, Any]:
             [label, *(thousands(splits.counts[split][label]) for split in totals)] for label in labels
         ] + [["all", *(f"{thousands(n)} ({percent(n / whole)})" for n in totals.values())]]
     return found
-
-
-def _experiment_row(run: RunInputs) -> list[str]:
-    scores: Mapping[str, Any] = run.evaluation.scores if run.evaluation else {}
-    return [
-        run.name,
-        str(run.model["model"]),
-        thousands(run.model["parameters"]),
-        interval(scores.get("accuracy")) if scores else "not evaluated",
-        interval(perturbed_accuracy(scores)),
-        interval(scores.get("macro_f1")),
-        thousands(scores.get("n")),
-        duration(run.model.get("train_seconds")),
-        str(run.model.get("precision", ABSENT)),
-    ]
 
 
 def _reproduction_context(run: RunInputs, inputs: ReportInputs) -> dict[str, Any]:

@@ -28,6 +28,8 @@ _HISTORY_COLUMNS: Mapping[str, type[pl.DataType]] = {
     "val_loss": pl.Float64,
     "val_accuracy": pl.Float64,
 }
+_PREDICTION_COLUMNS = dict.fromkeys(("sample_id", "label", "predicted"), pl.String)
+_EVALUATION_FOLDERS = ("evaluate", "evaluation")
 _UNLABELLED = "(unlabelled)"
 _PERTURBED = "val_perturbed_accuracy"
 
@@ -54,12 +56,15 @@ class Evaluation:
         scores: the contents of ``evaluation.json``.
         provenance: of the directory.
         split: the split that was scored, as recorded; None where it was not.
+        answers: sample_id, label and predicted of the samples with a label; None where they were not asked for or
+            are not there.
     """
 
     directory: Path
     scores: Mapping[str, Any]
     provenance: Mapping[str, Any]
     split: str | None
+    answers: pl.DataFrame | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +113,34 @@ class ReportInputs:
         return {f"{run.name}/{name}": digest for run in self.runs for name, digest in run.files.items()}
 
 
-def load_inputs(runs: Sequence[Path]) -> ReportInputs:
-    """Read runs: folders of ``hemalens run``, or training folders with ``evaluate/`` and the like beside them.
+def load_inputs(runs: Sequence[Path], evaluations: Sequence[Path] = ()) -> ReportInputs:
+    """Read runs: folders of ``hemalens run``, or of ``hemalens train`` with the evaluation of their model.
 
-    Raises ArtifactError where no run is named, a run was not trained to its end, or a file is damaged.
+    Args:
+        runs: the folders. An evaluation is looked for in ``evaluate/`` and ``evaluation/``, inside and beside the
+            training; one of another model is passed over.
+        evaluations: folders of ``hemalens evaluate`` anywhere; each is taken for the run whose model it scored, before
+            one that lies there.
+
+    Raises ArtifactError where no run is named, a run was not trained to its end, a file is damaged, an evaluation is of
+    none of the runs, or one of several runs has no evaluation.
     """
     if not runs:
         raise ArtifactError("runs", "name at least one", "run: hemalens report RUN --out DIR")
-    paths = [Path(run) for run in runs]
-    return ReportInputs(tuple(_load_run(path, name) for path, name in zip(paths, _names(paths), strict=True)))
+    paths, passed = [Path(run) for run in runs], [Path(one) for one in evaluations]
+    for one in passed:
+        require_complete(one, "evaluate")
+    names, several = _names(paths), len(runs) > 1
+    found = [_load_run(path, name, passed, answers=several) for path, name in zip(paths, names, strict=True)]
+    used = {run.evaluation.directory for run in found if run.evaluation}
+    if strange := [one for one in passed if one not in used]:
+        step = "name the run that it scored, each model once"
+        raise ArtifactError(f"evaluation {strange[0]}", "is of a model of none of the runs, or one too many", step)
+    if several and (missing := [path for path, run in zip(paths, found, strict=True) if run.evaluation is None]):
+        rule = "has no evaluation of its model inside or beside it, and several runs are compared by their scores"
+        step = f"run: hemalens evaluate {missing[0]} SOURCE --out {missing[0] / 'evaluation'}"
+        raise ArtifactError(f"run {missing[0]}", rule, step)
+    return ReportInputs(tuple(found))
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -133,15 +157,18 @@ def _names(paths: Sequence[Path]) -> list[str]:
     return unique
 
 
-def _load_run(path: Path, name: str) -> RunInputs:
+def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -> RunInputs:
     train = path / "train" if (path / "train").is_dir() else path
     root = path if train != path else path.parent
     provenance = require_complete(train, "train")
     files = {f"train/{file}": train / file for file in ("config.json", "model.json", "history.csv")}
     model = _document(train / "model.json", _MODEL_KEYS)
-    evaluation = _load_evaluation(root / "evaluate", provenance)
+    nearby = [folder / name for folder in dict.fromkeys((train, root)) for name in _EVALUATION_FOLDERS]
+    evaluation = _find_evaluation([*passed, *nearby], provenance, answers=answers)
     if evaluation is not None:
         files["evaluate/evaluation.json"] = evaluation.directory / "evaluation.json"
+        if evaluation.answers is not None and (table := find_table(evaluation.directory / "predictions.csv")):
+            files[f"evaluate/{table.name}"] = table
     audit, page = None, root / "audit" / "audit.html"
     if (root / "audit").is_dir():
         require_complete(root / "audit", "audit")
@@ -174,17 +201,29 @@ def _document(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     return document
 
 
-def _load_evaluation(directory: Path, training: Mapping[str, Any]) -> Evaluation | None:
-    """Read an evaluation of this training's model; one of another model is as good as none."""
-    if not directory.is_dir():
-        return None
+def _find_evaluation(folders: Sequence[Path], training: Mapping[str, Any], *, answers: bool) -> Evaluation | None:
+    """Read the first evaluation of this training's model; one of another model is as good as none."""
+    for folder in folders:
+        if folder.is_dir() and (found := _load_evaluation(folder, training, answers=answers)) is not None:
+            return found
+    return None
+
+
+def _load_evaluation(directory: Path, training: Mapping[str, Any], *, answers: bool) -> Evaluation | None:
     provenance = require_complete(directory, "evaluate")
     made, used = set(training.get("outputs", {}).values()), set(provenance.get("inputs", {}).values())
     if made and used and not made & used:
         return None
     scores = _document(directory / "evaluation.json", _EVALUATION_KEYS)
     split = scores.get("split") or provenance.get("options", {}).get("split")
-    return Evaluation(directory, scores, provenance, split)
+    table = directory / "predictions.csv"
+    kept = _load_answers(table, scores["classes"]) if answers and find_table(table) else None
+    return Evaluation(directory, scores, provenance, split, kept)
+
+
+def _load_answers(path: Path, classes: Sequence[str]) -> pl.DataFrame:
+    table = read_table(path, _PREDICTION_COLUMNS).select(list(_PREDICTION_COLUMNS))
+    return table.filter(pl.col("label").is_in(list(classes))).sort("sample_id")
 
 
 def _load_history(path: Path) -> dict[str, list[float | None]]:

@@ -47,18 +47,25 @@ class _Colour:
     apply: Callable[[Tensor, Tensor, float], Tensor]
 
 
-def augment_batch(pictures: Tensor, keys: Tensor, steps: Sequence[AugmentStep], *, seed: int, epoch: int) -> Tensor:
+def augment_batch(
+    pictures: Tensor, keys: Tensor, steps: Sequence[AugmentStep], *, seed: int, epoch: int, size: int = 0
+) -> Tensor:
     """Return pictures (N, 3, S, S) float in [0, 1] after the steps, in their order.
 
     Args:
-        pictures: as above.
+        pictures: (N, 3, R, R) float in [0, 1], R from S to 2 S: a larger R lets geometry sample without blurring.
         keys: (N,) int64, one a picture; equal keys get equal augmentation.
         steps: names of GEOMETRY and COLOUR with probability and strength; see ``check_steps``.
         seed: of the run.
         epoch: number of the pass.
+        size: S; 0 for R.
     """
+    size = size or pictures.shape[2]
     matrix: Tensor | None = None
     shift: Tensor | None = None
+    if size != pictures.shape[2]:
+        matrix = torch.eye(2, device=pictures.device).expand(len(pictures), 2, 2)
+        shift = torch.zeros(len(pictures), 2, device=pictures.device)
     for place, step in enumerate(steps):
         kind = GEOMETRY.get(step.name) or COLOUR[step.name]
         draws = uniform(keys, seed=seed, epoch=epoch, stream=f"{place}:{step.name}", count=kind.draws + 1)
@@ -75,13 +82,13 @@ def augment_batch(pictures: Tensor, keys: Tensor, steps: Sequence[AugmentStep], 
                 matrix = matrix @ turn
             continue
         if matrix is not None and shift is not None:
-            pictures, matrix, shift = _resample(pictures, matrix, shift), None, None
+            pictures, matrix, shift = _resample(pictures, matrix, shift, size), None, None
         chosen = applied.nonzero()[:, 0]
         if len(chosen):
             changed = kind.apply(pictures[chosen], draws[chosen, 1:], step.strength)
             pictures = pictures.index_copy(0, chosen, changed)
     if matrix is not None and shift is not None:
-        pictures = _resample(pictures, matrix, shift)
+        pictures = _resample(pictures, matrix, shift, size)
     return pictures.clamp_(0.0, 1.0)
 
 
@@ -93,10 +100,10 @@ def check_steps(steps: Sequence[AugmentStep]) -> None:
             raise ConfigError(f"augmentation {step.name}", "is not known", f"use one of: {known}")
 
 
-def _resample(pictures: Tensor, matrix: Tensor, shift: Tensor) -> Tensor:
-    """Sample bilinearly at matrix @ x + shift (coordinates -1..1), mirroring beyond the border."""
+def _resample(pictures: Tensor, matrix: Tensor, shift: Tensor, size: int) -> Tensor:
+    """Sample (N, 3, size, size) bilinearly at matrix @ x + shift (coordinates -1..1), mirroring beyond the border."""
     theta = torch.cat([matrix, shift[:, :, None]], dim=2)
-    grid = functional.affine_grid(theta, list(pictures.shape), align_corners=False)
+    grid = functional.affine_grid(theta, [*pictures.shape[:2], size, size], align_corners=False)
     return functional.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 

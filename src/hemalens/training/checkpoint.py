@@ -7,6 +7,7 @@ two checkpoints are kept: a damaged one is named in a warning and the one before
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,9 @@ __all__ = [
 _LOG = logging.getLogger(__name__)
 _KEPT = 2
 _STATE = "state"
+_DATA, _HASH = "epoch-*.safetensors", ".sha256"
+# What a process that was killed while it saved leaves behind: the names that write_atomically gives.
+_LEFT_OVER = re.compile(r"\.epoch-\d+\.safetensors(\.sha256)?\.\w{8}\.tmp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,30 +92,41 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def save_checkpoint(directory: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, epoch: int) -> Path:
     """Write the state after an epoch and remove all but it and the one before; return the file written.
 
-    Files of later epochs go too: they are damaged ones that were passed over.
+    Files of later epochs go too: they are damaged ones that were passed over. So does what killed saves left behind.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    for left in directory.iterdir():
+        if _LEFT_OVER.fullmatch(left.name):
+            left.unlink()
     path = directory / f"epoch-{epoch:04d}.safetensors"
     write_tensors(path, tensors, {_STATE: json.dumps(dict(state))})
-    found = sorted(directory.glob("epoch-*.safetensors"))
+    found = sorted(directory.glob(_DATA))
     kept = [other for other in found if other <= path][-_KEPT:]
     for old in set(found) - set(kept):
         old.unlink()
-        _hash_path(old).unlink(missing_ok=True)
+    for beside in directory.glob(_DATA + _HASH):
+        if not beside.with_name(beside.name.removesuffix(_HASH)).exists():
+            beside.unlink()
     return path
 
 
 def latest_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Return tensors and state of the newest checkpoint that is whole, None where there is none.
 
-    A damaged one is passed over with a warning that names it; if all are damaged, training starts anew.
+    A damaged one is passed over with a warning that names it; another warning says where all are damaged, since
+    training starts anew then.
     """
-    for path in sorted(directory.glob("epoch-*.safetensors"), reverse=True):
+    found = sorted(directory.glob(_DATA), reverse=True)
+    for path in found:
         try:
             tensors, metadata = read_tensors(path)
-            return tensors, json.loads(metadata[_STATE])
-        except (ArtifactError, KeyError, ValueError) as error:
+            if _STATE in metadata:
+                return tensors, json.loads(metadata[_STATE])
+            _LOG.warning("checkpoint passed over: file %s: holds no state of a training", path)
+        except ArtifactError as error:
             _LOG.warning("checkpoint passed over: %s", error)
+    if found:
+        _LOG.warning("no checkpoint in %s is whole: training starts anew", directory)
     return None
 
 
@@ -148,7 +163,7 @@ def load_model(run: Path) -> LoadedModel:
     if listed.get(card_path.name, "") not in ("", sha256_file(card_path)):
         raise ArtifactError(f"file {card_path}", "is not the one that training wrote", "put it back or train again")
     tensors, _ = read_tensors(run / "model.safetensors")
-    network = build_model(card["model"], len(card["classes"]))
+    network = build_model(card["model"], len(card["classes"]), image_size=int(card["image_size"]))
     module = Normalised(network, torch.zeros(3), torch.ones(3))
     try:
         module.load_state_dict(tensors)
@@ -182,4 +197,4 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
 
 
 def _hash_path(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
+    return path.with_name(path.name + _HASH)

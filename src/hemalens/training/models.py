@@ -1,14 +1,28 @@
-"""Networks by name: the report's plain CNN and ``compact``, a residual network of about a million parameters."""
+"""Networks by name: the report's plain CNN, ``compact`` (a residual network of 0.87 million parameters), all of timm's.
+
+timm takes seconds to import, so it is imported only where a network of its own is asked for.
+"""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hemalens.core.errors import ConfigError
 
-__all__ = ["MODELS", "Baseline", "Compact", "Normalised", "build_model", "check_model", "count_parameters"]
+__all__ = [
+    "MODELS",
+    "Baseline",
+    "Compact",
+    "Normalised",
+    "build_model",
+    "check_model",
+    "count_parameters",
+    "head_parameters",
+]
 
 
 class Baseline(nn.Module):
@@ -34,6 +48,10 @@ class Baseline(nn.Module):
         """Return logits (N, C) of normalised pictures (N, 3, S, S)."""
         logits: Tensor = self.head(self.pool(self.features(pictures)))
         return logits
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer, as timm's networks do."""
+        return self.head[-1]
 
 
 class _Residual(nn.Module):
@@ -73,6 +91,10 @@ class Compact(nn.Module):
         logits: Tensor = self.head(self.stages(self.stem(pictures)))
         return logits
 
+    def get_classifier(self) -> nn.Module:
+        """Return the last layer, as timm's networks do."""
+        return self.head[-1]
+
 
 class Normalised(nn.Module):
     """A network behind its input normalisation: pictures (N, 3, S, S) float in [0, 1] to logits (N, C).
@@ -98,19 +120,83 @@ MODELS: dict[str, Callable[[int, float], nn.Module]] = {"baseline": Baseline, "c
 
 
 def check_model(name: str) -> None:
-    """Raise ConfigError where no network has that name."""
-    if name not in MODELS:
-        raise ConfigError(f"model {name}", f"must be one of: {', '.join(MODELS)}", "change it with --set model=...")
+    """Raise ConfigError where no network has that name, naming those that are spelled nearly so."""
+    if name in MODELS:
+        return
+    import timm
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        near = get_close_matches(architecture, [*MODELS, *timm.list_models()], n=4)
+        rule = f"must be one of: {', '.join(MODELS)}, or a network of timm"
+        step = f"near it are: {', '.join(near)}" if near else "timm.list_models() names them"
+        raise ConfigError(f"model {name}", rule, f"{step}; change it with --set model=...")
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        known = f"use one of: {', '.join(tags)}" if tags else "leave it out"
+        raise ConfigError(f"model {name}", f"timm knows no weights '{tag}' of {architecture}", known)
 
 
-def build_model(name: str, n_classes: int, *, dropout: float = 0.0, seed: int = 0) -> nn.Module:
-    """Return a network with weights drawn from the seed; the global random state is left as it was."""
+def build_model(name: str, n_classes: int, *, image_size: int = 224, dropout: float = 0.0, seed: int = 0) -> nn.Module:
+    """Return a network with weights drawn from the seed; the global random state is left as it was.
+
+    Args:
+        name: a key of MODELS or a network of timm, with or without the tag of its weights.
+        n_classes: C of the logits (N, C).
+        image_size: pixels per side of the inputs; some of timm's networks are built for one size.
+        dropout: before the last layer.
+        seed: of the weights.
+
+    Raises ConfigError where there is no such network or it cannot take pictures of that size.
+    """
     check_model(name)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return MODELS[name](n_classes, dropout)
+        if name in MODELS:
+            return MODELS[name](n_classes, dropout)
+        return _timm_network(name, n_classes, image_size, dropout)
+
+
+def head_parameters(network: nn.Module) -> tuple[str, ...]:
+    """Return the names of the last layer's parameters: those of a network's ``get_classifier()``."""
+    found = network.get_classifier()  # type: ignore[operator]  # torch types every attribute as a tensor or a module
+    heads = found if isinstance(found, (tuple, list)) else (found,)
+    ids = {id(parameter) for head in heads for parameter in head.parameters()}
+    return tuple(name for name, parameter in network.named_parameters() if id(parameter) in ids)
 
 
 def count_parameters(model: nn.Module) -> int:
     """Return the number of learned values."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _timm_network(name: str, n_classes: int, image_size: int, dropout: float) -> nn.Module:
+    """Return a network of timm without weights from elsewhere, tried on one empty picture of its size."""
+    import timm
+
+    described = timm.get_pretrained_cfg(name)
+    sized: dict[str, Any] = {"img_size": image_size} if described is not None and described.fixed_input_size else {}
+    try:
+        network: nn.Module = timm.create_model(name, num_classes=n_classes, drop_rate=dropout, **sized)
+        network = _without_dense_layers(network, n_classes, dropout)
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        rule = f"cannot be used for {n_classes} classes at {image_size} px ({str(error).splitlines()[0]})"
+        raise ConfigError(f"model {name}", rule, "try another --set image_size=... or another model") from error
+    return network.train()
+
+
+def _without_dense_layers(network: nn.Module, n_classes: int, dropout: float) -> nn.Module:
+    """Return a VGG with its last layer right after the mean over its last map; any other network as it is.
+
+    Its two dense layers hold 119 of 134 million values and were made for maps of 7 x 7; pictures of 64 and 96 px end in
+    2 x 2 and 3 x 3, so that timm would enlarge these to 7 x 7 first.
+    """
+    from timm.models.vgg import VGG
+
+    if isinstance(network, VGG):
+        network.add_module("pre_logits", nn.Identity())
+        network.head_hidden_size = network.num_features
+        network.head = type(network.head)(network.num_features, n_classes, drop_rate=dropout)
+    return network

@@ -8,10 +8,17 @@ import numpy as np
 from hemalens.core.config import TrainConfig
 from hemalens.core.types import FloatArray, IntArray
 
-__all__ = ["class_weights", "epoch_order", "epoch_size", "learning_rate"]
+__all__ = ["class_weights", "epoch_order", "epoch_size", "epoch_steps", "learning_rate", "windowed_order"]
 
 _WARM_UP = 0.25
+_RISE, _FALL = 0.1, 0.6
+_LEAST = 1e-4
 _COPY = 1 << 32
+# Neighbours are read together, a megabyte or so of encoded pictures, if a window holds at least as many such blocks:
+# neighbours are often of one class, and the share of a class in a window varies with one over the root of its blocks.
+_BLOCK = 64
+_FEWEST_BLOCKS = 64
+_BLOCKS = 1  # after (seed, epoch): the stream of draws that orders blocks
 
 
 def epoch_size(labels: IntArray, config: TrainConfig) -> int:
@@ -19,6 +26,11 @@ def epoch_size(labels: IntArray, config: TrainConfig) -> int:
     if config.balance == "replicate":
         return len(np.unique(labels)) * config.per_class
     return len(labels)
+
+
+def epoch_steps(labels: IntArray, config: TrainConfig) -> int:
+    """Return how many steps an epoch has: as many as it fills batches, at least one."""
+    return max(epoch_size(labels, config) // config.batch_size, 1)
 
 
 def epoch_order(labels: IntArray, config: TrainConfig, *, epoch: int) -> tuple[IntArray, IntArray]:
@@ -45,6 +57,30 @@ def epoch_order(labels: IntArray, config: TrainConfig, *, epoch: int) -> tuple[I
     return places[order], keys[order]
 
 
+def windowed_order(
+    labels: IntArray, config: TrainConfig, *, epoch: int, window: int
+) -> tuple[IntArray, IntArray, IntArray]:
+    """Return the places and keys (M,) that an epoch's steps show, sorted so that few pictures are needed at a time.
+
+    They are those of ``epoch_order``. The third array (M,), which never falls, numbers the window that each belongs to:
+    at most ``window`` distinct places, taken from blocks of neighbours that are drawn anew each epoch, and shuffled in
+    the window as in the whole. A window that has room for all leaves the order of ``epoch_order`` as it is.
+    """
+    places, keys = epoch_order(labels, config, epoch=epoch)
+    shown = epoch_steps(labels, config) * config.batch_size
+    places, keys = places[:shown], keys[:shown]
+    side = min(max(window // _FEWEST_BLOCKS, 1), _BLOCK)
+    blocks = np.random.default_rng([config.seed, epoch, _BLOCKS]).permutation(-(-len(labels) // side))
+    needed = np.bincount(np.unique(places) // side, minlength=len(blocks))
+    # Blocks that end in one stretch of ``window - side + 1`` places begin at most ``side - 1`` before it.
+    stretch = window if needed.sum() <= window else window - side + 1
+    numbers = np.empty(len(blocks), np.int64)
+    numbers[blocks] = np.maximum(np.cumsum(needed[blocks]) - 1, 0) // stretch
+    windows = numbers[places // side]
+    order = np.argsort(windows, kind="stable")
+    return places[order], keys[order], windows[order]
+
+
 def class_weights(labels: IntArray, n_classes: int = 0) -> FloatArray:
     """Return a weight per class (C,), inverse to its count, that averages 1 over the samples; 0 where it is empty.
 
@@ -59,15 +95,19 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     """Return the learning rate of a step in 0..total-1.
 
     ``onecycle`` rises along a cosine over the first quarter and falls to nearly nothing (Smith and Topin 2018);
-    ``cosine`` only falls.
+    ``cosine`` only falls; ``trapezoid`` rises over the first tenth, stays, and falls over the last three fifths, all in
+    straight lines.
     """
     if config.schedule == "constant":
         return config.lr
+    if config.schedule == "trapezoid":
+        rise, fall = (step + 1) / max(_RISE * total, 1), (total - step) / max(_FALL * total, 1)
+        return config.lr * max(min(rise, fall, 1.0), _LEAST)
     warm = _WARM_UP * total if config.schedule == "onecycle" else 0.0
     if step < warm:
         return config.lr * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * min((step + 1) / max(warm, 1), 1.0))))
     progress = (step - warm) / max(total - warm, 1)
-    return config.lr * max(0.5 * (1 + math.cos(math.pi * progress)), 1e-4)
+    return config.lr * max(0.5 * (1 + math.cos(math.pi * progress)), _LEAST)
 
 
 def _occurrence(places: Sequence[int] | IntArray) -> IntArray:

@@ -1,7 +1,8 @@
 """Clean samples and their split to a trained model on disk."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,24 @@ import polars as pl
 
 from hemalens.core.artifacts import is_complete, output_directory, read_json, text_digest, write_json, write_table
 from hemalens.core.config import TrainConfig, load_config
-from hemalens.core.errors import ArtifactError, SourceError
+from hemalens.core.errors import ArtifactError
 from hemalens.core.types import Progress, no_progress
 from hemalens.data.parallel import available_cores
-from hemalens.data.sources import Source, open_source
-from hemalens.data.split import RATIOS, choose_splits, parse_ratios, read_splits, splits_table
+from hemalens.data.sources import Source
+from hemalens.data.split import splits_table
 from hemalens.training.augment import check_steps
 from hemalens.training.checkpoint import save_model, save_validation
-from hemalens.training.loop import Fitted, choose_device, fit, torch_threads
+from hemalens.training.device import choose_device, torch_threads
+from hemalens.training.distributed import World, world_from_environment
+from hemalens.training.loop import Fitted, fit
 from hemalens.training.models import check_model, count_parameters
+from hemalens.training.probe import fit_probe
 from hemalens.training.recipes import find_recipe
-from hemalens.training.tensors import LabelledImages, encode_labels, load_images
+from hemalens.training.sides import choose_side, open_sides
+from hemalens.training.streaming import choose_window, open_feed
+from hemalens.training.tensors import LabelledImages, load_images
+from hemalens.training.tracking import Tracker, open_trackers
+from hemalens.training.weights import find_weights
 
 __all__ = ["DEFAULT_RECIPE", "check_config", "train"]
 
@@ -57,58 +65,102 @@ def train(
     """
     config = load_config(find_recipe(recipe), settings)
     check_config(config)
-    opened = open_source(source)
-    _check_labels(opened)
-    sides = (
-        read_splits(splits, opened.samples)
-        if splits
-        else choose_splits(opened, shares=parse_ratios(RATIOS), seed=config.seed, progress=progress)
-    )
+    opened, sides = open_sides(source, splits, seed=config.seed, progress=progress)
     table = splits_table(opened.samples, sides)
     options = {"recipe": recipe, "config": config.model_dump(mode="json")}
+    weights = find_weights(config)
     inputs = {"source": opened.fingerprint(), "splits": text_digest(table.write_csv())}
-    if resume and is_complete(out, options=options, inputs=inputs):
-        return read_json(out / "model.json")
-    checkpoints = out / "checkpoints"
+    inputs |= {"weights": weights.sha256} if weights else {}
     plan = {"config": options["config"], "inputs": inputs}
-    resume = resume and _resumable(checkpoints / _PLAN, plan, overwrite=overwrite)
-    with output_directory(
-        out, "train", overwrite=overwrite, resume=resume, seed=config.seed, inputs=inputs, options=options
-    ):
-        if not resume:
-            shutil.rmtree(checkpoints, ignore_errors=True)
-            checkpoints.mkdir(exist_ok=True)
-            write_json(checkpoints / _PLAN, plan)
-        write_json(out / "config.json", config.model_dump(mode="json"))
-        write_table(out / "splits.csv", table)
-        with torch_threads(config.threads):
-            training, validation = (_side(opened, sides, side, config, progress) for side in ("train", "val"))
-            fitted = fit(training, validation, len(opened.classes), config, checkpoints=checkpoints, progress=progress)
+    with world_from_environment(config.device) as world:
+        complete = resume and is_complete(out, options=options, inputs=inputs)
+        resume = resume and not complete and _resumable(out / "checkpoints" / _PLAN, plan, overwrite=overwrite)
+        world.wait()  # nobody writes before all have looked
+        if complete:
+            return read_json(out / "model.json")
+        directory = output_directory(
+            out, "train", overwrite=overwrite, resume=resume, seed=config.seed, inputs=inputs, options=options
+        )
+        with directory if world.leads else nullcontext():
+            if world.leads:
+                _begin(out, config, table, None if resume else plan | {"window": _window(sides, config)})
+            world.wait()
+            with closing(open_trackers(config, out, resume=resume) if world.leads else Tracker()) as tracker:
+                card = _train(opened, sides, config, out, world, progress if world.leads else no_progress, tracker.log)
+        world.wait()
+    return card
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raise ConfigError where a configuration names a network, weights, augmentation or device that there are not."""
+    check_model(config.model)
+    find_weights(config)
+    check_steps(config.augment)
+    choose_device(config.device)
+
+
+def _begin(out: Path, config: TrainConfig, table: pl.DataFrame, plan: Mapping[str, Any] | None) -> None:
+    """Write what is known before the first step; a new plan takes the place of earlier checkpoints."""
+    if plan is not None:
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        (out / "checkpoints").mkdir(exist_ok=True)
+        write_json(out / "checkpoints" / _PLAN, plan)
+    write_json(out / "config.json", config.model_dump(mode="json"))
+    write_table(out / "splits.csv", table)
+
+
+def _window(sides: Sequence[str], config: TrainConfig) -> int:
+    """Return how many pictures are held at a time; noted in the plan, since a resumed run may find another memory."""
+    return choose_window(sum(side == "train" for side in sides), config, choose_device(config.device))
+
+
+def _train(
+    source: Source,
+    sides: Sequence[str],
+    config: TrainConfig,
+    out: Path,
+    world: World,
+    progress: Progress,
+    note: Callable[[dict[str, float]], None],
+) -> dict[str, Any]:
+    """Load both sides, train, and let the leading process write the model; return its card."""
+    device = choose_device(config.device, local_rank=world.local_rank)
+    window = int(read_json(out / "checkpoints" / _PLAN).get("window", 0))
+    with torch_threads(config.threads or max(1, available_cores() // world.local_size)):
+        labels, chosen = choose_side(source, sides, "train")
+        with open_feed(source, chosen, labels, config, device, progress=progress, window=window) as training:
+            labels, chosen = choose_side(source, sides, "val")
+            images = load_images(source, chosen, size=config.image_size, progress=progress)
+            validation = LabelledImages(images, labels, tuple(source.samples[index].sample_id for index in chosen))
+            learn = fit_probe if config.freeze == "features" else fit
+            fitted = learn(
+                training,
+                validation,
+                len(source.classes),
+                config,
+                checkpoints=out / "checkpoints",
+                world=world,
+                progress=progress,
+                note=note,
+            )
+    card = _card(source, config, fitted) | {
+        "n_train": len(training.labels),
+        "n_val": len(validation),
+        "processes": world.size,
+    }
+    if world.leads:
         write_table(out / "history.csv", pl.DataFrame(fitted.history))
-        card = _card(opened, config, fitted) | {"n_train": len(training), "n_val": len(validation)}
         save_validation(out, *fitted.validation)
         save_model(out, fitted.module, card)
     return card
 
 
-def check_config(config: TrainConfig) -> None:
-    """Raise ConfigError where a configuration names a network, augmentation or device that there is not."""
-    check_model(config.model)
-    check_steps(config.augment)
-    choose_device(config.device)
-
-
-def _check_labels(source: Source) -> None:
-    present = {sample.label for sample in source.samples} - {None}  # arrays bring all eight names, used or not
-    if len(present) < 2:
-        found = "".join(str(name) for name in present) or "none"
-        step = "sort the pictures into class folders, or name labels in a manifest"
-        raise SourceError(f"source {source.spec}", f"needs at least two classes to train on, it has {found}", step)
-
-
 def _resumable(path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Tell whether the checkpoints beside a plan are of this very plan; refuse others unless they may be replaced."""
     if not path.is_file():
+        if not overwrite and any(path.parent.glob("epoch-*.safetensors")):
+            step = "put it back, or add --overwrite to train anew"
+            raise ArtifactError(f"file {path}", "is missing beside checkpoints, so nobody knows what they are of", step)
         return False
     try:
         begun = read_json(path)
@@ -129,25 +181,15 @@ def _resumable(path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
     return True
 
 
-def _side(source: Source, sides: Sequence[str], side: str, config: TrainConfig, progress: Progress) -> LabelledImages:
-    """Load one side of the split; samples without a label take no part."""
-    labels = encode_labels([sample.label for sample in source.samples], source.classes)
-    chosen = [index for index, found in enumerate(sides) if found == side and labels[index] >= 0]
-    # Batch normalisation has no variance to learn from a single sample.
-    fewest = 2 if side == "train" else 1
-    if len(chosen) < fewest:
-        rule = f"has {len(chosen)} labelled samples, at least {fewest} are needed"
-        raise SourceError(f"split {side} of {source.spec}", rule, "split with other ratios, or bring more samples")
-    images = load_images(source, chosen, size=config.image_size, progress=progress)
-    return LabelledImages(images, labels[chosen], tuple(source.samples[index].sample_id for index in chosen))
-
-
 def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]:
     """Return what ``model.json`` says: what the model is, how it was chosen, what it cost."""
     best = fitted.history[fitted.best_epoch - 1]
     return {
         "schema_version": 1,
         "model": config.model,
+        "weights": config.weights,
+        "weights_sha256": weights.sha256 if (weights := find_weights(config)) else None,
+        "freeze": config.freeze,
         "classes": list(source.classes),
         "image_size": config.image_size,
         "parameters": count_parameters(fitted.module),

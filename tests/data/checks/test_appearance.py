@@ -29,8 +29,8 @@ def test_density_is_0_on_the_white_and_1_at_a_tenth_of_its_light() -> None:
     thumbnail[0, 0, 0] = 24  # (24 + 1) / (249 + 1) = 0.1
     density, white = optical_density(thumbnail)
     assert white.tolist() == [[249, 249, 249]]
-    assert density[0, 0] == pytest.approx([1, 1, 1], abs=1e-5)
-    assert density[0, 1:].max() == pytest.approx(0, abs=1e-6)
+    assert density[0, :, 0] == pytest.approx([1, 1, 1], abs=1e-5)
+    assert density[0, :, 1:].max() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("count", [0, 1, 1024, 1500])

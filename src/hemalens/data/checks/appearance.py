@@ -16,13 +16,13 @@ _MAX_DENSITY = 2.0
 
 
 def optical_density(thumbnails: Images) -> tuple[FloatArray, FloatArray]:
-    """Return optical densities (N, P, 3) float32 against the picture's own white, and that white (N, 3).
+    """Return optical densities (N, 3, P) float32 against the picture's own white, and that white (N, 3).
 
     White is the 95th percentile of each channel over the P pixels of a thumbnail (N, S, S, 3) uint8.
     """
-    pixels = thumbnails.reshape(len(thumbnails), -1, 3).astype(np.float32)
-    white = np.sort(pixels, axis=1)[:, round(0.95 * (pixels.shape[1] - 1))]
-    density = -np.log10((pixels + 1.0) / (white[:, None] + 1.0))
+    pixels = _planes(thumbnails)
+    white = np.sort(pixels, axis=2)[:, :, round(0.95 * (pixels.shape[2] - 1))]
+    density = -np.log10((pixels + 1.0) / (white[:, :, None] + 1.0))
     return np.clip(density, -0.3, _MAX_DENSITY), white
 
 
@@ -50,16 +50,26 @@ def looks_stained(thumbnails: Images) -> npt.NDArray[np.bool_]:
 
 def _stained(thumbnails: Images) -> npt.NDArray[np.bool_]:
     density, white = optical_density(thumbnails)
-    direction, strength = _dark_direction(density)
+    direction, strength = _dark_direction(density, _total(density))
     over_red, over_blue = direction[:, 1] - direction[:, 0], direction[:, 1] - direction[:, 2]
     return np.asarray((over_red > 0.05) & (over_blue > 0.05) & (strength > 0.15) & (white[:, 1] > 110))
 
 
-def _dark_direction(density: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _planes(thumbnails: Images) -> FloatArray:
+    """Return (N, S, S, 3) uint8 as (N, 3, S * S) float32: numpy sums along the last axis fast, across it slowly."""
+    return thumbnails.reshape(len(thumbnails), -1, 3).transpose(0, 2, 1).astype(np.float32, order="C")
+
+
+def _total(planes: FloatArray) -> FloatArray:
+    """Return the sum of the three planes of (N, 3, P) -> (N, P)."""
+    return planes[:, 0] + planes[:, 1] + planes[:, 2]
+
+
+def _dark_direction(density: FloatArray, total: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Return the unit stain vector of the darkest tenth of the pixels (N, 3) and its length (N,)."""
-    count = max(density.shape[1] // 10, 1)
-    darkest = np.argpartition(-density.sum(axis=2), count, axis=1)[:, :count]
-    mean = np.take_along_axis(density, darkest[..., None], axis=1).mean(axis=1)
+    count = max(density.shape[2] // 10, 1)
+    darkest = np.argpartition(-total, count, axis=1)[:, :count]
+    mean = np.take_along_axis(density, darkest[:, None], axis=2).mean(axis=2)
     strength = np.linalg.norm(mean, axis=1)
     return mean / (strength[:, None] + 1e-3), strength
 
@@ -73,21 +83,22 @@ def _quantiles(values: FloatArray) -> FloatArray:
 def _appearance(thumbnails: Images) -> FloatArray:
     n, side = thumbnails.shape[:2]
     density, white = optical_density(thumbnails)
-    pixels = thumbnails.reshape(n, -1, 3).astype(np.float32)
-    luminance = pixels.mean(axis=2)
-    direction, strength = _dark_direction(density)
-    weight = np.maximum(density.sum(axis=2), 0) + 1e-6
-    overall = (density * weight[..., None]).sum(axis=1) / weight.sum(axis=1, keepdims=True)
+    stain = _total(density)
+    pixels = _planes(thumbnails)
+    luminance = _total(pixels) / 3
+    direction, strength = _dark_direction(density, stain)
+    weight = np.maximum(stain, 0) + 1e-6
+    overall = (density * weight[:, None]).sum(axis=2) / weight.sum(axis=1, keepdims=True)
     overall /= np.linalg.norm(overall, axis=1, keepdims=True) + 1e-6
     columns = [
         _quantiles(luminance),
-        _quantiles(pixels[..., 0] - pixels[..., 1]),
-        _quantiles(pixels[..., 1] - pixels[..., 2]),
+        _quantiles(pixels[:, 0] - pixels[:, 1]),
+        _quantiles(pixels[:, 1] - pixels[:, 2]),
         white,
         direction,
         strength[:, None],
         overall,
-        _stain_by_radius(density.sum(axis=2).reshape(n, side, side)),
+        _stain_by_radius(stain.reshape(n, side, side)),
         _texture(luminance.reshape(n, side, side)),
         _channel_correlation(pixels),
     ]
@@ -116,12 +127,12 @@ def _texture(luminance: FloatArray) -> FloatArray:
 
 
 def _channel_correlation(pixels: FloatArray) -> FloatArray:
-    """Return the correlations red-green, green-blue and red-blue of (N, P, 3) -> (N, 3)."""
-    centred = pixels - pixels.mean(axis=1, keepdims=True)
-    # 5 grey levels are added so that a blank has no correlation instead of that of its rounding noise.
-    deviation = centred.std(axis=1) + 2.0
+    """Return the correlations red-green, green-blue and red-blue of (N, 3, P) -> (N, 3)."""
+    centred = pixels - pixels.mean(axis=2, keepdims=True)
+    # 2 grey levels are added so that a blank has no correlation instead of that of its rounding noise.
+    deviation = np.sqrt(np.square(centred).mean(axis=2)) + 2.0
     pairs = ((0, 1), (1, 2), (0, 2))
     return np.stack(
-        [(centred[..., a] * centred[..., b]).mean(axis=1) / (deviation[:, a] * deviation[:, b]) for a, b in pairs],
+        [(centred[:, a] * centred[:, b]).mean(axis=1) / (deviation[:, a] * deviation[:, b]) for a, b in pairs],
         axis=1,
     )

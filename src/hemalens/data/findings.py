@@ -1,0 +1,35 @@
+"""Statistics to findings: every check, its rows in the order a person would read them. Needs SciPy and scikit-learn."""
+
+from collections.abc import Sequence
+
+from hemalens.core.types import Sample
+from hemalens.data.checks.colour import find_colour_clusters
+from hemalens.data.checks.duplicates import find_duplicates, find_label_conflicts
+from hemalens.data.checks.files import find_converted, find_odd_sizes, find_unreadable
+from hemalens.data.checks.finding import ISSUES, Finding
+from hemalens.data.checks.foreign import find_foreign
+from hemalens.data.checks.outliers import OutlierAnalysis, analyse_outliers
+from hemalens.data.checks.quality import find_blurry, find_bright, find_dark
+from hemalens.data.statistics import Statistics
+
+__all__ = ["find_all"]
+
+
+def find_all(statistics: Statistics, samples: Sequence[Sample]) -> tuple[OutlierAnalysis, list[Finding]]:
+    """Run every check; return the outlier analysis and all findings, ordered by issue, group and falling score."""
+    analysis = analyse_outliers(statistics)
+    findings = [
+        *find_unreadable(statistics),
+        *find_converted(statistics),
+        *find_odd_sizes(statistics),
+        *find_duplicates(statistics, samples),
+        *find_label_conflicts(statistics, samples),
+        *find_foreign(statistics),
+        *analysis.findings,
+        *find_colour_clusters(statistics),
+        *find_blurry(statistics),
+        *find_dark(statistics),
+        *find_bright(statistics),
+    ]
+    order = {issue: place for place, issue in enumerate(ISSUES)}
+    return analysis, sorted(findings, key=lambda f: (order[f.issue], f.group, -f.score, f.index))

@@ -1,0 +1,49 @@
+"""Pictures to logits under a network as it stands, and to their field-like distorted copies."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hemalens.core.types import FloatArray, Progress, no_progress
+from hemalens.training.augment import FIELD_LIKE, augment_batch
+from hemalens.training.tensors import to_batch
+
+__all__ = ["perturb", "predict_logits"]
+
+_BATCH = 256
+# The field-like copy of a set is drawn from this seed, so that all runs are compared on the same pictures.
+_FIELD_SEED = 2024
+
+
+def predict_logits(
+    module: nn.Module,
+    pictures: Tensor,
+    *,
+    progress: Progress = no_progress,
+) -> FloatArray:
+    """Return logits (N, C) float32 of pictures (N, S, S, 3) uint8, in full precision; the module's mode is restored."""
+    device = next(module.parameters()).device
+    training = module.training
+    module.eval()
+    parts = []
+    with torch.inference_mode():
+        for start in range(0, len(pictures), _BATCH):
+            progress("predicting", start, len(pictures))
+            parts.append(module(to_batch(pictures[start : start + _BATCH].to(device))).float().cpu())
+    module.train(training)
+    progress("predicting", len(pictures), len(pictures))
+    return torch.cat(parts).numpy() if parts else np.zeros((0, 0), np.float32)
+
+
+def perturb(pictures: Tensor) -> Tensor:
+    """Return a strongly distorted copy (N, S, S, 3) uint8 of pictures (N, S, S, 3) uint8, the same on every call.
+
+    The distortions are ``augment.FIELD_LIKE``; the draw of a picture depends on its place alone.
+    """
+    parts = [torch.empty((0, *pictures.shape[1:]), dtype=torch.uint8)]
+    for start in range(0, len(pictures), _BATCH):
+        batch = to_batch(pictures[start : start + _BATCH])
+        keys = torch.arange(start, start + len(batch))
+        changed = augment_batch(batch, keys, FIELD_LIKE, seed=_FIELD_SEED, epoch=0)
+        parts.append((changed * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1))
+    return torch.cat(parts).contiguous()
