@@ -85,6 +85,19 @@ def test_pictures_keep_shape_type_and_range(steps: list[AugmentStep], seed: int,
     assert changed.max() <= 1
 
 
+@settings(max_examples=25, deadline=None)
+@given(st.lists(any_step, max_size=3), st.permutations(range(5)), st.integers(0, 100))
+def test_equal_keys_get_equal_pictures_in_any_order_and_company(
+    steps: list[AugmentStep], order: list[int], seed: int
+) -> None:
+    pictures, keys = smooth(5, 16), torch.tensor([8, 1, 2**40, 3, 8])
+    pictures[4] = pictures[0]
+    together = augment_batch(pictures.clone(), keys, steps, seed=seed, epoch=3)
+    shuffled = augment_batch(pictures[order], keys[order], steps, seed=seed, epoch=3)
+    torch.testing.assert_close(together[4], together[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(shuffled, together[order], rtol=0, atol=1e-6)
+
+
 def test_stain_after_a_step_that_went_below_black_is_a_number() -> None:
     steps = (AugmentStep(name="contrast", strength=3), AugmentStep(name="stain"))
     assert torch.isfinite(augment(torch.rand(32, 3, 8, 8), *steps)).all()
@@ -119,8 +132,10 @@ def test_a_step_of_no_probability_changes_nothing(name: str) -> None:
     torch.testing.assert_close(augment(pictures, AugmentStep(name=name, probability=0)), pictures, rtol=0, atol=1e-5)
 
 
-# Flips and quarter turns have no strength; the weakest policies still autocontrast and equalise, as in their papers.
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"flip", "quarter", "randaugment", "trivialaugment", "augmix"}))
+# Flips, turns and orders of channels have no strength; the weakest policies still equalise, as in their papers.
+@pytest.mark.parametrize(
+    "name", sorted(set(NAMES) - {"flip", "quarter", "permute", "randaugment", "trivialaugment", "augmix"})
+)
 def test_a_step_of_no_strength_changes_nothing(name: str) -> None:
     pictures = smooth(4)
     torch.testing.assert_close(augment(pictures, AugmentStep(name=name, strength=0)), pictures, rtol=0, atol=1e-5)

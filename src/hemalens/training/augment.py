@@ -8,7 +8,6 @@ become one affine resampling, so that a picture is interpolated once.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,6 +15,9 @@ from torch.nn import functional
 
 from hemalens.core.config import AugmentStep
 from hemalens.core.errors import ConfigError
+from hemalens.training.colour import brightness, channels, contrast, hed, hue, permute, saturation, signed, stain
+from hemalens.training.degrade import blur, jpeg, noise, pixelate
+from hemalens.training.occlude import cutout, erase, gridmask
 from hemalens.training.policies import (
     AUGMIX_DRAWS,
     RANDAUGMENT_DRAWS,
@@ -27,8 +29,6 @@ from hemalens.training.policies import (
 from hemalens.training.random import uniform
 
 __all__ = ["COLOUR", "FIELD_LIKE", "GEOMETRY", "augment_batch", "check_steps"]
-
-_BANK = 1 << 21
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +107,6 @@ def _resample(pictures: Tensor, matrix: Tensor, shift: Tensor, size: int) -> Ten
     return functional.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
-def _signed(draws: Tensor) -> Tensor:
-    """Map uniform draws from [0, 1) to [-1, 1)."""
-    return draws * 2.0 - 1.0
-
-
 def _no_shift(draws: Tensor) -> Tensor:
     return torch.zeros(len(draws), 2, device=draws.device)
 
@@ -131,26 +126,26 @@ def _quarter(draws: Tensor, _strength: float) -> tuple[Tensor, Tensor]:
 
 def _rotate(draws: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     """Turn by an even angle within 180 degrees x strength to either side: a smear has no upright."""
-    angle = _signed(draws[:, 0]) * math.pi * strength
+    angle = signed(draws[:, 0]) * math.pi * strength
     cos, sin = torch.cos(angle), torch.sin(angle)
     return torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1), _no_shift(draws)
 
 
 def _zoom(draws: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     """Scale by up to 1.25 ** strength either way, evenly on a log scale."""
-    factor = torch.exp(_signed(draws[:, 0]) * math.log(1.25) * strength)
+    factor = torch.exp(signed(draws[:, 0]) * math.log(1.25) * strength)
     return torch.diag_embed(torch.stack([factor, factor], dim=1)), _no_shift(draws)
 
 
 def _stretch(draws: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     """Change the aspect ratio by up to 1.2 ** strength either way."""
-    factor = torch.exp(_signed(draws[:, 0]) * 0.5 * math.log(1.2) * strength)
+    factor = torch.exp(signed(draws[:, 0]) * 0.5 * math.log(1.2) * strength)
     return torch.diag_embed(torch.stack([factor, 1 / factor], dim=1)), _no_shift(draws)
 
 
 def _shear(draws: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     """Shear along x by up to 0.2 x strength."""
-    amount = _signed(draws[:, 0]) * 0.2 * strength
+    amount = signed(draws[:, 0]) * 0.2 * strength
     one, zero = torch.ones_like(amount), torch.zeros_like(amount)
     return torch.stack([torch.stack([one, amount], 1), torch.stack([zero, one], 1)], 1), _no_shift(draws)
 
@@ -158,68 +153,7 @@ def _shear(draws: Tensor, strength: float) -> tuple[Tensor, Tensor]:
 def _translate(draws: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     """Move by up to a tenth of the side x strength along each axis."""
     eye = torch.eye(2, device=draws.device).expand(len(draws), 2, 2)
-    return eye, _signed(draws[:, :2]) * 0.2 * strength
-
-
-def _brightness(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """Multiply by 1 plus or minus up to 0.3 x strength."""
-    return pictures * (1.0 + 0.3 * strength * _signed(draws[:, :1, None, None])).clamp_(min=0.0)
-
-
-def _contrast(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """Stretch around the picture's mean by 1 plus or minus up to 0.3 x strength."""
-    mean = pictures.mean(dim=(1, 2, 3), keepdim=True)
-    return mean + (pictures - mean) * (1.0 + 0.3 * strength * _signed(draws[:, :1, None, None])).clamp_(min=0.0)
-
-
-def _saturation(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """Stretch around each pixel's grey by 1 plus or minus up to 0.5 x strength."""
-    grey = pictures.mean(dim=1, keepdim=True)
-    return grey + (pictures - grey) * (1.0 + 0.5 * strength * _signed(draws[:, :1, None, None])).clamp_(min=0.0)
-
-
-def _channels(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """Add up to 0.1 x strength to each channel on its own: another lamp, another white balance."""
-    return pictures + 0.1 * strength * _signed(draws[:, :3, None, None])
-
-
-def _stain(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """Scale the optical density of each channel by 1 plus or minus up to 0.3 x strength: a thicker or thinner dye."""
-    factor = (1.0 + 0.3 * strength * _signed(draws[:, :3, None, None])).clamp_(min=0.0)
-    offset = 1.0 / 256.0  # keeps black from having an endless density
-    # An earlier step may have gone below black, where a power is not a number.
-    return ((pictures.clamp(min=0.0) + offset) / (1.0 + offset)).pow(factor) * (1.0 + offset) - offset
-
-
-def _blur(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """Blur with a Gaussian of standard deviation up to 1.5 x strength pixels at 64 px, in proportion at other sizes."""
-    n, channels, side = pictures.shape[:3]
-    sigma = (draws[:, 0] * 1.5 * strength * side / 64.0).clamp(min=1e-2)
-    radius = max(1, math.ceil(3.0 * 1.5 * strength * side / 64.0))
-    offsets = torch.arange(-radius, radius + 1, device=pictures.device, dtype=pictures.dtype)
-    kernel = torch.exp(-0.5 * (offsets[None] / sigma[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(channels, dim=0)
-    planes = functional.pad(pictures, (radius, radius, radius, radius), mode="replicate")
-    planes = planes.reshape(1, n * channels, *planes.shape[2:])
-    planes = functional.conv2d(planes, kernel[:, None, :, None], groups=n * channels)
-    planes = functional.conv2d(planes, kernel[:, None, None, :], groups=n * channels)
-    return planes.reshape(pictures.shape)
-
-
-def _noise(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """Add Gaussian noise of standard deviation up to 0.1 x strength: a drawn stretch of a fixed bank."""
-    bank = _noise_bank(pictures.device)
-    starts = (draws[:, 1:2] * _BANK).to(torch.int64)
-    places = torch.arange(pictures[0].numel(), device=pictures.device)
-    normal = bank[(starts + places) % _BANK].reshape(pictures.shape)
-    return pictures + normal * (0.1 * strength * draws[:, :1, None, None])
-
-
-@cache
-def _noise_bank(device: torch.device) -> Tensor:
-    """Return normal numbers (2 ** 21,) by Box and Muller 1958; drawing each pixel anew costs 20 times as much."""
-    pairs = uniform(torch.arange(_BANK, device=device), seed=0, epoch=0, stream="noise", count=2)
-    return torch.sqrt(-2.0 * torch.log1p(-pairs[:, 0])) * torch.cos(2.0 * math.pi * pairs[:, 1])
+    return eye, signed(draws[:, :2]) * 0.2 * strength
 
 
 def _rand_augment(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
@@ -245,17 +179,6 @@ def _of_bytes(pictures: Tensor) -> Tensor:
     return pictures.to(torch.float32).div_(255.0)
 
 
-def _cutout(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
-    """Fill a square of 0.3 x strength of the side, anywhere, with the mean colour (DeVries and Taylor 2017)."""
-    side = pictures.shape[2]
-    half = 0.15 * strength * side
-    places = torch.arange(side, device=pictures.device, dtype=pictures.dtype) + 0.5
-    rows = (places[None] - draws[:, :1] * side).abs() < half
-    columns = (places[None] - draws[:, 1:2] * side).abs() < half
-    hole = (rows[:, :, None] & columns[:, None, :])[:, None]
-    return torch.where(hole, pictures.mean(dim=(2, 3), keepdim=True), pictures)
-
-
 GEOMETRY = {
     "flip": _Geometry(1, _flip),
     "quarter": _Geometry(1, _quarter),
@@ -266,14 +189,21 @@ GEOMETRY = {
     "translate": _Geometry(2, _translate),
 }
 COLOUR = {
-    "brightness": _Colour(1, _brightness),
-    "contrast": _Colour(1, _contrast),
-    "saturation": _Colour(1, _saturation),
-    "channels": _Colour(3, _channels),
-    "stain": _Colour(3, _stain),
-    "blur": _Colour(1, _blur),
-    "noise": _Colour(2, _noise),
-    "cutout": _Colour(2, _cutout),
+    "brightness": _Colour(1, brightness),
+    "contrast": _Colour(1, contrast),
+    "saturation": _Colour(1, saturation),
+    "channels": _Colour(3, channels),
+    "permute": _Colour(1, permute),
+    "hue": _Colour(1, hue),
+    "stain": _Colour(3, stain),
+    "hed": _Colour(6, hed),
+    "blur": _Colour(1, blur),
+    "noise": _Colour(2, noise),
+    "pixelate": _Colour(1, pixelate),
+    "jpeg": _Colour(1, jpeg),
+    "cutout": _Colour(2, cutout),
+    "erase": _Colour(5, erase),
+    "gridmask": _Colour(3, gridmask),
     "randaugment": _Colour(RANDAUGMENT_DRAWS, _rand_augment),
     "trivialaugment": _Colour(TRIVIALAUGMENT_DRAWS, _trivial_augment),
     "augmix": _Colour(AUGMIX_DRAWS, _augmix),

@@ -109,7 +109,7 @@ def _contrast(pictures: Tensor, magnitude: Tensor) -> None:
 
 def _grey(pictures: Tensor) -> Tensor:
     """Return the luma (N, 1, H, W) float32, rounded down (Rec. 601 weights as torchvision writes them)."""
-    red, green, blue = pictures.split(1, dim=1)
+    red, green, blue = (pictures[:, place : place + 1] for place in range(3))
     return (red * 0.2989).add_(green * 0.587).add_(blue * 0.114).floor_()
 
 
