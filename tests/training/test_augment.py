@@ -141,6 +141,11 @@ def test_a_step_of_no_strength_changes_nothing(name: str) -> None:
     torch.testing.assert_close(augment(pictures, AugmentStep(name=name, strength=0)), pictures, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_empty_batch_stays_empty(name: str) -> None:
+    assert augment(torch.zeros(0, 3, 16, 16), AugmentStep(name=name)).shape == (0, 3, 16, 16)
+
+
 def test_no_steps_leave_pictures_alone() -> None:
     assert torch.equal(augment(smooth(2)), smooth(2))
 

@@ -1,9 +1,12 @@
 """The policies against torchvision's tables, and their promises: own draws, valid pictures, mixing weights."""
 
+import numpy as np
 import pytest
 import torch
 from torchvision.transforms import v2
 
+from hemalens.data.synthetic import render_cell
+from hemalens.training import operations, policies
 from hemalens.training.operations import OPERATIONS
 from hemalens.training.policies import (
     AUGMIX_DRAWS,
@@ -14,6 +17,7 @@ from hemalens.training.policies import (
     rand_augment,
     trivial_augment,
 )
+from tests.training.test_operations import expected
 
 NAMES = {
     "ShearX": "shear_x",
@@ -78,6 +82,39 @@ def test_policies_change_most_pictures_each_in_its_way(name: str, pictures: torc
     same = pictures[:1].expand(24, -1, -1, -1)
     changed = policy(same, draws(count))
     assert len(changed.flatten(1).unique(dim=0)) > 12
+
+
+def test_augmix_is_torchvisions_functions_in_turn_mixed_by_the_drawn_weights() -> None:
+    cells = torch.from_numpy(np.stack([render_cell("neutrophil", size=48, seed=seed) for seed in range(24)]))
+    cells, drawn = cells.permute(0, 3, 1, 2).contiguous(), draws(AUGMIX_DRAWS)
+    tables = _tables(10, 48, 48, shear=0.3, shift=1 / 3, turn=30.0, bits=(4, 0))
+    mixed = []
+    for cell, (share, *rest) in zip(cells, drawn.tolist(), strict=True):
+        weights = -np.log1p(-np.array(rest[:3]))
+        total = cell * (1 - share)
+        for chain in range(3):
+            changed = cell
+            for depth in range(int(rest[3 + chain] * 3) + 1):
+                first, level, sign = rest[6 + 9 * chain + 3 * depth :][:3]
+                number = 1 + int(first * 13)
+                magnitude = float(tables[number, int(level * 3)])
+                signed = OPERATIONS[number] not in ("posterize", "solarize", "autocontrast", "equalize")
+                magnitude = -magnitude if signed and sign < 0.5 else magnitude
+                changed = expected(OPERATIONS[number], changed, magnitude, "bilinear")
+            total = total + changed * float(share * weights[chain] / weights.sum())
+        mixed.append(total.to(torch.uint8))
+    gap = (augmix(cells, drawn, beyond="black").float() - torch.stack(mixed).float()).abs()
+    # Each operation may differ by a level, and an equalised level by several.
+    assert gap.mean() < 0.2
+    assert gap.flatten().quantile(0.99) <= 2
+
+
+def test_a_batch_cut_into_stretches_is_one_batch(monkeypatch: pytest.MonkeyPatch, pictures: torch.Tensor) -> None:
+    whole = augmix(pictures, draws(AUGMIX_DRAWS))
+    monkeypatch.setattr(policies, "_STRETCH", 5 * pictures[0].numel())
+    assert torch.equal(augmix(pictures, draws(AUGMIX_DRAWS)), whole)
+    monkeypatch.setattr(operations, "_PIECE", 1)
+    assert torch.equal(augmix(pictures, draws(AUGMIX_DRAWS)), whole)
 
 
 def test_augmix_without_a_share_is_the_picture_itself(pictures: torch.Tensor) -> None:

@@ -61,6 +61,8 @@ def augment_batch(
         size: S; 0 for R.
     """
     size = size or pictures.shape[2]
+    if not len(pictures):
+        return pictures.new_zeros((0, 3, size, size))
     matrix: Tensor | None = None
     shift: Tensor | None = None
     if size != pictures.shape[2]:
@@ -84,8 +86,10 @@ def augment_batch(
         if matrix is not None and shift is not None:
             pictures, matrix, shift = _resample(pictures, matrix, shift, size), None, None
         chosen = applied.nonzero()[:, 0]
-        if len(chosen):
-            changed = kind.apply(pictures[chosen], draws[chosen, 1:], step.strength)
+        if len(chosen) == len(pictures):
+            pictures = kind.apply(pictures, draws[:, 1:], step.strength)
+        elif len(chosen):
+            changed = kind.apply(pictures.index_select(0, chosen), draws[chosen, 1:], step.strength)
             pictures = pictures.index_copy(0, chosen, changed)
     if matrix is not None and shift is not None:
         pictures = _resample(pictures, matrix, shift, size)
@@ -172,7 +176,8 @@ def _augmix(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
 
 
 def _bytes(pictures: Tensor) -> Tensor:
-    return (pictures * 255.0).round_().clamp_(0, 255).to(torch.uint8)
+    # By way of int16 the conversion is vectorised.
+    return (pictures * 255.0).round_().clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
 def _of_bytes(pictures: Tensor) -> Tensor:
