@@ -61,7 +61,9 @@ def test_mixing_blends_a_share_of_the_pictures_and_says_how_much(
     assert (mixed.share[changed] < 1).all()
     assert (mixed.share[~changed] == 1).sum() >= (~changed).sum() - 2  # a picture may be drawn as its own partner
     outside = (plain.pictures == mixed.pictures).all(dim=1).flatten(1).double().mean(dim=1)
-    torch.testing.assert_close(outside[changed], mixed.share[changed].double(), atol=0.02, rtol=0)
+    # Pixels under the box that happen to be equal count as outside: never fewer than the share, and few more.
+    assert (outside[changed] >= mixed.share[changed] - 1e-6).all()
+    assert (outside[changed] <= mixed.share[changed] + 0.1).all()
     assert (mixed.partner_labels != mixed.labels).any()
 
 

@@ -85,7 +85,7 @@ def mix_pictures(pictures: Tensor, partners: Tensor, plan: MixPlan) -> tuple[Ten
     share = torch.where(plan.pasted, kept, plan.share)
     # One formula: CutMix is a blend whose weight is 0 inside the box and 1 outside.
     weight = torch.where(plan.pasted[:, None, None], (~box).to(pictures.dtype), plan.share[:, None, None])[:, None]
-    return partners + (pictures - partners) * weight, share
+    return torch.lerp(partners, pictures, weight), share  # exact at 0 and 1
 
 
 def _boxes(plan: MixPlan, side: int) -> tuple[Tensor, Tensor]:
