@@ -120,9 +120,9 @@ def range_test(
 ) -> LrCurve:
     """Train a fresh network for some steps while the learning rate rises from ``lowest`` to ``highest``.
 
-    Network, optimizer, augmentation and loss are those of ``config``; with ``freeze = "gradual"`` all layers learn from the
-    first step, as they do at the end of such a training. Nothing is left behind: random state, threads and
-    files are as before. The test stops where the smoothed loss is three times its lowest or no number.
+    Network, optimizer, augmentation and loss are those of ``config``; with ``freeze = "gradual"`` all layers learn from
+    the first step, as they do at the end of such a training. Nothing is left behind: random state, threads and files
+    are as before. The test stops where the smoothed loss is three times its lowest or no number.
 
     Args:
         train: batches of pictures with labels 0..C-1; as many epochs are begun as the steps take.
