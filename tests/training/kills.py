@@ -85,7 +85,7 @@ def found_in(folder: Path) -> tuple[int, list[str]]:
 
 
 def kills_while_saving(folder: Path, count: int) -> dict[str, Any]:
-    """Kill a writer of checkpoints ``count`` times, a seeded while after one of its saves; the next goes on after it."""
+    """Kill a writer of checkpoints ``count`` times, a seeded while after a save; the next goes on after it."""
     moments = random.Random(0)
     outcome: dict[str, Any] = {"wrong": [], "warnings": [], "most_left": 0, "ends": {}}
     for number in range(count):
