@@ -85,7 +85,7 @@ def found_in(folder: Path) -> tuple[int, list[str]]:
 
 
 def kills_while_saving(folder: Path, count: int) -> dict[str, Any]:
-    """Kill a writer of checkpoints at ``count`` seeded moments; each writer goes on after what is found."""
+    """Kill a writer of checkpoints ``count`` times, a seeded while after a save; the next goes on after it."""
     moments = random.Random(0)
     outcome: dict[str, Any] = {"wrong": [], "warnings": [], "most_left": 0, "ends": {}}
     for number in range(count):
@@ -93,18 +93,20 @@ def kills_while_saving(folder: Path, count: int) -> dict[str, Any]:
         reading, writing = os.pipe()
 
         def write(begun: int = begun, writing: int = writing) -> None:
+            os.write(writing, begun.to_bytes(8, "little"))
             for epoch in range(begun + 1, begun + 1_000_000):
                 checkpoint.save_checkpoint(folder, state_of(epoch), {"epoch": epoch}, epoch=epoch)
                 os.write(writing, epoch.to_bytes(8, "little"))
 
         child = forked(write)
         os.close(writing)
-        time.sleep(moments.uniform(0.0, 0.03))
-        os.kill(child, signal.SIGKILL)
-        end = ended(child)
         with os.fdopen(reading, "rb") as pipe:
-            told = pipe.read()
-        last = int.from_bytes(told[-8:], "little") if told else begun
+            told = pipe.read(8 * moments.randrange(1, 4))  # waits for so many words, however busy the machine is
+            time.sleep(moments.uniform(0.0, 0.01))
+            os.kill(child, signal.SIGKILL)
+            end = ended(child)
+            told += pipe.read()
+        last = int.from_bytes(told[-8:], "little")
         found, warnings = found_in(folder)
         outcome["ends"][end] = outcome["ends"].get(end, 0) + 1
         outcome["warnings"] += warnings
