@@ -80,7 +80,7 @@ def test_every_command_has_help_with_an_example_of_itself(command: str, call: Ca
 def test_the_help_lists_every_command_and_nothing_else(call: Call) -> None:
     code, out, _ = call("--help")
     assert code == 0
-    assert set(re.findall(r"^│ ([a-z-]+) ", out, re.MULTILINE)) == set(STAGES)
+    assert set(re.findall(r"^│ ([a-z][a-z-]*) ", out, re.MULTILINE)) == set(STAGES)
 
 
 def test_the_version_is_printed_alone(call: Call) -> None:

@@ -104,12 +104,8 @@ def test_a_recipe_that_is_missing_or_no_toml_is_refused_by_name(tmp_path: Path) 
             read_recipe(tmp_path / "wrong.toml")
 
 
-@pytest.mark.parametrize("stored", [63, 129])
-def test_pictures_kept_smaller_or_more_than_twice_as_large_are_refused(stored: int) -> None:
-    with pytest.raises(ConfigError, match=rf"store_size {stored}: must be 0, or image_size \(64\).*--set store_size"):
-        load_config({"image_size": 64}, [f"store_size={stored}"])
-
-
 def test_pictures_are_kept_at_the_size_the_network_sees_unless_told_otherwise() -> None:
     assert load_config({"image_size": 48}).stored == 48
-    assert load_config({"image_size": 48, "store_size": 96}).stored == 96
+    assert load_config({"image_size": 33, "oversample": 1.5}).stored == 50
+    with pytest.raises(ConfigError, match=r"oversample 2.5: .*less than or equal to 2"):
+        load_config({"oversample": 2.5})

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hemalens.core.errors import ConfigError
 from hemalens.data.parallel import available_cores, map_chunks
 
 KILLER, FAULTY = -1, -2
@@ -137,6 +138,21 @@ def test_no_task_gives_no_result() -> None:
 def test_a_defect_in_the_function_reaches_the_caller() -> None:
     with pytest.raises(ArithmeticError, match="a defect"):
         flat(map_chunks(squares, iter([[1], [FAULTY]]), halve=halve, lost=lost, workers=1))
+
+
+class Unsendable:
+    """A function that cannot be taken out of its parcel, so no process with it ever starts."""
+
+    def __call__(self, number: int) -> int:
+        return number
+
+    def __reduce__(self) -> tuple[object, tuple[int]]:
+        return os._exit, (1,)
+
+
+def test_processes_that_never_start_are_an_error_not_a_loss_of_every_task() -> None:
+    with pytest.raises(ConfigError, match="worker processes: cannot start"):
+        list(map_chunks(Unsendable(), iter([1, 2]), halve=lambda _: [], lost=lambda _: -1, workers=1))
 
 
 def test_a_caller_who_stops_early_leaves_no_process_behind() -> None:

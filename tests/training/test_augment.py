@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as vision
 
@@ -319,3 +320,22 @@ def test_an_unknown_step_is_refused_with_all_known_names() -> None:
     with pytest.raises(ConfigError, match="augmentation twirl") as caught:
         check_steps([AugmentStep(name="flip"), AugmentStep(name="twirl")])
     assert all(name in str(caught.value) for name in NAMES)
+
+
+def test_larger_pictures_are_sampled_down_even_without_a_step() -> None:
+    large = smooth(3, 48)
+    down = augment_batch(large.clone(), torch.arange(3), (), seed=0, epoch=1, size=32)
+    # Sampling at (x + 0.5) * 1.5 - 0.5: halfway between pixels 0 and 1, then on pixel 2, and so on.
+    wanted = functional.interpolate(large, size=(32, 32), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(down, wanted, atol=1e-5, rtol=0)
+
+
+def test_turning_a_larger_picture_blurs_less_than_turning_a_small_one() -> None:
+    large = torch.rand(16, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    small = functional.interpolate(large, size=(64, 64), mode="bicubic", antialias=True).clamp(0, 1)
+    turn = AugmentStep(name="rotate")
+    keys = torch.arange(16)
+    from_large = augment_batch(large, keys, (turn,), seed=0, epoch=1, size=64)
+    from_small = augment_batch(small, keys, (turn,), seed=0, epoch=1)
+    assert from_large.shape == from_small.shape
+    assert from_large.std(dim=(2, 3)).mean() > 1.1 * from_small.std(dim=(2, 3)).mean()

@@ -3,7 +3,8 @@
 import multiprocessing
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from torch import nn
 
 from hemalens.core.config import TrainConfig
 from hemalens.core.errors import ConfigError
+from hemalens.data.synthetic import write_synthetic
 from hemalens.training.device import torch_threads
 from hemalens.training.distributed import ALONE, World, share_batch_statistics, world_from_environment
 from hemalens.training.feed import MemoryFeed
 from hemalens.training.loop import Fitted, fit
 from hemalens.training.models import build_model
 from hemalens.training.tensors import LabelledImages
+from hemalens.training.train import train
 
 MakeSet = Callable[..., LabelledImages]
 MakeConfig = Callable[..., TrainConfig]
@@ -149,3 +152,15 @@ def test_an_activation_inside_a_normalisation_is_kept() -> None:
     shared = share_batch_statistics(module)
     assert list(shared.state_dict()) == names
     assert torch.equal(shared(pictures), before)
+
+
+def test_a_batch_too_small_for_the_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_synthetic(tmp_path / "cells.npz", 4, size=32)
+
+    @contextmanager
+    def many(_device: str) -> Iterator[World]:
+        yield World(rank=0, size=8)
+
+    monkeypatch.setattr("hemalens.training.train.world_from_environment", many)
+    with pytest.raises(ConfigError, match="batch_size 12: must be at least twice the 8 processes"):
+        train(tmp_path / "cells.npz", tmp_path / "run", settings=["batch_size=12"])

@@ -22,6 +22,7 @@ from hemalens.training.loop import Fitted
 from hemalens.training.models import build_model
 from hemalens.training.predicting import perturb, predict_logits
 from hemalens.training.tensors import LabelledImages
+from hemalens.training.views import make_views
 
 MakeSet = Callable[..., LabelledImages]
 MakeConfig = Callable[..., TrainConfig]
@@ -328,3 +329,67 @@ def test_an_unknown_augmentation_is_refused_before_anything_is_trained(
     with pytest.raises(ConfigError, match="augmentation twirl"):
         fit(coloured(), coloured(), 3, config, checkpoints=tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(
+    tmp_path: Path, coloured: MakeSet, quick: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms = itertools.chain([torch.tensor(1.0), torch.tensor(float("inf"))])
+    monkeypatch.setattr(loop, "_gradient_norm", lambda *_: next(norms))
+    with pytest.raises(TrainingError, match=r"gradient at step 1 \(samples row-\d{6}.*must be finite"):
+        fit(coloured(), coloured(seed=1), 3, quick(), checkpoints=tmp_path)
+    assert latest_checkpoint(tmp_path) is None
+
+
+def test_an_input_that_is_not_finite_stops_the_run_before_the_step(
+    tmp_path: Path, coloured: MakeSet, quick: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def poisoned(*args: Any, **keys: Any) -> Any:
+        views = make_views(*args, **keys)
+        views.pictures[3, 0, 0, 0] = float("nan")
+        return views
+
+    monkeypatch.setattr(loop, "make_views", poisoned)
+    with pytest.raises(TrainingError, match=r"input at step 0 \(samples row-\d{6}.*must be finite"):
+        fit(coloured(), coloured(seed=1), 3, quick(), checkpoints=tmp_path)
+
+
+def test_fp16_trains_with_a_scaled_loss_and_passes_over_steps_that_overflow(
+    tmp_path: Path, coloured: MakeSet, quick: MakeConfig
+) -> None:
+    config = quick(model="baseline", epochs=2, precision="fp16", optimizer="adamw", lr=0.001)
+    fit(coloured(), coloured(seed=1), 3, config, checkpoints=tmp_path)
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    assert found[1]["scaler"]["scale"] > 0
+    assert all(torch.isfinite(value).all() for value in found[0].values())
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path: Path, coloured: MakeSet, quick: MakeConfig) -> None:
+    config = quick(model="baseline", epochs=1, batch_size=36, lr=1.0, weight_decay=0, clip=1e-3)
+    fit(coloured(), coloured(seed=1), 3, config, checkpoints=tmp_path)
+    found = latest_checkpoint(tmp_path)
+    assert found is not None
+    start = build_model(config.model, 3, image_size=16, seed=config.seed).state_dict()
+    moved = [found[0][f"module.network.{name}"] - value for name, value in start.items()]
+    # One step of Nesterov's momentum moves by lr x (1 + 0.9) x gradient.
+    assert torch.cat([one.flatten() for one in moved]).norm() == pytest.approx(1.9e-3, rel=0.02)
+
+
+def test_a_row_of_the_history_is_noted_each_epoch_and_again_after_a_resumption(
+    tmp_path: Path, coloured: MakeSet, quick: MakeConfig
+) -> None:
+    noted: list[float] = []
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            coloured(),
+            coloured(seed=1),
+            3,
+            quick(),
+            checkpoints=tmp_path,
+            progress=kill_at(4),
+            note=lambda row: noted.append(row["epoch"]),
+        )
+    assert noted == [1]
+    fit(coloured(), coloured(seed=1), 3, quick(), checkpoints=tmp_path, note=lambda row: noted.append(row["epoch"]))
+    assert noted == [1, 1, 2, 3]

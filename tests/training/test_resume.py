@@ -13,7 +13,9 @@ import torch
 
 from hemalens.core.config import TrainConfig
 from hemalens.core.errors import ArtifactError
-from hemalens.training.loop import Fitted, fit
+from hemalens.training import loop
+from hemalens.training.feed import MemoryFeed
+from hemalens.training.loop import Fitted
 from hemalens.training.tensors import LabelledImages
 from hemalens.training.train import train
 from tests.training.kills import write_source
@@ -57,6 +59,10 @@ def test_pictures_loaded_by_two_processes_make_no_difference_to_a_killed_run(tmp
     outcome = killed(tmp_path, "fp32", workers=2, moments=[9])
     assert outcome["ends"] == {"whole": "done", "9": "killed, done"}
     assert outcome["wrong"] == []
+
+
+def fit(train: LabelledImages, val: LabelledImages, n_classes: int, config: TrainConfig, **keys: Any) -> Fitted:
+    return loop.fit(MemoryFeed(train, config, torch.device("cpu")), val, n_classes, config, **keys)
 
 
 def same(one: Fitted, two: Fitted) -> bool:

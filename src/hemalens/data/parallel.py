@@ -1,6 +1,6 @@
 """Chunks of work to results in order, in spawned processes; a process that dies costs its chunk, never the run.
 
-Standard library only: spawned workers import this first.
+Needs the standard library only: spawned workers import this first.
 """
 
 import multiprocessing
@@ -12,6 +12,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import Any, TypeVar
+
+from hemalens.core.errors import ConfigError
 
 __all__ = ["available_cores", "end_with_parent", "map_chunks"]
 
@@ -42,6 +44,9 @@ def map_chunks(
             cannot be cut. The results of the parts are yielded one after the other.
         lost: the result to yield for a task that kills its process and cannot be cut.
         workers: processes; None for one a core (few tasks are done here), 0 to run everything here.
+
+    Raises:
+        ConfigError: where no process can be started.
     """
     count = available_cores() if workers is None else workers
     # Starting two processes takes longer than two chunks of work.
@@ -102,6 +107,7 @@ def _retry(
     """Run a task again by itself; where its process dies once more, run its halves."""
     try:
         with _pool(1, function) as pool:
+            _check_start(pool)
             future: Future[Any] = pool.submit(_run, task)
             yield future.result()
     except BrokenProcessPool:
@@ -110,6 +116,15 @@ def _retry(
             yield lost(task)
         for part in parts:
             yield from _retry(function, part, halve, lost)
+
+
+def _check_start(pool: ProcessPoolExecutor) -> None:
+    """Tell a task that kills its process from processes that never start, or every task would be called a killer."""
+    try:
+        pool.submit(os.getpid).result()
+    except BrokenProcessPool as error:
+        rule = "cannot start (a script that starts them must be a file, and do so below if __name__ == '__main__')"
+        raise ConfigError("worker processes", rule, "mend the script, or ask for 0 workers") from error
 
 
 def _pool(workers: int, function: Callable[[Any], Any]) -> ProcessPoolExecutor:

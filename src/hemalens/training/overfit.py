@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from hemalens.core.artifacts import output_directory, text_digest, write_json, write_text
 from hemalens.core.charts import FALLBACK_COLOURS, figure_svg, house_style
 from hemalens.core.config import TrainConfig, load_config
+from hemalens.core.errors import ConfigError
 from hemalens.core.types import IntArray, Progress, no_progress
 from hemalens.data.split import splits_table
 from hemalens.training.device import choose_device, torch_threads
@@ -62,6 +63,8 @@ def overfit_check(
     """
     config = load_config(find_recipe(recipe), settings)
     check_config(config)
+    if config.freeze == "features":
+        raise ConfigError("freeze features", "leaves only the last layer to learn by heart", "use --set freeze=none")
     opened, sides = open_sides(source, splits, seed=config.seed, progress=progress)
     labels, chosen = choose_side(opened, sides, "train")
     taken = stratified(labels, config.per_class, seed=config.seed)
@@ -93,7 +96,7 @@ def memorise(
         ``history`` (a row an epoch: epoch, train_loss, accuracy), ``never_learned`` (the samples that the best epoch
         gets wrong: sample_id, label, predicted) and ``meaning`` in words.
     """
-    config = config.model_copy(update={"store_size": 0})  # the pictures that are trained on are those that are scored
+    config = config.model_copy(update={"oversample": 1.0})  # the pictures that are trained on are those that are scored
     rows: list[dict[str, float]] = []
 
     def note(row: Mapping[str, float]) -> None:

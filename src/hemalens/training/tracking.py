@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,7 +66,7 @@ def open_trackers(config: TrainConfig, out: Path, *, resume: bool = False) -> Tr
     Raises:
         MissingExtraError: TensorBoard or MLflow is not installed.
     """
-    make = {"tensorboard": _TensorBoard, "mlflow": _MLflow}
+    make: dict[str, Callable[[Path, TrainConfig], _Store]] = {"tensorboard": _TensorBoard, "mlflow": _MLflow}
     if not resume:
         for folder in FOLDERS.values():
             shutil.rmtree(out / folder, ignore_errors=True)

@@ -10,7 +10,7 @@ import polars as pl
 
 from hemalens.core.artifacts import is_complete, output_directory, read_json, text_digest, write_json, write_table
 from hemalens.core.config import TrainConfig, load_config
-from hemalens.core.errors import ArtifactError
+from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.core.types import Progress, no_progress
 from hemalens.data.parallel import available_cores
 from hemalens.data.sources import Source
@@ -73,6 +73,9 @@ def train(
     inputs |= {"weights": weights.sha256} if weights else {}
     plan = {"config": options["config"], "inputs": inputs}
     with world_from_environment(config.device) as world:
+        if config.batch_size < 2 * world.size:
+            rule = f"must be at least twice the {world.size} processes"
+            raise ConfigError(f"batch_size {config.batch_size}", rule, "use --set batch_size=... or fewer processes")
         complete = resume and is_complete(out, options=options, inputs=inputs)
         resume = resume and not complete and _resumable(out / "checkpoints" / _PLAN, plan, overwrite=overwrite)
         world.wait()  # nobody writes before all have looked
@@ -83,7 +86,7 @@ def train(
         )
         with directory if world.leads else nullcontext():
             if world.leads:
-                _begin(out, config, table, None if resume else plan | {"window": _window(sides, config)})
+                _begin(out, config, table, None if resume else plan | {"window": _window(sides, config, world)})
             world.wait()
             with closing(open_trackers(config, out, resume=resume) if world.leads else Tracker()) as tracker:
                 card = _train(opened, sides, config, out, world, progress if world.leads else no_progress, tracker.log)
@@ -109,9 +112,10 @@ def _begin(out: Path, config: TrainConfig, table: pl.DataFrame, plan: Mapping[st
     write_table(out / "splits.csv", table)
 
 
-def _window(sides: Sequence[str], config: TrainConfig) -> int:
+def _window(sides: Sequence[str], config: TrainConfig, world: World) -> int:
     """Return how many pictures are held at a time; noted in the plan, since a resumed run may find another memory."""
-    return choose_window(sum(side == "train" for side in sides), config, choose_device(config.device))
+    count = sum(side == "train" for side in sides)
+    return choose_window(count, config, choose_device(config.device), processes=world.local_size)
 
 
 def _train(
