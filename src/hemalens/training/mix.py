@@ -83,9 +83,9 @@ def mix_pictures(pictures: Tensor, partners: Tensor, plan: MixPlan) -> tuple[Ten
     """
     box, kept = _boxes(plan, pictures.shape[2])
     share = torch.where(plan.pasted, kept, plan.share)
-    # One formula: CutMix is a blend whose weight is 0 inside the box and 1 outside.
+    # One formula, exact at both ends: CutMix is a blend whose weight is 0 inside the box and 1 outside.
     weight = torch.where(plan.pasted[:, None, None], (~box).to(pictures.dtype), plan.share[:, None, None])[:, None]
-    return torch.lerp(partners, pictures, weight), share  # exact at 0 and 1
+    return pictures * weight + partners * (1.0 - weight), share
 
 
 def _boxes(plan: MixPlan, side: int) -> tuple[Tensor, Tensor]:
