@@ -30,8 +30,9 @@ Interpolation = Literal["nearest", "bilinear"]
 
 def translate_x(pictures: Tensor, pixels: Tensor, beyond: Beyond, _interpolation: Interpolation) -> None:
     """Move to the right by whole pixels, a fraction is dropped; by one width at most."""
-    wide = _widened(pictures, beyond)
-    pictures.copy_(_windows(wide, -torch.trunc(pixels[:, :, :, 0]).expand(-1, 1, pictures.shape[2])))
+    start = -torch.trunc(pixels[:, :, :, 0]).expand(-1, 1, pictures.shape[2])
+    wide = _widened(pictures, beyond, _reach(pictures, start))
+    pictures.copy_(_windows(wide, start, pictures.shape[3]))
 
 
 def translate_y(pictures: Tensor, pixels: Tensor, beyond: Beyond, _interpolation: Interpolation) -> None:
@@ -83,29 +84,39 @@ def store(pictures: Tensor, values: Tensor) -> None:
 
 def _slide(pictures: Tensor, offset: Tensor, beyond: Beyond, interpolation: Interpolation) -> None:
     """Show each row (n, 1, H) from its offset in pixels on."""
-    wide = _widened(pictures, beyond)
+    width = pictures.shape[3]
+    wide = _widened(pictures, beyond, _reach(pictures, offset))
     if interpolation == "nearest":
-        pictures.copy_(_windows(wide, torch.round(offset)))
+        pictures.copy_(_windows(wide, torch.round(offset), width))
         return
     whole = torch.floor(offset)
-    near, far = (_windows(wide, whole + step).to(torch.float32) for step in (0, 1))
+    near, far = (_windows(wide, whole + step, width).to(torch.float32) for step in (0, 1))
     store(pictures, far.sub_(near).mul_((offset - whole)[..., None]).add_(near).round_())
 
 
-def _widened(pictures: Tensor, beyond: Beyond) -> Tensor:
-    """Return the pictures with as much again on their left and on their right."""
-    side = torch.zeros_like(pictures) if beyond == "black" else pictures.flip(3)
-    return torch.cat([side, pictures, side], dim=3)
+def _reach(pictures: Tensor, offset: Tensor) -> int:
+    """Return how far beyond the border rows are shown, a width at most; on other devices that, as to ask would wait."""
+    width = pictures.shape[3]
+    if pictures.device.type != "cpu" or not offset.numel():
+        return width
+    return min(int(offset.abs().max()) + 2, width)
 
 
-def _windows(wide: Tensor, start: Tensor) -> Tensor:
-    """Copy a third of each row, from the whole-numbered start (n, 1, H) on, counted from the row's middle third."""
-    n, channels, height, width = wide.shape
-    span = width // 3
-    start = start.to(torch.int64).clamp_(-span, span) + span
-    rows = torch.arange(n * channels * height, device=wide.device).view(n, channels, height) * width
-    every = wide.as_strided((wide.numel() - span + 1, span), (1, 1))
-    return every.index_select(0, (rows + start).view(-1)).view(n, channels, height, span)
+def _widened(pictures: Tensor, beyond: Beyond, reach: int) -> Tensor:
+    """Return the pictures with so many columns more on their left and on their right."""
+    left, right = pictures[..., :reach], pictures[..., -reach:]
+    sides = (side.flip(3) if beyond == "mirror" else torch.zeros_like(side) for side in (left, right))
+    return torch.cat([next(sides), pictures, next(sides)], dim=3)
+
+
+def _windows(wide: Tensor, start: Tensor, width: int) -> Tensor:
+    """Copy ``width`` values of each row from the whole-numbered start (n, 1, H) on, 0 being the picture's own border."""
+    n, channels, height, whole = wide.shape
+    reach = (whole - width) // 2
+    start = start.to(torch.int64).clamp_(-reach, reach) + reach
+    rows = torch.arange(n * channels * height, device=wide.device).view(n, channels, height) * whole
+    every = wide.as_strided((wide.numel() - width + 1, width), (1, 1))
+    return every.index_select(0, (rows + start).view(-1)).view(n, channels, height, width)
 
 
 MOVES: dict[str, Callable[[Tensor, Tensor, Beyond, Interpolation], None]] = {
