@@ -110,7 +110,7 @@ def _widened(pictures: Tensor, beyond: Beyond, reach: int) -> Tensor:
 
 
 def _windows(wide: Tensor, start: Tensor, width: int) -> Tensor:
-    """Copy ``width`` values of each row from the whole-numbered start (n, 1, H) on, 0 being the picture's own border."""
+    """Copy ``width`` values of each row from the whole-numbered start (n, 1, H) on; 0 is the picture's own border."""
     n, channels, height, whole = wide.shape
     reach = (whole - width) // 2
     start = start.to(torch.int64).clamp_(-reach, reach) + reach
