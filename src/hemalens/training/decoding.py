@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -48,8 +49,10 @@ def load_images(
     images = np.empty((len(indices), size, size, 3), np.uint8)
     done = 0
     progress("loading pictures", 0, len(indices))
-    tasks = _tasks(source, indices, size)
-    for part in map_chunks(_load, tasks, halve=_whole, lost=_crashed, workers=workers):
+    # Workers get the listing of the source once, tasks carry numbers; of arrays they carry the pictures.
+    load = partial(_load, None if source.in_memory else source, size)
+    crashed = partial(_crashed, source)
+    for part in map_chunks(load, _tasks(source, indices), halve=_singly, lost=crashed, workers=workers):
         images[done : done + len(part)] = part
         done += len(part)
         progress("loading pictures", done, len(indices))
@@ -126,36 +129,32 @@ def cancel(begun: Begun) -> None:
     begun.clear()
 
 
-_Task = tuple[Source | None, Sequence[int], Sequence[Images] | None, int]
+_Task = tuple[Sequence[int], Sequence[Images] | None]
 
 
-def _tasks(source: Source, indices: Sequence[int], size: int) -> Iterator[_Task]:
+def _tasks(source: Source, indices: Sequence[int]) -> Iterator[_Task]:
     for start in range(0, len(indices), _CHUNK):
         chosen = [int(index) for index in indices[start : start + _CHUNK]]
-        if source.in_memory:
-            yield None, chosen, [source.picture(index).pixels for index in chosen], size
-        else:
-            yield source, chosen, None, size
+        yield chosen, [source.picture(index).pixels for index in chosen] if source.in_memory else None
 
 
-def _load(task: _Task) -> Images:
-    source, indices, pictures, size = task
+def _load(source: Source | None, size: int, task: _Task) -> Images:
+    indices, pictures = task
     if pictures is None:
         assert source is not None
         return _read(source, indices, size)
     return np.stack([resize(picture, size) for picture in pictures])
 
 
-def _whole(task: _Task) -> list[_Task]:
-    source, indices, pictures, size = task
+def _singly(task: _Task) -> list[_Task]:
+    indices, pictures = task
     if len(indices) == 1:
         return []
-    singly = [None] * len(indices) if pictures is None else [[picture] for picture in pictures]
-    return [(source, [index], alone, size) for index, alone in zip(indices, singly, strict=True)]
+    return [([index], None if pictures is None else [pictures[place]]) for place, index in enumerate(indices)]
 
 
-def _crashed(task: _Task) -> Images:
-    name = task[0].samples[task[1][0]].sample_id if task[0] is not None else str(task[1][0])
+def _crashed(source: Source, task: _Task) -> Images:
+    name = source.samples[task[0][0]].sample_id
     raise SourceError(f"picture {name}", "crashed its decoder", "audit and clean the source first")
 
 
