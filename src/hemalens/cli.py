@@ -4,30 +4,24 @@ Imports of the stages happen inside the commands, so that ``--help`` and torch-f
 """
 
 import importlib
-import json
 import logging
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from typer.exceptions import TyperException
 
+from hemalens.console import SHOWN, audit_lines, rate_lines, score_lines, show, watched
 from hemalens.core.errors import MissingExtraError, UserError
 from hemalens.core.provenance import version
-from hemalens.core.types import Progress
 
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
-_SHOWN = 12  # lines of a list on the screen
 _TRAIN_PACKAGES = frozenset({"safetensors", "timm", "torch", "torchvision"})
 
 app = typer.Typer(
@@ -84,9 +78,9 @@ def audit(
     Example: `hemalens audit cells/ --out audit/`
     """
     stage = _stage("hemalens.data.audit", "audit")
-    with _progress() as progress:
+    with watched() as progress:
         summary = stage(source, out, classes=_names(classes), workers=workers, overwrite=overwrite, progress=progress)
-    _print(summary, as_json, [*_audit_lines(summary), f"look at {out / 'audit.html'}"])
+    show(summary, as_json, [*audit_lines(summary), f"look at {out / 'audit.html'}"])
 
 
 @app.command()
@@ -104,7 +98,7 @@ def clean(
     Example: `hemalens clean cells/ --audit audit/ --out clean/`
     """
     stage = _stage("hemalens.data.clean", "clean")
-    with _progress() as progress:
+    with watched() as progress:
         summary = stage(
             source,
             out,
@@ -114,7 +108,7 @@ def clean(
             overwrite=overwrite,
             progress=progress,
         )
-    _print(summary, as_json, [f"kept {summary['kept']} of {summary['n_samples']} samples in {out}"])
+    show(summary, as_json, [f"kept {summary['kept']} of {summary['n_samples']} samples in {out}"])
 
 
 @app.command()
@@ -131,10 +125,10 @@ def split(
     Example: `hemalens split clean/ --out splits.csv --ratios 83:13:4`
     """
     stage = _stage("hemalens.data.split", "split")
-    with _progress() as progress:
+    with watched() as progress:
         summary = stage(source, out, ratios=ratios, seed=seed, overwrite=overwrite, progress=progress)
     counts = ", ".join(f"{side} {sum(classes.values())}" for side, classes in summary["splits"].items())
-    _print(summary, as_json, [f"{counts} in {out}"])
+    show(summary, as_json, [f"{counts} in {out}"])
 
 
 @app.command("find-lr")
@@ -152,7 +146,7 @@ def find_lr(
     Example: `hemalens find-lr clean/ --splits splits.csv --set model=baseline`
     """
     stage = _stage("hemalens.training.finder", "find_lr")
-    with _progress() as progress:
+    with watched() as progress:
         summary = stage(
             source,
             out,
@@ -162,7 +156,7 @@ def find_lr(
             overwrite=overwrite,
             progress=progress,
         )
-    _print(summary, as_json, _rate_lines(summary))
+    show(summary, as_json, rate_lines(summary))
 
 
 @app.command("overfit-check")
@@ -180,7 +174,7 @@ def overfit_check(
     Example: `hemalens overfit-check clean/ --splits splits.csv --out overfit/`
     """
     stage = _stage("hemalens.training.overfit", "overfit_check")
-    with _progress() as progress:
+    with watched() as progress:
         summary = stage(
             source,
             out,
@@ -194,8 +188,8 @@ def overfit_check(
         f"  {one['sample_id']}: labelled {one['label']}, predicted {one['predicted']}"
         for one in summary["never_learned"]
     ]
-    shown = [*wrong[:_SHOWN], f"  ... {len(wrong)} in all"] if len(wrong) > _SHOWN else wrong
-    _print(summary, as_json, [summary["meaning"], *shown, f"details in {out}"])
+    shown = [*wrong[:SHOWN], f"  ... {len(wrong)} in all"] if len(wrong) > SHOWN else wrong
+    show(summary, as_json, [summary["meaning"], *shown, f"details in {out}"])
 
 
 @app.command()
@@ -214,7 +208,7 @@ def train(
     Example: `hemalens train clean/ --splits splits.csv --out runs/first --set epochs=5`
     """
     stage = _stage("hemalens.training.train", "train")
-    with _progress() as progress:
+    with watched() as progress:
         summary = stage(
             source,
             out,
@@ -228,7 +222,7 @@ def train(
     line = (
         f"best epoch {summary['best_epoch']} of {summary['epochs']}: validation {100 * summary['val_accuracy']:.2f} %"
     )
-    _print(summary, as_json, [f"{line}, distorted {100 * summary['val_perturbed_accuracy']:.2f} %, in {out}"])
+    show(summary, as_json, [f"{line}, distorted {100 * summary['val_perturbed_accuracy']:.2f} %, in {out}"])
 
 
 @app.command()
@@ -247,11 +241,11 @@ def evaluate(
     Example: `hemalens evaluate runs/first val_set.npz --out evaluation/`
     """
     stage = _stage("hemalens.evaluation.evaluate", "evaluate")
-    with _progress() as progress:
+    with watched() as progress:
         summary = stage(
             model, source, out, splits=splits, split=split, audit=audit, overwrite=overwrite, progress=progress
         )
-    _print(summary, as_json, [*_score_lines(summary), f"details in {out}"])
+    show(summary, as_json, [*score_lines(summary), f"details in {out}"])
 
 
 @app.command()
@@ -271,7 +265,7 @@ def report(
     """
     stage = _stage("hemalens.evaluation.report", "report")
     summary = stage(runs, out, evaluations=evaluations or (), overwrite=overwrite)
-    _print(summary, as_json, [f"look at {out / 'report.html'}"])
+    show(summary, as_json, [f"look at {out / 'report.html'}"])
 
 
 @app.command()
@@ -290,7 +284,7 @@ def run(
     Example: `hemalens run training_set.npz --out out/`
     """
     stage = _stage("hemalens.pipeline", "run")
-    with _progress() as progress:
+    with watched() as progress:
         summary = stage(
             source,
             out,
@@ -301,7 +295,7 @@ def run(
             overwrite=overwrite,
             progress=progress,
         )
-    _print(summary, as_json, [*_score_lines(summary), f"look at {summary['report']}"])
+    show(summary, as_json, [*score_lines(summary), f"look at {summary['report']}"])
 
 
 @app.command()
@@ -318,11 +312,11 @@ def demo(
     Example: `hemalens demo --out demo/`
     """
     stage = _stage("hemalens.pipeline", "demo")
-    with _progress() as progress:
+    with watched() as progress:
         summary = stage(
             out, per_class=per_class, settings=settings or (), seed=seed, overwrite=overwrite, progress=progress
         )
-    _print(summary, as_json, ["synthetic cells only:", *_score_lines(summary), f"look at {summary['report']}"])
+    show(summary, as_json, ["synthetic cells only:", *score_lines(summary), f"look at {summary['report']}"])
 
 
 def main() -> None:
@@ -367,63 +361,6 @@ def _stage(module: str, name: str) -> Callable[..., dict[str, Any]]:
 
 def _names(classes: str | None) -> list[str] | None:
     return [name.strip() for name in classes.split(",")] if classes else None
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """Draw a bar per step on stderr where that is a terminal; the functions themselves never print."""
-    console = Console(stderr=True)
-    counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    columns = (*counts, TextColumn("left"), TimeRemainingColumn())
-    # In a file or a pipe the last state of the bars would stand before the one line of an error.
-    with Bars(*columns, console=console, disable=not (console.is_terminal and _speaks())) as bars:
-        tasks: dict[str, Any] = {}
-
-        def tell(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
-            bars.update(tasks[what], completed=done, total=total)
-
-        yield tell
-
-
-def _print(summary: Mapping[str, Any], as_json: bool, lines: list[str]) -> None:
-    if _speaks():
-        print(json.dumps(summary, ensure_ascii=False) if as_json else "\n".join(lines))
-
-
-def _speaks() -> bool:
-    """Tell whether this process speaks for all that torchrun started (there is one where it started none)."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _audit_lines(summary: Mapping[str, Any]) -> list[str]:
-    lines = [f"{summary['n_samples']} samples, {summary['suggested_drops']} suggested to drop"]
-    width = max([len(name) for name in summary["classes"]], default=0)
-    for name, counts in summary["classes"].items():
-        lines.append(f"  {name or '(no label)':<{width}} {counts['before']:>7} -> {counts['after']}")
-    lines += [
-        f"  {issue}: {counts['samples']} samples" + (f" in {counts['groups']} groups" if counts["groups"] else "")
-        for issue, counts in summary["issues"].items()
-    ]
-    return lines
-
-
-def _rate_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Return the suggestion and every so-many-th point of the curve, so that the table stays small."""
-    curve = summary["curve"]
-    step = max(1, -(-len(curve) // _SHOWN))
-    lines = [f"suggested lr {summary['suggestion']:.2g} (the recipe has {summary['configured']:g})", "       lr   loss"]
-    return lines + [f"{point['lr']:>9.2g}  {point['loss']:.3f}" for point in curve[::step]]
-
-
-def _score_lines(summary: Mapping[str, Any]) -> list[str]:
-    names = {"accuracy": "accuracy", "macro_f1": "macro F1", "perturbed": "accuracy under distortions"}
-    return [
-        f"{words}: {100 * summary[key]['value']:.2f} % "
-        f"[{100 * summary[key]['low']:.2f}, {100 * summary[key]['high']:.2f}]"
-        for key, words in names.items()
-    ]
 
 
 if __name__ == "__main__":

@@ -119,14 +119,8 @@ def fit(
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.average(config.ema)
-            hits = (logits[: len(batch.labels)].argmax(dim=1) == batch.labels).sum()
-            tally += torch.tensor(
-                [len(batch.labels), loss.item() * len(batch.labels), hits.item()], dtype=torch.float64
-            )
-        shown, summed, right = world.total(tally.to(device)).tolist()
-        highest = max(group["lr"] for group in state.optimizer.param_groups)
-        row = {"epoch": epoch, "lr": float(highest), "train_loss": summed / shown}
-        row |= {"train_accuracy": right / shown}
+            tally += _tallied(batch, logits, loss)
+        row = {"epoch": epoch} | _trained(world.total(tally.to(device)), state)
         row |= _validate(state.averaged, clean, field_like, val.labels, world)
         if not math.isfinite(row["val_loss"]):  # the epoch's last step may be the one that broke the weights
             raise TrainingError(f"validation loss {row['val_loss']} after epoch {epoch}", "must be finite", _LOWER)
@@ -136,6 +130,20 @@ def fit(
     progress("training", total, total)
     chosen = state.best_module()
     return Fitted(chosen, course.best_epoch, tuple(course.history), (predict_logits(chosen, clean), val.labels))
+
+
+def _tallied(batch: Batch, logits: Tensor, loss: Tensor) -> Tensor:
+    """Return how many pictures a step showed, the sum of their losses, and how many were right (3,) float64."""
+    shown = len(batch.labels)
+    hits = (logits[:shown].argmax(dim=1) == batch.labels).sum().item()
+    return torch.tensor([shown, loss.item() * shown, hits], dtype=torch.float64)
+
+
+def _trained(tally: Tensor, state: State) -> dict[str, float]:
+    """Return an epoch's scores on what it trained on, and the highest learning rate of its last step."""
+    shown, summed, right = tally.tolist()
+    rates = [float(group["lr"]) for group in state.optimizer.param_groups]
+    return {"lr": max(rates), "train_loss": summed / shown, "train_accuracy": right / shown}
 
 
 def _loss_weights(labels: IntArray, n_classes: int, config: TrainConfig, device: torch.device) -> Tensor | None:

@@ -1,0 +1,77 @@
+"""What a command shows: bars while it works, and its summary as lines or as one JSON object."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from hemalens.core.types import Progress
+
+__all__ = ["SHOWN", "audit_lines", "rate_lines", "score_lines", "show", "speaks", "watched"]
+
+SHOWN = 12  # lines of a list on the screen
+
+
+@contextmanager
+def watched() -> Iterator[Progress]:
+    """Draw a bar per step on stderr where that is a terminal; the functions themselves never print."""
+    console = Console(stderr=True)
+    counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (*counts, TextColumn("left"), TimeRemainingColumn())
+    # In a file or a pipe the last state of the bars would stand before the one line of an error.
+    with Bars(*columns, console=console, disable=not (console.is_terminal and speaks())) as bars:
+        tasks: dict[str, Any] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield tell
+
+
+def show(summary: Mapping[str, Any], as_json: bool, lines: list[str]) -> None:
+    """Print a command's summary: its lines, or all of it as one JSON object; of several processes the first speaks."""
+    if speaks():
+        print(json.dumps(summary, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def speaks() -> bool:
+    """Tell whether this process speaks for all that torchrun started (there is one where it started none)."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def audit_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return what an audit found: counts of each class before and after, samples of each issue."""
+    lines = [f"{summary['n_samples']} samples, {summary['suggested_drops']} suggested to drop"]
+    width = max([len(name) for name in summary["classes"]], default=0)
+    for name, counts in summary["classes"].items():
+        lines.append(f"  {name or '(no label)':<{width}} {counts['before']:>7} -> {counts['after']}")
+    lines += [
+        f"  {issue}: {counts['samples']} samples" + (f" in {counts['groups']} groups" if counts["groups"] else "")
+        for issue, counts in summary["issues"].items()
+    ]
+    return lines
+
+
+def rate_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return the suggestion and every so-many-th point of the curve, so that the table stays small."""
+    curve = summary["curve"]
+    step = max(1, -(-len(curve) // SHOWN))
+    lines = [f"suggested lr {summary['suggestion']:.2g} (the recipe has {summary['configured']:g})", "       lr   loss"]
+    return lines + [f"{point['lr']:>9.2g}  {point['loss']:.3f}" for point in curve[::step]]
+
+
+def score_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return accuracy, macro F1 and accuracy under distortions in percent, with their intervals."""
+    names = {"accuracy": "accuracy", "macro_f1": "macro F1", "perturbed": "accuracy under distortions"}
+    return [
+        f"{words}: {100 * summary[key]['value']:.2f} % "
+        f"[{100 * summary[key]['low']:.2f}, {100 * summary[key]['high']:.2f}]"
+        for key, words in names.items()
+    ]

@@ -1,0 +1,55 @@
+"""What commands show: lines for people, one JSON object for programs, from the first process only."""
+
+import json
+
+import pytest
+
+from hemalens.console import SHOWN, audit_lines, rate_lines, score_lines, show, speaks, watched
+
+INTERVAL = {"value": 0.5, "low": 0.25, "high": 0.755}
+
+
+def test_lines_or_one_json_object_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    show({"a": "ä"}, False, ["one", "two"])
+    assert capsys.readouterr().out == "one\ntwo\n"
+    show({"a": "ä"}, True, ["one", "two"])
+    assert json.loads(capsys.readouterr().out) == {"a": "ä"}
+
+
+def test_of_several_processes_only_the_first_speaks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert speaks()
+    monkeypatch.setenv("RANK", "1")
+    assert not speaks()
+    show({}, False, ["one"])
+    assert capsys.readouterr().out == ""
+
+
+def test_no_bar_is_drawn_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with watched() as progress:
+        progress("reading", 1, 2)
+        progress("reading", 2, 2)
+    assert capsys.readouterr().err.strip() == ""
+
+
+def test_an_audit_shows_every_class_and_issue() -> None:
+    issues = {"foreign": {"samples": 3, "groups": 0}, "exact_duplicate": {"samples": 4, "groups": 2}}
+    summary = {"n_samples": 9, "suggested_drops": 5, "classes": {"": {"before": 9, "after": 4}}, "issues": issues}
+    lines = audit_lines(summary)
+    assert lines[0] == "9 samples, 5 suggested to drop"
+    assert "(no label)" in lines[1]
+    assert lines[2:] == ["  foreign: 3 samples", "  exact_duplicate: 4 samples in 2 groups"]
+
+
+def test_a_long_curve_is_thinned_out() -> None:
+    curve = [{"lr": 1e-3 * step, "loss": 1.0} for step in range(100)]
+    lines = rate_lines({"curve": curve, "suggestion": 0.02, "configured": 0.05})
+    assert lines[0] == "suggested lr 0.02 (the recipe has 0.05)"
+    assert len(lines) - 2 <= SHOWN
+
+
+def test_scores_are_in_percent_with_their_interval() -> None:
+    lines = score_lines(dict.fromkeys(("accuracy", "macro_f1", "perturbed"), INTERVAL))
+    assert lines[0] == "accuracy: 50.00 % [25.00, 75.50]"
+    assert len(lines) == 3
