@@ -1,8 +1,11 @@
 """Several processes train as one: the same weights within rounding, resumed by any number of them."""
 
+import json
 import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +15,12 @@ import pytest
 import torch
 from torch import nn
 
+from hemalens.core.artifacts import require_complete
 from hemalens.core.config import TrainConfig
 from hemalens.core.errors import ConfigError
+from hemalens.core.types import CELL_CLASSES
 from hemalens.data.synthetic import write_synthetic
+from hemalens.training.checkpoint import load_model
 from hemalens.training.device import torch_threads
 from hemalens.training.distributed import ALONE, World, share_batch_statistics, world_from_environment
 from hemalens.training.feed import MemoryFeed
@@ -25,6 +31,12 @@ from hemalens.training.train import train
 
 MakeSet = Callable[..., LabelledImages]
 MakeConfig = Callable[..., TrainConfig]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def train_in(
@@ -61,9 +73,7 @@ def in_two_processes(
     train: LabelledImages, val: LabelledImages, config: TrainConfig, out: Path, stop: int = -1
 ) -> None:
     out.mkdir(exist_ok=True)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("spawn")
     processes = [
         context.Process(target=_process, args=(rank, port, train, val, config, out, stop)) for rank in range(2)
@@ -164,3 +174,19 @@ def test_a_batch_too_small_for_the_processes_is_refused(tmp_path: Path, monkeypa
     monkeypatch.setattr("hemalens.training.train.world_from_environment", many)
     with pytest.raises(ConfigError, match="batch_size 12: must be at least twice the 8 processes"):
         train(tmp_path / "cells.npz", tmp_path / "run", settings=["batch_size=12"])
+
+
+def test_torchrun_trains_one_run_and_its_first_process_speaks(tmp_path: Path) -> None:
+    write_synthetic(tmp_path / "cells.npz", 6, size=32, contamination=False)
+    port = free_port()
+    words = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    words += ["--master-addr=127.0.0.1", f"--master-port={port}", "-m", "hemalens.cli", "train"]
+    words += [str(tmp_path / "cells.npz"), "--out", str(tmp_path / "run"), "--json"]
+    for setting in ("epochs=2", "image_size=16", "batch_size=16", "balance=none", "device=cpu"):
+        words += ["--set", setting]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)  # a second voice would make it no JSON
+    assert summary["processes"] == 2
+    assert require_complete(tmp_path / "run", "train")["command"] == "train"
+    assert load_model(tmp_path / "run").classes == CELL_CLASSES
