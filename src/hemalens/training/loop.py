@@ -29,7 +29,7 @@ from hemalens.training.tensors import LabelledImages
 from hemalens.training.transfer import thaw
 from hemalens.training.views import make_views, views_loss
 
-__all__ = ["NORMALISED_BY", "Fitted", "fit"]
+__all__ = ["NORMALISED_BY", "Fitted", "fit", "no_note"]
 
 NORMALISED_BY = 4096
 """How many training pictures the channels' mean and spread are taken from."""
@@ -50,6 +50,10 @@ class Fitted:
     validation: tuple[FloatArray, IntArray]
 
 
+def no_note(_row: dict[str, float]) -> None:
+    """Ignore a row of the history: the default where nobody keeps it."""
+
+
 def fit(
     train: Feed,
     val: LabelledImages,
@@ -59,7 +63,7 @@ def fit(
     checkpoints: Path,
     world: World = ALONE,
     progress: Progress = no_progress,
-    note: Callable[[dict[str, float]], None] = lambda _row: None,
+    note: Callable[[dict[str, float]], None] = no_note,
 ) -> Fitted:
     """Train a network; go on from ``checkpoints`` where a run of the same configuration was cut off.
 

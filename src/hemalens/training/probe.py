@@ -13,7 +13,7 @@ from hemalens.training.device import choose_device
 from hemalens.training.distributed import ALONE, World
 from hemalens.training.feed import Feed
 from hemalens.training.heads import VIEWS, train_head
-from hemalens.training.loop import NORMALISED_BY, Fitted
+from hemalens.training.loop import NORMALISED_BY, Fitted, no_note
 from hemalens.training.predicting import perturb, predict_logits
 from hemalens.training.tensors import LabelledImages
 from hemalens.training.weights import starting_module
@@ -32,7 +32,7 @@ def fit_probe(
     checkpoints: Path,
     world: World = ALONE,
     progress: Progress = no_progress,
-    note: Callable[[dict[str, float]], None] = lambda _row: None,
+    note: Callable[[dict[str, float]], None] = no_note,
 ) -> Fitted:
     """Fit a network's last layer by logistic regression on the features before it; its history is one row.
 
