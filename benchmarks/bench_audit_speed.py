@@ -62,7 +62,7 @@ def timed(words: list[str]) -> tuple[float, float]:
     )
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        sys.exit(f"{words[0]} failed:\n{done.stderr}")
+        sys.exit(f"{' '.join(words)} failed with {done.returncode}:\n{done.stderr}")
     seconds, memory = done.stdout.split()
     return float(seconds), float(memory)
 

@@ -7,22 +7,20 @@ that ``clean`` will follow unless a person edits it. Needs no torch.
 import time
 from collections import Counter
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
-from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import polars as pl
 
 from hemalens.core.artifacts import output_directory, write_json, write_table
 from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
+from hemalens.data.audit_page import AuditView, render_audit
 from hemalens.data.checks.finding import ISSUES, Finding
+from hemalens.data.checks.outliers import OutlierAnalysis
+from hemalens.data.findings import find_all
 from hemalens.data.sources import Source, open_source
 from hemalens.data.sources.entries import escape
 from hemalens.data.statistics import Statistics, measure_source
-
-if TYPE_CHECKING:
-    from hemalens.data.checks.outliers import OutlierAnalysis
 
 __all__ = ["audit", "suggested_drops"]
 
@@ -64,13 +62,7 @@ def audit(
     opened = open_source(source, classes=classes)
     options = {"classes": list(classes) if classes else None}
     with output_directory(out, "audit", overwrite=overwrite, inputs={"source": opened.fingerprint()}, options=options):
-        importing = Thread(target=_import_judges)
-        importing.start()
         statistics = measure_source(opened, workers=workers, progress=progress)
-        importing.join()
-        from hemalens.data.audit_page import AuditView, render_audit
-        from hemalens.data.findings import find_all
-
         progress("looking for outliers", 0, 1)
         analysis, findings = find_all(statistics, opened.samples)
         progress("looking for outliers", 1, 1)
@@ -89,12 +81,6 @@ def audit(
 def suggested_drops(findings: Sequence[Finding]) -> set[int]:
     """Return the places of the samples that at least one finding suggests to drop."""
     return {finding.index for finding in findings if finding.suggestion == "drop"}
-
-
-def _import_judges() -> None:
-    """Import what judges and draws while workers decode: SciPy, scikit-learn and matplotlib take a second."""
-    for name in ("findings", "audit_page"):
-        import_module(f"hemalens.data.{name}")
 
 
 def _manifest(source: Source, statistics: Statistics) -> pl.DataFrame:
