@@ -96,7 +96,7 @@ def _manifest(source: Source, statistics: Statistics) -> pl.DataFrame:
     return pl.DataFrame(columns, schema=schema)
 
 
-def _statistics(source: Source, statistics: Statistics, analysis: "OutlierAnalysis") -> pl.DataFrame:
+def _statistics(source: Source, statistics: Statistics, analysis: OutlierAnalysis) -> pl.DataFrame:
     columns: dict[str, list[Any]] = {"sample_id": [sample.sample_id for sample in source.samples]}
     schema: dict[str, type[pl.DataType]] = {"sample_id": pl.String}
     for name in _STATISTICS:
