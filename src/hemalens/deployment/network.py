@@ -49,7 +49,7 @@ class Traced(nn.Module):
             logits = network.forward_head(found)
         finally:
             hook.remove()
-        features = seen[-1].flatten(1)
+        features = seen[0].mean((2, 3)) if seen[0].ndim == 4 else seen[0]
         return logits, features, _as_map(network, found, features)
 
 
@@ -117,23 +117,23 @@ def linear_head(module: Normalised, image_size: int) -> tuple[FloatArray, FloatA
     return layer.weight.detach().numpy().astype(np.float32), bias.detach().numpy().astype(np.float32)
 
 
-def _last_layer(network: Any) -> nn.Module:
-    found = network.get_classifier()
-    layer: nn.Module = found[-1] if isinstance(found, (tuple, list)) else found
+def _last_layer(network: nn.Module) -> nn.Module:
+    found = network.get_classifier()  # type: ignore[operator]  # torch types attributes as tensors or modules
+    layer: nn.Module = found[0] if isinstance(found, (tuple, list)) else found
     return layer
 
 
-def _as_map(network: Any, found: Tensor, features: Tensor) -> Tensor:
+def _as_map(network: nn.Module, found: Tensor, features: Tensor) -> Tensor:
     """Return the last map with its channels before its two axes, whatever order the network keeps."""
     width = getattr(network, "num_features", features.shape[1])
     if found.ndim == 4:
         last = found.shape[1] != width and found.shape[3] == width
         return found.permute(0, 3, 1, 2) if last else found
-    if found.ndim == 3 and hasattr(network, "patch_embed"):  # a transformer's tokens, patches last
-        rows, columns = network.patch_embed.grid_size
-        patches = found[:, getattr(network, "num_prefix_tokens", 0) :]
-        if patches.shape[1] == rows * columns:
-            return patches.transpose(1, 2).unflatten(2, (rows, columns))
+    grid: Any = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    if found.ndim == 3 and grid is not None:  # a transformer's tokens, patches last
+        patches = found[:, int(getattr(network, "num_prefix_tokens", 0)) :]
+        if patches.shape[1] == grid[0] * grid[1]:
+            return patches.transpose(1, 2).reshape(-1, patches.shape[2], *grid)
     return features[:, :, None, None]
 
 
