@@ -30,7 +30,11 @@ Pictures = PictureLike | Sequence[PictureLike]
 
 # More pictures at a time fall out of the caches of a core, fewer leave the operations' own cost to show.
 _BATCH = 32
-_EXTERNAL_ERRORS = (RuntimeError, ValueError, NotImplementedError)
+# What onnxruntime raises for bytes that are no model it can run; none of these has a base but Exception.
+_REFUSALS = (
+    *("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NotImplemented"),
+    "RuntimeException",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +143,7 @@ def open_model(model: str | Path = EMBEDDED, *, threads: int = 0) -> Classifier:
         if error.name is not None and error.name.partition(".")[0] == "hemalens":
             raise
         step = "install it with: pip install 'hemalens[train]', or export the run elsewhere and give its .onnx file"
-        raise MissingExtraError(f"model {model}, a RUN that is not exported,", "train", step) from error
+        raise MissingExtraError(f"model {model}, a RUN to be exported first", "train", step) from error
     return Classifier.open(export_once(Path(model)), threads=threads)
 
 
@@ -147,6 +151,7 @@ def open_session(data: bytes, *, threads: int, name: str) -> Session:
     """Open a model's bytes for inference on the CPU; raise ArtifactError where onnxruntime cannot."""
     # Here, since importing it takes 0.1 s and the sidecar may be all that is wanted.
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -156,7 +161,7 @@ def open_session(data: bytes, *, threads: int, name: str) -> Session:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session: Session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except _EXTERNAL_ERRORS as error:
+    except tuple(getattr(state, refusal) for refusal in _REFUSALS) as error:
         rule = f"cannot be opened by onnxruntime ({str(error).strip().splitlines()[0]})"
         raise ArtifactError(f"model {name}", rule, "export the run again, or update onnxruntime") from error
     return session

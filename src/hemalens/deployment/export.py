@@ -149,7 +149,7 @@ def _try_int8(
     progress: Progress,
 ) -> tuple[bytes, dict[str, Any]]:
     """Return the quantised model's bytes and whether it is worth keeping, with the figures that say so."""
-    size = int(network.graph.input[0].type.tensor_type.shape.dim[2].dim_value)
+    size = _network_size(network)
     progress("quantising", 0, 1)
     _, places = choose_side(source, read_splits(run / "splits.csv", source.samples), "train")
     chosen = np.random.default_rng(0).permutation(places)[:_CALIBRATION]
@@ -177,6 +177,10 @@ def _try_int8(
         "bytes": {"fp32": len(data), "int8": len(smaller)},
         "calibrated_on": len(small),
     }
+
+
+def _network_size(network: onnx.ModelProto) -> int:
+    return int(network.graph.input[0].type.tensor_type.shape.dim[2].dim_value)
 
 
 def _check_names(out: Path) -> Path:

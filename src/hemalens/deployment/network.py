@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hemalens.core.errors import ConfigError
 from hemalens.core.types import FloatArray
 from hemalens.deployment.preprocessing import OPSET, preprocessing
-from hemalens.training.models import Normalised
+from hemalens.training.models import Normalised, last_layers
 
 __all__ = ["OUTPUTS", "Traced", "assemble", "linear_head", "trace_network"]
 
@@ -43,7 +43,7 @@ class Traced(nn.Module):
         """Return logits, features and map."""
         network: Any = self.network
         seen: list[Tensor] = []
-        hook = _last_layer(self.network).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        hook = last_layers(self.network)[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         try:
             found = network.forward_features(normalised)
             logits = network.forward_head(found)
@@ -102,7 +102,7 @@ def linear_head(module: Normalised, image_size: int) -> tuple[FloatArray, FloatA
     Then a class's heat map is the sum of the map's channels, weighted by its row (Zhou et al. 2016). Whether it is so
     is tried on two pictures of noise.
     """
-    layer = _last_layer(module.network)
+    layer = last_layers(module)[0]
     if not isinstance(layer, nn.Linear):
         return None
     bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
@@ -115,12 +115,6 @@ def linear_head(module: Normalised, image_size: int) -> tuple[FloatArray, FloatA
     if not torch.allclose(logits, again, rtol=1e-3, atol=1e-3 * float(logits.abs().max())):
         return None
     return layer.weight.detach().numpy().astype(np.float32), bias.detach().numpy().astype(np.float32)
-
-
-def _last_layer(network: nn.Module) -> nn.Module:
-    found = network.get_classifier()  # type: ignore[operator]  # torch types attributes as tensors or modules
-    layer: nn.Module = found[0] if isinstance(found, (tuple, list)) else found
-    return layer
 
 
 def _as_map(network: nn.Module, found: Tensor, features: Tensor) -> Tensor:

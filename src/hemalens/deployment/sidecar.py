@@ -89,8 +89,8 @@ def read_exported(path: Path) -> tuple[bytes, Sidecar]:
         raise ArtifactError(f"model {path}", f"has no sidecar {beside.name} beside it", f"put it back, or {_AGAIN}")
     facts = read_json(beside)
     if facts.get("schema_version") != SCHEMA_VERSION:
-        what = f"sidecar {beside}, schema_version {facts.get('schema_version')!r},"
-        raise ArtifactError(what, f"is not the one this version reads ({SCHEMA_VERSION})", _AGAIN)
+        rule = f"has schema_version {facts.get('schema_version')!r}, this version of hemalens reads {SCHEMA_VERSION}"
+        raise ArtifactError(f"sidecar {beside}", rule, _AGAIN)
     try:
         data = path.read_bytes()
     except OSError as error:
