@@ -30,13 +30,15 @@ def quantise(network: onnx.ModelProto, normalised: FloatArray) -> onnx.ModelProt
     name = network.graph.input[0].name
     root = logging.getLogger()
     level = root.level
+    copied = onnx.ModelProto()
+    copied.CopyFrom(network)  # onnxruntime moves the weights of what it is given into a file
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         root.setLevel(logging.ERROR)  # it advises on the root logger to optimise what is optimised already
         try:
             made = Path(folder) / "quantised.onnx"
             quantize_static(
-                network,
+                copied,
                 made,
                 _Batches(name, normalised),
                 quant_format=QuantFormat.QDQ,
