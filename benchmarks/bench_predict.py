@@ -4,7 +4,7 @@ The folder holds copies of rendered cells of 216 px (the size of real single-cel
 their own. Rate: pictures a second of `predict` with so many decoding processes against a loop of Image.open + convert
 on one core, and against the same loop in as many processes as `predict` may use cores; in turn, the median of rounds.
 Memory: the peak of resident memory of the process that predicts, for 1,000 to 100,000 pictures (hard links of the
-1,000), and of its workers.
+1,000).
 
     python benchmarks/bench_predict.py MODEL.onnx
     python benchmarks/bench_predict.py MODEL.onnx --memory 1000 10000 100000
@@ -79,12 +79,10 @@ def decode_rate(folder: Path, processes: int) -> float:
 
 
 def predict_once(folder: Path, model: Path, workers: int) -> dict[str, Any]:
-    """Predict a folder and return the summary with the peaks of memory in MB."""
+    """Predict a folder and return the summary with the peak of memory in MB."""
     with tempfile.TemporaryDirectory() as place:
         found = predict(folder, Path(place) / "table.csv", model=model, workers=workers)
-    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    worker = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return found | {"peak_mb": round(own / 1024, 1), "largest_worker_mb": round(worker / 1024, 1)}
+    return found | {"peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
 
 
 def in_process(folder: Path, model: Path, workers: int) -> dict[str, Any]:
@@ -116,7 +114,7 @@ def main() -> None:
         rates["predict"].append(found["n_samples"] / found["seconds"])
     medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
     memory = {str(count): in_process(make_folder(count), model, cores if cores > 1 else 0) for count in given.memory}
-    kept = ("peak_mb", "largest_worker_mb", "seconds")
+    kept = ("peak_mb", "seconds")
     record(
         "predict",
         {
