@@ -1,8 +1,9 @@
 """Predictions from a folder of JPEGs against what Pillow alone needs to decode it, and memory against their number.
 
 The folder holds copies of rendered cells of 216 px (the size of real single-cell pictures) as JPEG, under names of
-their own. Rate: pictures a second of `predict` with so many decoding processes against a loop of Image.open + convert
-on one core, and against the same loop in as many processes as `predict` may use cores; in turn, the median of rounds.
+their own. Rate: pictures a second of `predict` with as many decoding processes as there are cores, against a loop of
+Image.open + convert on one core, and in as many processes; in turn, the median of rounds. Beside it the processor time
+a picture of both in one process, which a busy machine changes least.
 Memory: the peak of resident memory of the process that predicts, for 1,000 to 100,000 pictures (hard links of the
 1,000).
 
@@ -81,7 +82,10 @@ def decode_rate(folder: Path, processes: int) -> float:
 def predict_once(folder: Path, model: Path, workers: int) -> dict[str, Any]:
     """Predict a folder and return the summary with the peak of memory in MB."""
     with tempfile.TemporaryDirectory() as place:
+        predict(make_folder(64), Path(place) / "first.csv", model=model, workers=0)  # starts what starts once
+        spent = time.process_time()
         found = predict(folder, Path(place) / "table.csv", model=model, workers=workers)
+    found |= {"cpu_ms": 1e3 * (time.process_time() - spent) / found["n_samples"]}
     return found | {"peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
 
 
@@ -113,6 +117,13 @@ def main() -> None:
         found = in_process(folder, model, cores if cores > 1 else 0)
         rates["predict"].append(found["n_samples"] / found["seconds"])
     medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
+    paths = [str(path) for path in sorted(folder.iterdir())]
+    spent = time.process_time()
+    decode_all(paths)
+    cpu = {
+        "pillow": 1e3 * (time.process_time() - spent) / len(paths),
+        "predict": in_process(folder, model, 0)["cpu_ms"],
+    }
     memory = {str(count): in_process(make_folder(count), model, cores if cores > 1 else 0) for count in given.memory}
     kept = ("peak_mb", "seconds")
     record(
@@ -123,6 +134,7 @@ def main() -> None:
             "predict_against_pillow": {
                 name: round(medians["predict"] / medians[name], 3) for name in ("pillow_one_core", "pillow_all_cores")
             },
+            "processor_ms_a_picture_in_one_process": {name: round(value, 3) for name, value in cpu.items()},
             "memory": {count: {name: one[name] for name in kept} for count, one in memory.items()},
         },
         files=given.files,
