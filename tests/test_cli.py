@@ -94,6 +94,9 @@ def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
     behind = {name: one.default for name, one in inspect.signature(stage).parameters.items() if name != "progress"}
     offered = {name: one.default for name, one in inspect.signature(getattr(cli, name)).parameters.items()}
     assert offered.pop("as_json") is False
+    if command == "audit":  # the review is a function of its own, called after the audit
+        review = inspect.signature(importlib.import_module("hemalens.data.review").review).parameters
+        assert (offered.pop("review"), offered.pop("port")) == (False, review["port"].default)
     assert offered.keys() == behind.keys()
     for option, default in behind.items():
         assert offered[option] == (None if default == () else default), option

@@ -31,7 +31,7 @@ from hemalens.core.artifacts import (
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.types import Progress, Sample, no_progress
 from hemalens.data.checks.finding import ISSUES, SUGGESTIONS
-from hemalens.data.decisions import RELABEL, new_labels, read_issues, write_issues
+from hemalens.data.decisions import RELABEL, new_labels, read_issues, require_unreviewed, write_issues
 from hemalens.data.sources import Source, open_source
 
 __all__ = ["clean", "decide", "open_audited"]
@@ -68,6 +68,7 @@ def clean(
     _check_apart(Path(opened.spec), out)
     issues = read_issues(audit)
     if restore:
+        require_unreviewed(audit)
         issues = _restored(issues, restore, opened.samples)
     overwrite = overwrite or (bool(restore) and (read_provenance(out) or {}).get("command") == "clean")
     dropped = decide(issues, opened.samples)

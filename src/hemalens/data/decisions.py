@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import RawIOBase
@@ -40,6 +41,7 @@ __all__ = [
     "new_labels",
     "read_history",
     "read_issues",
+    "require_unreviewed",
     "write_issues",
 ]
 
@@ -92,25 +94,25 @@ def read_history(audit: Path) -> History:
     pending: _Pending = {}
     for number, line in enumerate(lines[1:], 2):
         try:
-            pending = _follow(json.loads(line), standing, pending)
+            _follow(json.loads(line), standing, pending)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             what = f"{audit / JOURNAL} line {number}"
             raise ArtifactError(what, f"is no act of a review ({error})", "delete the line") from error
     return History(tuple(standing), pending)
 
 
-def _follow(said: Any, standing: list[Act], pending: _Pending) -> _Pending:
-    """Follow one line of a journal: change the acts standing in place, return what the table lacks from then on."""
+def _follow(said: Mapping[str, Any], standing: list[Act], pending: _Pending) -> None:
+    """Follow one line of a journal: change the acts standing, and what the table lacks, in place."""
     if "decisions" in said:
-        act = Act(dict(said["decisions"]), dict(said["before"]))
-        standing.append(act)
-        return {**pending, **act.decisions}
-    if "undo" in said:
+        standing.append(Act(dict(said["decisions"]), dict(said["before"])))
+        pending.update(standing[-1].decisions)
+    elif "undo" in said:
         standing.pop()
-        return {**pending, **said["undo"]}
-    if "merged" in said:
-        return {}
-    raise ValueError("neither decisions, undo nor merged")
+        pending.update(said["undo"])
+    elif "merged" in said:
+        pending.clear()
+    else:
+        raise ValueError("neither decisions, undo nor merged")
 
 
 def fold(issues: pl.DataFrame, pending: Mapping[str, str | Sequence[str]]) -> pl.DataFrame:
@@ -147,11 +149,14 @@ def write_issues(audit: Path, issues: pl.DataFrame) -> None:
     if not (audit / JOURNAL).exists():
         write_table(audit / "issues.csv", issues)
         return
-    journal = Journal(audit)
-    try:
+    with closing(Journal(audit)) as journal:
         journal.merge(issues)
-    finally:
-        journal.close()
+
+
+def require_unreviewed(audit: Path) -> None:
+    """Raise ArtifactError while another process holds the journal of an audit."""
+    if (audit / JOURNAL).exists():
+        Journal(audit).close()
 
 
 def decisions_digest(audit: Path) -> str:
@@ -236,13 +241,14 @@ class Journal:
     def _append(self, said: Mapping[str, Any]) -> None:
         line = json.dumps({"at": datetime.now(UTC).isoformat(timespec="seconds"), **said}).encode() + b"\n"
         try:
-            self._file.truncate(self._end)  # of what is left of a line that the disk refused
             self._file.seek(self._end)
             rest = memoryview(line)
             while rest:
                 rest = rest[self._file.write(rest) or 0 :]
             os.fsync(self._file.fileno())
         except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(self._end)
             raise self._refused(error) from error
         self._end += len(line)
 

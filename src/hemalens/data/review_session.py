@@ -71,7 +71,7 @@ class ReviewSession:
         self._merged = not history.pending
         last = {name: said for act in history.standing for name, said in act.decisions.items()}
         for act in history.standing:  # a sample edited by hand since its decision counts as undecided
-            names = (name for name in act.decisions if self._says(name, last[name]))
+            names = (name for name, before in act.before.items() if self._says(name, last[name], len(before)))
             self._remember({self._numbers[name]: act.before[name] for name in names})
         self.thumbnail = lru_cache(maxsize=_CACHED)(self._thumbnail)
 
@@ -278,10 +278,10 @@ class ReviewSession:
             self._standing[place] += 1
             self._first.setdefault(place, said)
 
-    def _says(self, name: str, decision: str) -> bool:
-        """Tell whether all rows of a sample say what was decided on it."""
+    def _says(self, name: str, decision: str, count: int) -> bool:
+        """Tell whether a sample still has so many rows and all say what was decided on it."""
         rows = self._rows.get(self._numbers.get(name, -1), [])
-        return bool(rows) and all(self._suggestions[row] == decision for row in rows)
+        return len(rows) == count and all(self._suggestions[row] == decision for row in rows)
 
     def _changed(self, places: Iterable[int]) -> dict[str, Any]:
         """Return the samples an act changed, what holds of them now, and the counts."""
