@@ -53,7 +53,7 @@ def test_a_port_that_is_taken_is_named(folder: Path) -> None:
 
 def test_an_audit_of_another_source_or_an_unfinished_one_is_refused(folder: Path) -> None:
     np.savez(folder / "other.npz", images=[cell(8, 3)], labels=[0])
-    with pytest.raises(ArtifactError, match="is not what .* was made from"):
+    with pytest.raises(ArtifactError, match=r"is not what .* was made from"):
         review(folder / "other.npz", folder / "audit", announce=refused)
     (folder / "audit" / PROVENANCE).unlink()
     assert finished_audit(folder / "audit") is None

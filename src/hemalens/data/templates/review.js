@@ -82,7 +82,8 @@ function draw(item) {
     image.addEventListener("error", lost);
     picture.append(image);
   } else lost();
-  const certainty = item.score === null ? "" : ` (${item.score})`;
+  const certainty = item.score === null ? "" : `, certainty ${item.score}`;
+  const finding = $("issue").value || item.group_size > 1 ? "" : `${item.title}: `;
   const acts = element("div", { class: "acts" });
   for (const [act, words] of [["keep", "Keep"], ["drop", "Drop"], ["relabel", "Relabel"]]) {
     const button = element("button", { type: "button", "data-act": act, tabindex: "-1" }, words);
@@ -93,7 +94,7 @@ function draw(item) {
     picture,
     element("p", { class: "name" }, item.sample_id),
     element("p", { class: "label" }, item.label ?? "no label"),
-    element("p", { class: "reason" }, `${$("issue").value ? "" : `${item.title}, `}${item.suggestion}${certainty}: ${item.reason}`),
+    element("p", { class: "reason" }, `${finding}${item.suggestion} suggested${certainty}: ${item.reason}`),
   );
   if (item.others.length) card.append(element("p", { class: "reason" }, `also: ${item.others.join(", ")}`));
   card.append(element("p", { class: "verdict" }), acts);
@@ -134,7 +135,7 @@ function fill(said) {
   const meaning = chosen.dataset.meaning ? [element("p", { class: "meaning" }, chosen.dataset.meaning)] : [];
   const nothing = cards.length ? [] : [element("p", { class: "meaning" }, "No finding here. Choose another one above, or finish.")];
   $("cards").replaceChildren(...meaning, ...sections, ...nothing);
-  $("range").textContent = cards.length ? `${said.first + 1}–${said.first + cards.length} of ${said.total}` : "none";
+  $("range").textContent = cards.length ? `${said.first + 1} to ${said.first + cards.length} of ${said.total}` : "none";
   $("previous").disabled = said.previous === null;
   $("next").disabled = said.next === null;
   current = 0;
@@ -364,4 +365,5 @@ for (const button of document.querySelectorAll("[data-close]")) {
     if ([...$(id).options].some((option) => option.value === words.get(id))) $(id).value = words.get(id);
   }
   load(Number(words.get("start")) || 0, words.get("backwards") === "true");
+  inTurn(() => page && say("Keys: k keep, d drop, r relabel, u undo, ? all of them."));
 }
