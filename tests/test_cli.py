@@ -137,6 +137,30 @@ def test_every_stage_has_a_command_and_a_function_of_its_name(
         assert dropped in arrays["ids"]
 
 
+def test_a_review_follows_an_audit_and_does_not_repeat_one(
+    source: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def review(*_: object, announce: Callable[[str], None], **options: Any) -> dict[str, Any]:
+        announce("http://127.0.0.1:1/x/")
+        asked.append(options)
+        return {"kept": 3, "dropped": 2, "relabelled": 1, "command": "hemalens clean"}
+
+    monkeypatch.setattr("hemalens.data.review.review", review)
+    words = ["audit", source, "--out", tmp_path / "audit", "--workers", 0, "--review"]
+    code, out, err = call(*words)
+    assert (code, err.splitlines()[0]) == (0, "review at http://127.0.0.1:1/x/")
+    assert "suggested to drop" in out
+    assert out.endswith("3 samples kept, 1 of them under another label, 2 dropped; next: hemalens clean\n")
+    written = (tmp_path / "audit" / "audit.json").read_bytes()
+    code, out, _ = call(*words, "--port", 8700, "--json")
+    assert code == 0
+    assert json.loads(out)["review"]["relabelled"] == 1
+    assert asked[-1]["port"] == 8700
+    assert (tmp_path / "audit" / "audit.json").read_bytes() == written
+
+
 def test_a_run_without_json_says_its_scores_and_where_to_look(
     source: Path, tmp_path: Path, call: Call, undrawn: None
 ) -> None:

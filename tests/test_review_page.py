@@ -23,6 +23,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="needs headless Chromium (chromium is not installed)"),
 ]
 QUIET = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+PATIENCE = 60_000  # ms that a busy machine may take for a step
 EVIL = "<b onclick=x>bold.png"
 
 
@@ -40,12 +41,13 @@ class Served:
 
     def end(self, sign: int) -> tuple[int, str]:
         self.process.send_signal(sign)
-        out, _ = self.process.communicate(timeout=30)
+        out, _ = self.process.communicate(timeout=60)
         return self.process.returncode, out
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[object]:
+    playwright.expect.set_options(timeout=PATIENCE)
     with playwright.sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET.split())
         yield opened
@@ -72,7 +74,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 @pytest.fixture
 def page(browser, served: Served) -> Iterator[object]:
     opened = browser.new_page(viewport={"width": 1200, "height": 800})
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(PATIENCE)
     opened.asked, opened.faults = [], []
     opened.on("request", lambda request: opened.asked.append(request.url))
     opened.on("pageerror", lambda error: opened.faults.append(str(error)))
@@ -196,7 +198,7 @@ def test_deciding_by_mouse_pages_filters_groups_and_the_end(page, served: Served
     page.click("#finish")
     playwright.expect(page.locator("#done-counts")).to_contain_text("60 kept, 1 of them under another label; 4 dropped")
     assert page.locator("#done-command").inner_text().startswith("hemalens clean ")
-    out, _ = served.process.communicate(timeout=30)
+    out, _ = served.process.communicate(timeout=60)
     assert served.process.returncode == 0
     assert "60 samples kept, 1 of them under another label, 4 dropped; next: hemalens clean" in out
     assert clean(served.folder / "cells", served.folder / "clean", audit=served.folder / "audit")["dropped"] == 4

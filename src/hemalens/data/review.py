@@ -63,7 +63,11 @@ def review(
         listener.close()
         raise
     token = secrets.token_urlsafe(24)
-    app = review_app(session, token, stop=lambda: setattr(server, "should_exit", True))
+
+    def stop() -> None:
+        server.should_exit = True
+
+    app = review_app(session, token, stop=stop)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, lifespan="on", timeout_graceful_shutdown=3
     )

@@ -19,8 +19,8 @@ from hemalens.core.errors import ConfigError
 from hemalens.core.page import encode_picture
 from hemalens.data.audit_page import meaning
 from hemalens.data.checks.finding import ISSUES
-from hemalens.data.clean import decide, new_labels
-from hemalens.data.decisions import RELABEL, Act, Journal, read_history, read_issues
+from hemalens.data.clean import decide
+from hemalens.data.decisions import RELABEL, Act, Journal, new_labels, read_history, read_issues
 from hemalens.data.sources import Source
 
 __all__ = ["PAGE", "THUMBNAIL", "ReviewSession", "Show"]
