@@ -40,6 +40,7 @@ def test_the_review_is_served_on_this_machine_until_the_page_ends_it(folder: Pat
     assert addresses[0].startswith("http://127.0.0.1:")
     assert len(addresses[0].split("/")[3]) >= 32
     assert (told["kept"], told["dropped"], told["relabelled"]) == (2, 1, 0)
+    assert told["command"].endswith("--out clean/ --classes round,square")
 
 
 def test_a_port_that_is_taken_is_named(folder: Path) -> None:

@@ -7,6 +7,7 @@ served to this machine alone. Needs FastAPI and uvicorn (extra ``serve``); no to
 import secrets
 import socket
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,30 +57,25 @@ def review(
     review_app, uvicorn = _review_app()
     given = classes or ((read_provenance(audit) or {}).get("options") or {}).get("classes")
     opened, _ = open_audited(source, audit, classes=given)
-    listener = _listen(port)
-    try:
-        session = ReviewSession(opened, audit)
-    except BaseException:
-        listener.close()
-        raise
     token = secrets.token_urlsafe(24)
+    with closing(ReviewSession(opened, audit, classes=given)) as session, closing(_listen(port)) as listener:
 
-    def stop() -> None:
-        server.should_exit = True
+        def stop() -> None:
+            server.should_exit = True
 
-    app = review_app(session, token, stop=stop)
-    config = uvicorn.Config(
-        app, log_level="warning", access_log=False, server_header=False, lifespan="on", timeout_graceful_shutdown=3
-    )
-    server = uvicorn.Server(config)
-    announce(f"http://{_HOST}:{listener.getsockname()[1]}/{token}/")
-    try:
-        server.run(sockets=[listener])
-    except KeyboardInterrupt:
-        pass  # the usual way to end a review; uvicorn has shut the application down before it passes this on
-    finally:
-        listener.close()
-        session.close()
+        config = uvicorn.Config(
+            review_app(session, token, stop=stop),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            timeout_graceful_shutdown=3,
+        )
+        server = uvicorn.Server(config)
+        announce(f"http://{_HOST}:{listener.getsockname()[1]}/{token}/")
+        # An interrupt is the usual end; uvicorn has shut the application down before it passes it on.
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
     return session.outcome()
 
 

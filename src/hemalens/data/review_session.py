@@ -8,6 +8,7 @@ import shlex
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,7 +24,7 @@ from hemalens.data.clean import decide
 from hemalens.data.decisions import RELABEL, Act, Journal, new_labels, read_history, read_issues
 from hemalens.data.sources import Source
 
-__all__ = ["PAGE", "THUMBNAIL", "ReviewSession", "Show"]
+__all__ = ["LARGE", "PAGE", "THUMBNAIL", "ReviewSession", "Show"]
 
 Show = Literal["all", "undecided", "decided"]
 PAGE = 48
@@ -31,6 +32,7 @@ PAGE = 48
 THUMBNAIL = 256
 """Pixels of a thumbnail's longer side: sharp at 11 rem on a screen of two pixels a point."""
 LARGE = 1024
+"""Pixels of an enlarged picture's longer side."""
 _CACHED = 2000  # thumbnails, about 10 KB each
 _AT_ONCE = threading.BoundedSemaphore(3)  # pictures unpacked at a time: each may take 75 MB and a few times that
 
@@ -39,20 +41,20 @@ class ReviewSession:
     """The findings of one audit and what a person decides on them; holds the audit's journal until it is closed.
 
     Decisions are on samples: one that appears under several findings is decided in all of them at once. Raises
-    ArtifactError where another review is open or a row of ``issues.csv`` means nothing.
+    ArtifactError where another review is open or a row of ``issues.csv`` means nothing. ``classes`` are those that the
+    source was opened with, where they were given: ``clean`` must be given them too.
     """
 
-    def __init__(self, source: Source, audit: Path) -> None:
-        self.source, self.audit = source, audit
+    def __init__(self, source: Source, audit: Path, *, classes: Sequence[str] | None = None) -> None:
+        self.source, self.audit, self._classes = source, audit, classes
         self._lock = threading.RLock()
         self._journal = Journal(audit)  # first, so that nobody else writes what is read next
-        try:
+        with ExitStack() as otherwise:
+            otherwise.callback(self._journal.close)
             self._issues = read_issues(audit)
             decide(self._issues, source.samples)
             new_labels(self._issues, source.samples, source.classes)
-        except BaseException:
-            self._journal.close()
-            raise
+            otherwise.pop_all()
         self._names = [sample.sample_id for sample in source.samples]
         self._numbers = {name: place for place, name in enumerate(self._names)}
         self._places = np.array([self._numbers[name] for name in self._issues["sample_id"]], np.int64)
@@ -160,6 +162,7 @@ class ReviewSession:
         dropped = len(decide(issues, samples))
         relabelled = len(new_labels(issues, samples, self.source.classes))
         words = ["hemalens", "clean", self.source.spec, "--audit", str(self.audit), "--out", "clean/"]
+        words += ["--classes", ",".join(self._classes)] if self._classes else []
         return {
             "kept": len(samples) - dropped,
             "dropped": dropped,
