@@ -116,7 +116,7 @@ def reliability_diagram(
         top.set_xlim(0, 1)
         top.set_ylim(0, 1.02)
         top.set_ylabel("accuracy")
-        top.legend(loc="upper left")
+        top.legend(loc="lower left", bbox_to_anchor=(-0.12, 1.0), ncols=2)
         bottom.bar(middles[filled], count[filled], width * 0.92, color=_THIRD)
         bottom.set_yscale("symlog", linthresh=10)
         bottom.set_yticks([0, *(10**power for power in range(1, 10) if 10**power <= count.max(initial=10))])
