@@ -102,9 +102,10 @@ class Normalised(nn.Module):
     Mean and standard deviation per channel, in [0, 1], are buffers, so they travel with the weights.
     """
 
-    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, mode: str = "set") -> None:
         super().__init__()
         self.network = network
+        self.mode = mode
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", mean.reshape(1, -1, 1, 1))
@@ -112,6 +113,20 @@ class Normalised(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits (N, C)."""
+        if self.mode == "white":
+            pictures = pictures / (pictures.clamp(1e-3).pow(8).mean(dim=(2, 3), keepdim=True).pow(1 / 8))
+        elif self.mode == "od":
+            white = pictures.clamp(1e-3).pow(8).mean(dim=(2, 3), keepdim=True).pow(1 / 8)
+            density = -(((pictures.clamp(min=0) + 1 / 64) / (white + 1 / 64)).log())
+            amount = density.pow(2).mean(dim=(1, 2, 3), keepdim=True).sqrt()
+            density = density / (amount + 0.05)
+            return self.network(density - 0.5)
+        elif self.mode == "picture":
+            centred = pictures - pictures.mean(dim=(2, 3), keepdim=True)
+            return self.network(centred / (centred.pow(2).mean(dim=(2, 3), keepdim=True).sqrt() + 0.02))
+        elif self.mode == "joint":
+            centred = pictures - pictures.mean(dim=(2, 3), keepdim=True)
+            return self.network(centred / (centred.pow(2).mean(dim=(1, 2, 3), keepdim=True).sqrt() + 0.02))
         logits: Tensor = self.network((pictures - self.mean) / self.std)
         return logits
 
