@@ -89,6 +89,8 @@ def chroma(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
     picture of 170 to 340 px with halved chroma, and rounded to steps of up to 16 x strength of 256 levels (the quantiser
     of the mean at quality 7).
     """
+    if strength == 0:
+        return pictures
     side = pictures.shape[2]
     matrix = torch.tensor(_YCC, dtype=pictures.dtype, device=pictures.device)
     ycc = torch.einsum("ij,njhw->nihw", matrix, pictures)
