@@ -85,9 +85,9 @@ def _block_average(side: int, blocks: Tensor, like: Tensor) -> Tensor:
 def chroma(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
     """Keep colour only in blocks and coarse steps, lightness whole: what strong JPEG leaves of a larger picture.
 
-    Red and blue chroma are averaged over blocks of 3 to 6 pixels at 64 px (in proportion at other sizes), 16 pixels of a
-    picture of 170 to 340 px with halved chroma, and rounded to steps of up to 16 x strength of 256 levels (the quantiser
-    of the mean at quality 7).
+    Red and blue chroma are averaged over blocks of 3 to 6 pixels at 64 px (in proportion at other sizes), the 16 pixels
+    of a picture of 170 to 340 px with halved chroma, and rounded to steps of up to 16 x strength of 256 levels, those
+    of a block's mean at quality 7.
     """
     if strength == 0:
         return pictures

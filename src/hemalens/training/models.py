@@ -24,6 +24,8 @@ __all__ = [
     "head_parameters",
 ]
 
+_LEAST_VARIANCE = 1e-3
+
 
 class Baseline(nn.Module):
     """A plain CNN: three convolutions with pooling and two dense layers, for inputs (N, 3, S, S) float."""
@@ -99,13 +101,15 @@ class Compact(nn.Module):
 class Normalised(nn.Module):
     """A network behind its input normalisation: pictures (N, 3, S, S) float in [0, 1] to logits (N, C).
 
-    Mean and standard deviation per channel, in [0, 1], are buffers, so they travel with the weights.
+    Mean and standard deviation per channel, in [0, 1], are buffers, so they travel with the weights. By picture, each
+    is then brought to a mean of 0 per channel and to a common spread of 1 by its own values: another lamp, white balance
+    or exposure makes the same input.
     """
 
-    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, mode: str = "set") -> None:
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, *, by_picture: bool = False) -> None:
         super().__init__()
         self.network = network
-        self.mode = mode
+        self.by_picture = by_picture
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", mean.reshape(1, -1, 1, 1))
@@ -113,22 +117,16 @@ class Normalised(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits (N, C)."""
-        if self.mode == "white":
-            pictures = pictures / (pictures.clamp(1e-3).pow(8).mean(dim=(2, 3), keepdim=True).pow(1 / 8))
-        elif self.mode == "od":
-            white = pictures.clamp(1e-3).pow(8).mean(dim=(2, 3), keepdim=True).pow(1 / 8)
-            density = -(((pictures.clamp(min=0) + 1 / 64) / (white + 1 / 64)).log())
-            amount = density.pow(2).mean(dim=(1, 2, 3), keepdim=True).sqrt()
-            density = density / (amount + 0.05)
-            return self.network(density - 0.5)
-        elif self.mode == "picture":
-            centred = pictures - pictures.mean(dim=(2, 3), keepdim=True)
-            return self.network(centred / (centred.pow(2).mean(dim=(2, 3), keepdim=True).sqrt() + 0.02))
-        elif self.mode == "joint":
-            centred = pictures - pictures.mean(dim=(2, 3), keepdim=True)
-            return self.network(centred / (centred.pow(2).mean(dim=(1, 2, 3), keepdim=True).sqrt() + 0.02))
-        logits: Tensor = self.network((pictures - self.mean) / self.std)
+        logits: Tensor = self.network(self.standardise((pictures - self.mean) / self.std))
         return logits
+
+    def standardise(self, normalised: Tensor) -> Tensor:
+        """Return pictures (N, 3, S, S), normalised by mean and std, as the network takes them."""
+        if not self.by_picture:
+            return normalised
+        centred = normalised - normalised.mean(dim=(2, 3), keepdim=True)
+        # A blank picture stays blank.
+        return centred / (centred.square().mean(dim=(1, 2, 3), keepdim=True) + _LEAST_VARIANCE).sqrt()
 
 
 MODELS: dict[str, Callable[[int, float], nn.Module]] = {"baseline": Baseline, "compact": Compact}

@@ -19,7 +19,7 @@ BLOTS_DRAWS = 2 + _BLOTS * _OF_BLOT
 def blots(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
     """Put one to three dark, ragged blots of 3 to 8 % x strength of the side in radius anywhere: dirt, deposited dye.
 
-    All blots of a picture multiply it by one factor of 0 to 0.3; their borders waver by up to 30 % in two to five lobes.
+    All blots of a picture multiply it by one factor of 0 to 0.3; their borders waver by up to 30 % in 2 to 5 lobes.
     """
     side = pictures.shape[2]
     places = _centres(pictures)
