@@ -102,7 +102,7 @@ class Normalised(nn.Module):
     """A network behind its input normalisation: pictures (N, 3, S, S) float in [0, 1] to logits (N, C).
 
     Mean and standard deviation per channel, in [0, 1], are buffers, so they travel with the weights. By picture, each
-    is then brought to a mean of 0 per channel and to a common spread of 1 by its own values: another lamp, white balance
+    is then brought to a mean of 0 per channel and to a common spread of 1 by its own values: other light, white balance
     or exposure makes the same input.
     """
 
