@@ -16,7 +16,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFo
 from hemalens.core.charts import FALLBACK_COLOURS, INK, class_colours, house_style
 from hemalens.core.types import IntArray
 
-__all__ = ["confusion_matrix_figure", "learning_curves", "per_class_f1", "reliability_diagram"]
+__all__ = [
+    "confusion_matrix_figure",
+    "corruption_curves",
+    "learning_curves",
+    "per_class_f1",
+    "reliability_diagram",
+    "risk_coverage_curve",
+]
 
 _MAIN, _SECOND, _THIRD = FALLBACK_COLOURS[0], FALLBACK_COLOURS[1], "#858b92"
 # From this share on a cell is so blue that white reads better than the page's ink (4.6 : 1 against 3.6 : 1 below it).
@@ -52,7 +59,7 @@ def learning_curves(history: Mapping[str, Sequence[float | None]], *, best_epoch
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.grid()
-            axes.legend()
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         right.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     return figure
 
@@ -109,7 +116,7 @@ def reliability_diagram(bins: Mapping[str, Sequence[float]]) -> Figure:
         top.set_xlim(0, 1)
         top.set_ylim(0, 1.02)
         top.set_ylabel("accuracy")
-        top.legend(loc="upper left")
+        figure.legend(loc="outside upper left", ncols=1)
         bottom.bar(middles[filled], count[filled], width * 0.92, color=_THIRD)
         bottom.set_yscale("symlog", linthresh=10)
         bottom.set_yticks([0, *(10**power for power in range(1, 10) if 10**power <= count.max(initial=10))])
@@ -152,3 +159,53 @@ def _write_cell(axes: Axes, row: int, column: int, count: int, share: float) -> 
     colour = "white" if share >= _WHITE_FROM else INK
     weight = 0.45 if count == 0 else 1.0
     axes.text(column + 0.5, row + 0.5, str(count), ha="center", va="center", color=colour, alpha=weight, fontsize=8.5)
+
+
+def risk_coverage_curve(coverage: Sequence[float], risk: Sequence[float]) -> Figure:
+    """Draw the share of wrong answers among the samples answered against the share answered.
+
+    Args:
+        coverage: shares in [0, 1], in any order.
+        risk: the share of wrong answers at each.
+    """
+    order = np.argsort(coverage, kind="stable")
+    with house_style():
+        figure = Figure(figsize=(6.6, 3.2))
+        axes = figure.add_subplot()
+        axes.plot(
+            np.asarray(coverage)[order], np.asarray(risk)[order], color=_MAIN, marker="o" if len(risk) < 3 else None
+        )
+        axes.set_xlim(0, 1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("coverage: share of samples answered")
+        axes.set_ylabel("risk: share wrong")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes.grid()
+    return figure
+
+
+def corruption_curves(levels: Sequence[str], errors: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw the balanced error of each corruption against its severity.
+
+    Args:
+        levels: the severities in order.
+        errors: corruption -> severity -> error in [0, 1]; a severity may be missing.
+    """
+    markers = "osD^vPX*"
+    with house_style():
+        figure = Figure(figsize=(6.6, 4.0))
+        axes = figure.add_subplot()
+        places = np.arange(len(levels))
+        for row, (name, found) in enumerate(errors.items()):
+            values = [found.get(level, np.nan) for level in levels]
+            colour, dashes = FALLBACK_COLOURS[row % 8], "-" if row < 8 else (0, (3, 2))
+            axes.plot(places, values, color=colour, ls=dashes, marker=markers[row % 8], ms=4, lw=1.2, label=name)
+        axes.set_xticks(places, levels)
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
+        axes.set_xlabel("severity")
+        axes.set_ylabel("balanced error")
+        axes.grid()
+        figure.legend(loc="outside lower center", ncols=3, fontsize=7)
+    return figure
