@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+_BLANK = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1" aria-label="nothing"></svg>'
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -19,4 +21,4 @@ def real_data() -> Path:
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave figures undrawn where a test does not look at them: they take most of an evaluation's time."""
     for module in ("evaluate", "report_parts"):
-        monkeypatch.setattr(f"hemalens.evaluation.{module}.figure_svg", lambda *_, **__: "<svg></svg>")
+        monkeypatch.setattr(f"hemalens.evaluation.{module}.figure_svg", lambda *_, **__: _BLANK)

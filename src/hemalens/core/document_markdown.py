@@ -55,7 +55,7 @@ def _block(block: Block, names: Mapping[str, str]) -> str:
         case Bullets(items):
             return "\n".join(f"- {_line(item, names)}" for item in items)
         case Table():
-            return _table(block)
+            return f"{names[block.anchor]}. {markdown(block.caption)}\n\n{_table(block)}"
         case Facts(pairs, hashes):
             rows = [[_escaped(term), _tick(value) if hashes else _escaped(value)] for term, value in pairs]
             return "\n".join(["| fact | value |", "|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
@@ -84,10 +84,15 @@ def _words(word: Words, names: Mapping[str, str]) -> str:
 
 def _escaped(text: str) -> str:
     """Escape text and keep the spaces at its ends, which part it from a span beside it."""
-    inner = markdown(text)
+    inner = _plain(text)
     if not inner:
         return " " if text else ""
     return f"{' ' if text[0].isspace() else ''}{inner}{' ' if text[-1].isspace() else ''}"
+
+
+def _plain(text: str) -> str:
+    """Escape text, but for the brackets of an interval, which make no link where no address follows them."""
+    return re.sub(r"\\\[([\d., ]+)\\\](?![(\[:])", r"[\1]", markdown(text))
 
 
 def _tick(text: str) -> str:
@@ -104,6 +109,6 @@ def _table(table: Table) -> str:
 
 def _cell(cell: Cell) -> str:
     if isinstance(cell, str):
-        return markdown(cell)
-    words = [markdown(line) for line in cell["lines"]]
+        return _plain(cell)
+    words = [_plain(line) for line in cell["lines"]]
     return " ".join([f"**{words[0]}**" if cell.get("best") else words[0], *words[1:]])

@@ -24,6 +24,8 @@ from hemalens.core.document import Document, numbers
 __all__ = ["render_pdf", "render_pictures"]
 
 _TEMPLATE = "document.typ"
+# Marks that turn the direction of all that follows: a name with one would turn the rest of its paragraph.
+_TURNING = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\N{REPLACEMENT CHARACTER}")
 
 
 def render_pdf(document: Document, *, time: datetime | None = None) -> bytes:
@@ -52,7 +54,7 @@ def _compile(document: Document, time: datetime | None, options: Mapping[str, An
         template = resources.files("hemalens.core") / "templates" / _TEMPLATE
         (folder / _TEMPLATE).write_bytes(template.read_bytes())
         facts = _facts(document, folder) | {"time": time.strftime("%Y-%m-%d") if time else None}
-        text = json.dumps(facts, ensure_ascii=False)
+        text = json.dumps(facts, ensure_ascii=False).translate(_TURNING)
         (folder / "document.json").write_bytes(text.encode("utf-8", "replace"))  # a lone surrogate is no JSON
         # Fonts of the machine only where ours lack a letter: without them every machine sets the same lines.
         foreign = set(text) - _letters(fonts / "DejaVuSans.ttf") - {"\n"}

@@ -188,7 +188,7 @@ def markdown(text: object) -> str:
     >>> markdown("a|b_c\n<i>")
     'a\\|b\\_c \\<i\\>'
     """
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_{}\[\]<>#|$~&])", r"\\\1", " ".join(str(text).split()))
 
 
 @cache

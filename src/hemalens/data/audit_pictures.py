@@ -39,8 +39,10 @@ def write_pictures(view: AuditView, out: Path) -> dict[str, Any]:
     for number, name in enumerate(view.source.classes):
         for place, index in enumerate(_members(view, name)):
             shown["classes"] += _written(view, index, out, f"class-{number + 1:02d}-{place + 1}", name)
+    foreign = {finding.index for finding in view.findings if finding.issue == "foreign"}
     for issue in _SHOWN:
-        findings = [finding for finding in view.findings if finding.issue == issue]
+        seen = foreign if issue == "outlier" else frozenset()  # what is no cell is an outlier too: it is shown once
+        findings = [finding for finding in view.findings if finding.issue == issue and finding.index not in seen]
         shown[issue] = []
         for place, (finding, copies) in enumerate(_distinct(view, findings)):
             words = f"{copies} copies" if copies > 1 else ""
@@ -59,6 +61,8 @@ def _members(view: AuditView, name: str) -> list[int]:
         [i for i, label in enumerate(labels) if label == name and view.statistics.readable[i] and i not in dropped],
         dtype=np.int64,
     )
+    if not len(members):
+        return []
     scores = view.analysis.scores[members]
     order = members[np.argsort(np.square(scores - np.median(scores, axis=0)).sum(axis=1), kind="stable")]
     steps = [place * len(order) // (2 * max(_EACH_CLASS - 1, 1)) for place in range(_EACH_CLASS)]

@@ -101,7 +101,7 @@ def _document(
             experiments_section(inputs.runs),
             results_section(run.evaluation),
             discussion_section(run, facts),
-            conclusions_section(run, facts, verdicts=found["verdicts"], seeds=found["seeds"][0]),
+            conclusions_section(run, facts, experiments=found),
             Section("reproduction", "How to reproduce", tuple(_reproduction_blocks(reproduction))),
         ),
         f"Written by hemalens {version()} from the files of {number}; complete in itself, it loads nothing. Not for "

@@ -3,7 +3,7 @@
 Needs neither torch nor anything of training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from hemalens.core.document import Block, Bullets, Heading, Paragraph, Section, paragraph
@@ -70,9 +70,7 @@ def limits(run: RunInputs, facts: Mapping[str, Any] | None) -> list[Paragraph]:
     return found
 
 
-def conclusions_section(
-    run: RunInputs, facts: Mapping[str, Any] | None, *, verdicts: Sequence[str], seeds: int
-) -> Section:
+def conclusions_section(run: RunInputs, facts: Mapping[str, Any] | None, *, experiments: Mapping[str, Any]) -> Section:
     """Return the conclusions: what was reached, what the comparison showed, what to do next."""
     classes, parameters = len(run.model["classes"]), thousands(run.model["parameters"])
     if facts is None:
@@ -97,10 +95,11 @@ def conclusions_section(
             )
             if perturbed
             else "How it fares under distortions remains to be measured.",
-            f"The mean over {seeds} seeds and its spread are in the table of experiments." if seeds > 1 else None,
+            *experiments["spreads"],
         )
     ]
-    blocks += [paragraph(" ".join(verdicts))] if verdicts else []
+    if verdicts := experiments["verdicts"]:
+        blocks.append(paragraph(*verdicts))
     blocks.append(
         paragraph(
             "Before anything depends on it, the model has to be scored on cells of other patients and another "

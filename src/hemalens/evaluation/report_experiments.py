@@ -86,6 +86,7 @@ def experiments_context(runs: Sequence[RunInputs]) -> dict[str, Any]:
         "same_samples": all(same_samples(known[0], other) for other in known[1:]),
         "sizes_differ": sizes_differ,
         "seeds": [len(one["seeds"]) for one in table],
+        "spreads": [sentence for one in table if (sentence := _over_seeds(one))],
     }
 
 
@@ -147,7 +148,8 @@ def _comparison(found: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = []
     if found["class_rows"]:
         mean = "Mean F1" if seeded else "F1"
-        caption = f"{mean} of each class; the best of a class is bold and marked ●."
+        best = "; the best of a class is bold and marked ●" if len(found["rows"]) > 1 else ""
+        caption = f"{mean} of each class{best}."
         headers = ["run", *found["classes"]]
         blocks.append(Table("runs-by-class", caption, headers, found["class_rows"], wide=True))
     if found["difference_rows"]:
@@ -157,9 +159,22 @@ def _comparison(found: Mapping[str, Any]) -> list[Block]:
         )
         headers = ["run", "accuracy", "p", "macro-F1", "p", "perturbed", "p"]
         blocks.append(Table("runs-apart", caption, headers, found["difference_rows"], wide=True))
+    if found["spreads"]:
+        blocks.append(paragraph(*found["spreads"]))
     blocks += [paragraph(verdict) for verdict in found["verdicts"]]
     blocks.append(paragraph(*_footing(found)))
     return blocks
+
+
+def _over_seeds(row: Mapping[str, Any]) -> str | None:
+    """Say the mean accuracy of several seeds and its spread."""
+    if len(row["seeds"]) < 2 or row["accuracy"] is None:
+        return None
+    low, high = (f"{100 * row[f'accuracy_{end}']:.2f}" for end in ("min", "max"))
+    return (
+        f"Over {len(row['seeds'])} seeds of {row['run']} the accuracy is {percent(row['accuracy'], 2)} on average, with a "
+        f"standard deviation of {100 * row['accuracy_sd']:.2f} points and a range from {low} to {high}{_NO_BREAK}%."
+    )
 
 
 def _footing(found: Mapping[str, Any]) -> list[Sentence]:
