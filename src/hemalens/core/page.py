@@ -65,8 +65,18 @@ def render_document(document: Document) -> str:
     return render_page("document.html", "hemalens.core", context)
 
 
-def encode_picture(pixels: Images, *, quality: int = 85, max_side: int = 192) -> tuple[str, bytes]:
-    """Return one picture (H, W, 3) uint8 as a file: its kind, ``jpeg`` or ``png`` where it is tiny, and its bytes.
+def picture_uri(pixels: Images, *, quality: int = 85, max_side: int = 192) -> str:
+    """Return one picture (H, W, 3) uint8 as a ``data:`` address, see ``encode_picture``.
+
+    >>> picture_uri(np.zeros((8, 8, 3), np.uint8))[:22]
+    'data:image/png;base64,'
+    """
+    data, kind = encode_picture(pixels, quality=quality, max_side=max_side)
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def encode_picture(pixels: Images, *, quality: int = 85, max_side: int = 192) -> tuple[bytes, str]:
+    """Return one picture (H, W, 3) uint8 as a file for a page and its media type: JPEG, or PNG where it is tiny.
 
     Larger pictures are scaled down, so that the longer side has ``max_side`` pixels. Raises ValueError where the array
     is no such picture.
@@ -82,17 +92,7 @@ def encode_picture(pixels: Images, *, quality: int = 85, max_side: int = 192) ->
         picture.save(buffer, "PNG", optimize=True)
     else:
         picture.save(buffer, "JPEG", quality=quality, optimize=True)
-    return "png" if tiny else "jpeg", buffer.getvalue()
-
-
-def picture_uri(pixels: Images, *, quality: int = 85, max_side: int = 192) -> str:
-    """Return one picture (H, W, 3) uint8 as a ``data:`` address of the file that ``encode_picture`` makes of it.
-
-    >>> picture_uri(np.zeros((8, 8, 3), np.uint8))[:22]
-    'data:image/png;base64,'
-    """
-    kind, data = encode_picture(pixels, quality=quality, max_side=max_side)
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+    return buffer.getvalue(), "image/png" if tiny else "image/jpeg"
 
 
 def contact_sheet_uri(images: Sequence[Images] | Images, columns: int, *, side: int = 96) -> str:

@@ -82,10 +82,10 @@ def _distinct(view: AuditView, findings: Sequence[Finding]) -> list[tuple[Findin
 def _written(view: AuditView, index: int, out: Path, name: str, words: str) -> list[dict[str, str]]:
     """Write one picture; none where it cannot be read."""
     try:
-        kind, data = encode_picture(view.source.picture(index).pixels, quality=90, max_side=_SIDE)
+        data, kind = encode_picture(view.source.picture(index).pixels, quality=90, max_side=_SIDE)
     except UserError:
         return []
-    file = f"pictures/{name}.{kind.replace('jpeg', 'jpg')}"
+    file = f"pictures/{name}.{kind.removeprefix('image/').replace('jpeg', 'jpg')}"
     write_atomically(out / file, lambda handle: handle.write(data))
     sample = view.source.samples[index]
     return [{"file": file, "sample_id": escape(sample.sample_id), "label": sample.label or "", "words": words}]
