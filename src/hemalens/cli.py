@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from typer.exceptions import TyperException
 
-from hemalens.console import SHOWN, audit_lines, rate_lines, score_lines, show, watched
+from hemalens.console import SHOWN, audit_lines, corruption_lines, rate_lines, score_lines, show, watched
 from hemalens.core.errors import MissingExtraError, UserError
 from hemalens.core.provenance import version
 
@@ -233,6 +233,7 @@ def evaluate(
     splits: Annotated[Path | None, typer.Option(help="splits.csv of this source.")] = None,
     split: Annotated[str | None, typer.Option(help="test, val, train or all.")] = None,
     audit: Annotated[Path | None, typer.Option(help="Audit whose background batches are scored apart.")] = None,
+    corruptions: Annotated[bool, typer.Option("--corruptions", help="Also score 55 corrupted copies of each.")] = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -243,9 +244,17 @@ def evaluate(
     stage = _stage("hemalens.evaluation.evaluate", "evaluate")
     with watched() as progress:
         summary = stage(
-            model, source, out, splits=splits, split=split, audit=audit, overwrite=overwrite, progress=progress
+            model,
+            source,
+            out,
+            splits=splits,
+            split=split,
+            audit=audit,
+            corruptions=corruptions,
+            overwrite=overwrite,
+            progress=progress,
         )
-    show(summary, as_json, [*score_lines(summary), f"details in {out}"])
+    show(summary, as_json, [*score_lines(summary), *corruption_lines(summary), f"details in {out}"])
 
 
 @app.command()

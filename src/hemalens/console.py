@@ -12,7 +12,7 @@ from rich.progress import Progress as Bars
 
 from hemalens.core.types import Progress
 
-__all__ = ["SHOWN", "audit_lines", "rate_lines", "score_lines", "show", "speaks", "watched"]
+__all__ = ["SHOWN", "audit_lines", "corruption_lines", "rate_lines", "score_lines", "show", "speaks", "watched"]
 
 SHOWN = 12  # lines of a list on the screen
 
@@ -75,3 +75,14 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
         f"[{100 * summary[key]['low']:.2f}, {100 * summary[key]['high']:.2f}]"
         for key, words in names.items()
     ]
+
+
+def corruption_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return the mean balanced error over the corrupted sets, against the AlexNet's where the classes are the same."""
+    if "corruptions" not in summary:
+        return []
+    found, facts = summary["corruptions"], summary["corruption_facts"]
+    line = f"balanced error under corruptions: {100 * facts['mean_balanced_error']:.2f} %"
+    if found["be"] is None:
+        return [line]
+    return [f"{line} (BE {found['be']:.3f}, rBE {found['rbe']:.3f}; 1 is the AlexNet of MedMNIST-C)"]

@@ -36,6 +36,7 @@ from hemalens.data.sources import Source, content_sha256, open_source
 from hemalens.data.split import read_splits
 from hemalens.evaluation.calibration import abstention_threshold, fit_temperature
 from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1, reliability_diagram
+from hemalens.evaluation.robustness import Scored, measure_robustness, write_robustness
 from hemalens.training.checkpoint import LoadedModel, load_model, model_directory, read_validation
 from hemalens.training.device import torch_threads
 from hemalens.training.predicting import perturb, predict_logits
@@ -67,6 +68,7 @@ def evaluate(
     splits: Path | None = None,
     split: Side | None = None,
     audit: Path | None = None,
+    corruptions: bool = False,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def evaluate(
         splits: a ``splits.csv`` of the source; then only one side is scored.
         split: which side; ``test`` where splits are given, ``all`` where not.
         audit: an audit of the source's samples: its background batches are scored apart.
+        corruptions: also score 55 corrupted copies of every picture (MedMNIST-C).
         overwrite: replace an earlier evaluation.
         progress: told about the steps.
     """
@@ -92,13 +95,15 @@ def evaluate(
         rule = f"has no sample labelled with a class of the model ({', '.join(loaded.classes)})"
         raise SourceError(f"source {source} ({side})", rule, "give labels, or use another source")
     batch = None if audit is None else _background_batch(audit)
-    options = {"split": side}
+    options = {"split": side, "corruptions": corruptions}
     inputs = {"source": opened.fingerprint(), "model": sha256_file(model_directory(model) / "model.safetensors")}
     with output_directory(out, "evaluate", overwrite=overwrite, inputs=inputs, options=options):
         with torch_threads(0):
             images = load_images(opened, chosen, size=loaded.image_size, progress=progress)
             scored = _Set(images, labels, tuple(chosen))
             result, probabilities = _evaluate(loaded, model, scored, progress)
+            if corruptions:
+                result |= _robustness(loaded, opened, scored, result, progress)
         result = {"split": side, "source": str(source), "model": loaded.card["model"]} | result
         if batch and (groups := _groups(batch, opened, scored, probabilities)):
             result["groups"] = groups
@@ -106,6 +111,8 @@ def evaluate(
         write_table(out / "predictions.csv", table)
         result["worst_mistakes"] = _write_mistakes(out, opened, scored, loaded.classes, probabilities)
         _write_figures(out, result, loaded.classes)
+        if corruptions:
+            write_robustness(out, result)
         write_json(out / "evaluation.json", result)
     return result
 
@@ -189,6 +196,23 @@ def _evaluate(loaded: LoadedModel, model: Path, scored: _Set, progress: Progress
     distorted = confusion_matrix(labels, field_like.argmax(axis=1), len(loaded.classes))
     result["perturbed"] = asdict(bootstrap_interval(distorted, accuracy)) | {"description": _FIELD}
     return result, probabilities
+
+
+def _robustness(
+    loaded: LoadedModel, source: Source, scored: _Set, result: Mapping[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Score the corrupted copies of the samples whose label the model knows."""
+    known = np.flatnonzero(scored.labels >= 0)
+    chosen = Scored(
+        places=[scored.places[row] for row in known],
+        labels=scored.labels[known],
+        classes=loaded.classes,
+        size=loaded.image_size,
+        predict=lambda pictures: predict_logits(loaded.module, torch.from_numpy(pictures)),
+        temperature=result["temperature"],
+        clean_error=1 - result["balanced_accuracy"]["value"],
+    )
+    return measure_robustness(source, chosen, progress=progress)
 
 
 def _background_batch(audit: Path) -> set[str]:
