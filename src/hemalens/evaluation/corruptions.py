@@ -173,7 +173,8 @@ def saturate(picture: Images, added: float) -> Images:
         saturation = span / largest
     place = np.where(span == 0, np.array([0, 1, 1], np.float32), place)
     saturation = np.minimum(np.where(largest == 0, np.float32(0), saturation) + np.float32(added), 1)
-    return (largest - largest * saturation * place).astype(np.uint8)
+    changed: npt.NDArray[np.float32] = largest - largest * saturation * place
+    return changed.astype(np.uint8)
 
 
 def draw_stains(generator: np.random.Generator, side: int, most: int, shape: tuple[int, int]) -> list[Stain]:
@@ -227,8 +228,8 @@ def _blot(generator: np.random.Generator, side: int) -> npt.NDArray[np.bool_]:
     rows, columns = np.mgrid[:side, :side] - middle
     angle, distance = np.arctan2(rows, columns), np.hypot(rows, columns)
     reach = np.ones_like(angle)
-    for waves in range(2, 8):
-        size, phase = generator.normal(0, 0.095 / math.sqrt(waves - 1)), generator.uniform(0, 2 * math.pi)
+    for waves in range(2, 7):
+        size, phase = generator.normal(0, 0.15 / (waves - 1)), generator.uniform(0, 2 * math.pi)
         reach += size * np.cos(waves * angle + phase)
     return np.asarray(distance <= reach * (side / 2 + 0.5) / reach.max())
 

@@ -164,7 +164,8 @@ def corruption_errors(
     with house_style():
         figure = Figure(figsize=(8.4, 0.5 + 1.55 * rows))
         places = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-        for axes, (name, found) in zip(places, errors.items(), strict=False):
+        for place, (name, found) in enumerate(errors.items()):
+            axes = places[place]
             steps = np.arange(1, len(found) + 1)
             axes.plot(steps, found, "o-", color=_MAIN, ms=3, label="this model")
             axes.axhline(clean, color=_THIRD, lw=0.9, label="this model, clean")
@@ -172,6 +173,7 @@ def corruption_errors(
                 axes.axhline(peer[name], color=_SECOND, lw=1, ls=(0, (4, 3)), label="AlexNet, mean of 1 to 5")
             axes.set_title(name.replace("_", " "))
             axes.set_xticks(steps)
+            axes.tick_params(labelbottom=place + columns >= len(errors))
             axes.set_ylim(0, max(1.06 * highest, 0.01))
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
             axes.grid()
