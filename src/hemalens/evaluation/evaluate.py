@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from hemalens.core.artifacts import output_directory, read_table, require_complete, write_json, write_table, write_text
+from hemalens.core.calibration import abstention_threshold, fit_temperature
 from hemalens.core.charts import figure_svg
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.metrics import (
@@ -34,7 +35,6 @@ from hemalens.core.provenance import sha256_file
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
 from hemalens.data.sources import Source, content_sha256, open_source
 from hemalens.data.split import read_splits
-from hemalens.evaluation.calibration import abstention_threshold, fit_temperature
 from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1, reliability_diagram
 from hemalens.evaluation.robustness import Scored, measure_robustness, write_robustness
 from hemalens.training.checkpoint import LoadedModel, load_model, model_directory, read_validation

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemalens.core.metrics import cross_entropy, expected_calibration_error, softmax
-from hemalens.evaluation.calibration import abstention_threshold, fit_temperature
+from hemalens.core.calibration import abstention_threshold, fit_temperature
 
 
 def calibrated(n: int = 4000, n_classes: int = 5, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
