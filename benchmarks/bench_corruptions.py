@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from conditions import RESULTS, real_data, record
+from hemalens.core.calibration import fit_temperature
 from hemalens.core.metrics import accuracy, balanced_accuracy, confusion_matrix, softmax
 from hemalens.data.sources import Source, open_source
-from hemalens.evaluation.calibration import fit_temperature
 from hemalens.evaluation.robustness import ALEXNET_ERRORS, Scored, mean_errors, measure_robustness
 from hemalens.training.checkpoint import load_model, model_directory, read_validation
 from hemalens.training.predicting import predict_logits

@@ -258,6 +258,26 @@ def evaluate(
 
 
 @app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(help="RUN directory, .onnx file, or embedded.")],
+    source: SourceArgument,
+    out: OutDirectory,
+    limit: Annotated[int, typer.Option(min=1, help="Samples to explain at most; the worst mistakes come first.")] = 96,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw what in each picture speaks for the predicted class, and check whether that means something.
+
+    Example: `hemalens explain runs/first val_set.npz --out explained/`
+    """
+    stage = _stage("hemalens.evaluation.explain", "explain")
+    with watched() as progress:
+        summary = stage(model, source, out, limit=limit, overwrite=overwrite, progress=progress)
+    lines = [f"{summary['n_explained']} samples explained; against random maps: {summary['check']['verdict']}"]
+    show(summary, as_json, [*lines, f"look at {out / 'explain.html'}"])
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="RUN directories; several make a table.")],
     out: OutDirectory,
