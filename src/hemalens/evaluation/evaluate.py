@@ -3,10 +3,10 @@
 Labels that the model does not know take no part in the scores; they are counted and predicted all the same.
 """
 
-import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,10 +15,19 @@ import polars as pl
 import torch
 from PIL import Image
 
-from hemalens.core.artifacts import output_directory, read_table, require_complete, write_json, write_table, write_text
+from hemalens.core.artifacts import (
+    output_directory,
+    read_table,
+    require_complete,
+    write_atomically,
+    write_json,
+    write_table,
+    write_text,
+)
 from hemalens.core.calibration import abstention_threshold, fit_temperature
 from hemalens.core.charts import figure_svg
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
+from hemalens.core.heatmaps import normalise, overlay
 from hemalens.core.metrics import (
     accuracy,
     balanced_accuracy,
@@ -36,6 +45,7 @@ from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progr
 from hemalens.data.sources import Source, content_sha256, open_source
 from hemalens.data.split import read_splits
 from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1, reliability_diagram
+from hemalens.evaluation.gradcam import grad_cam
 from hemalens.evaluation.robustness import Scored, measure_robustness, write_robustness
 from hemalens.training.checkpoint import LoadedModel, load_model, model_directory, read_validation
 from hemalens.training.device import torch_threads
@@ -109,7 +119,7 @@ def evaluate(
             result["groups"] = groups
         table = _predictions(opened, scored, loaded.classes, probabilities, result["abstention"]["threshold"])
         write_table(out / "predictions.csv", table)
-        result["worst_mistakes"] = _write_mistakes(out, opened, scored, loaded.classes, probabilities)
+        result["worst_mistakes"] = _write_mistakes(out, opened, scored, loaded, probabilities)
         _write_figures(out, result, loaded.classes)
         if corruptions:
             write_robustness(out, result)
@@ -257,23 +267,36 @@ def _predictions(
 
 
 def _write_mistakes(
-    out: Path, source: Source, scored: _Set, classes: Sequence[str], probabilities: FloatArray
+    out: Path, source: Source, scored: _Set, loaded: LoadedModel, probabilities: FloatArray
 ) -> list[dict[str, Any]]:
-    """Write the pictures of the mistakes made with most confidence and return what is known of them, worst first."""
+    """Write the pictures of the mistakes made with most confidence, each also under its heat map, worst first."""
+    classes = loaded.classes
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero((scored.labels >= 0) & (predicted != scored.labels))
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_WORST]
     (out / "mistakes").mkdir(exist_ok=True)
+    maps = _heat_maps(loaded, scored.images[worst], predicted[worst])
     rows = []
     for rank, row in enumerate(worst.tolist(), 1):
         sample = source.samples[scored.places[row]]
-        name = f"mistakes/{rank:02d}.png"
-        buffer = io.BytesIO()
-        Image.fromarray(source.picture(scored.places[row]).pixels).save(buffer, "PNG")
-        (out / name).write_bytes(buffer.getvalue())
+        name, drawn = f"mistakes/{rank:02d}.png", None
+        picture = source.picture(scored.places[row]).pixels
+        write_atomically(out / name, partial(Image.fromarray(picture).save, format="PNG"))
+        if maps is not None:
+            drawn = f"mistakes/{rank:02d}-map.png"
+            heated = Image.fromarray(overlay(picture, maps[rank - 1]))
+            write_atomically(out / drawn, partial(heated.save, format="PNG"))
         facts = {"sample_id": sample.sample_id, "label": sample.label, "predicted": classes[predicted[row]]}
-        rows.append(facts | {"confidence": float(confidence[row]), "picture": name})
+        rows.append(facts | {"confidence": float(confidence[row]), "picture": name, "map": drawn})
     return rows
+
+
+def _heat_maps(loaded: LoadedModel, pictures: Images, classes: IntArray) -> FloatArray | None:
+    """Return what speaks for the predicted classes (N, h, w) in [0, 1]; None where the network has no map."""
+    try:
+        return normalise(grad_cam(loaded.module, pictures, classes))
+    except ConfigError:
+        return None
 
 
 def _write_figures(out: Path, result: Mapping[str, Any], classes: Sequence[str]) -> None:

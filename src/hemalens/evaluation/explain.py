@@ -38,7 +38,7 @@ class _Explained:
     """One explained sample.
 
     Its place in the source, what it is called and predicted, its picture as it came, and maps (h, w) in [0, 1] of the
-    predicted class and, where that is a mistake, of its label.
+    predicted class and, where that is a mistake, of its label on the same scale.
     """
 
     place: int
@@ -130,11 +130,14 @@ def _explain(
     labels = [source.samples[place].label for place in places]
     named = [explainer.classes.index(one) if one in explainer.classes else -1 for one in labels]
     mistaken = [row for row, number in enumerate(named) if number not in (-1, predicted[row])]
-    heat = normalise(explainer.maps(pictures[places], predicted))
+    maps = explainer.maps(pictures[places], predicted)
+    heat = normalise(maps)
     theirs: dict[int, FloatArray] = {}
-    if mistaken:
+    if mistaken:  # on the scale of the prediction's map: what speaks for the label is often next to nothing
         asked = np.array([named[row] for row in mistaken])
-        theirs = dict(zip(mistaken, normalise(explainer.maps(pictures[places[mistaken]], asked)), strict=True))
+        largest = np.maximum(maps[mistaken].max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
+        found = explainer.maps(pictures[places[mistaken]], asked) / largest
+        theirs = dict(zip(mistaken, np.minimum(found, 1), strict=True))
     return [
         _Explained(
             place=int(place),
