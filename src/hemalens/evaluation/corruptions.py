@@ -162,19 +162,18 @@ def scale_contrast(picture: Images, factor: float) -> Images:
 def saturate(picture: Images, added: float) -> Images:
     """Return a picture with a share added to its saturation in the HSV model, at most 1; hue and value stay.
 
-    A channel c of a pixel with largest value v and smallest u is v (1 - s (v - c) / (v - u)) at saturation s. Grey has
-    no hue; the package takes it for red, and so does this.
+    With v the largest and u the smallest value of a pixel, its channel c becomes v - v min(s + added, 1) p, where
+    s = (v - u) / v and p = (v - c) / (v - u). Grey has no hue; the package takes it for red, and so does this.
     """
-    values = picture.astype(np.float32)
-    largest, smallest = values.max(axis=2, keepdims=True), values.min(axis=2, keepdims=True)
-    span = largest - smallest
-    with np.errstate(divide="ignore", invalid="ignore"):
-        place = (largest - values) / span
-        saturation = span / largest
-    place = np.where(span == 0, np.array([0, 1, 1], np.float32), place)
-    saturation = np.minimum(np.where(largest == 0, np.float32(0), saturation) + np.float32(added), 1)
-    changed: npt.NDArray[np.float32] = largest - largest * saturation * place
-    return changed.astype(np.uint8)
+    planes = np.ascontiguousarray(picture.transpose(2, 0, 1)).astype(np.float32)
+    largest = np.maximum(np.maximum(planes[0], planes[1]), planes[2])
+    span = largest - np.minimum(np.minimum(planes[0], planes[1]), planes[2])
+    grey = span == 0
+    place = (largest - planes) / np.where(grey, np.float32(1), span)
+    place[1:, grey] = 1
+    # v min(s + added, 1) without the division by v, which may be 0
+    changed: npt.NDArray[np.float32] = largest - np.minimum(span + np.float32(added) * largest, largest) * place
+    return np.ascontiguousarray(changed.astype(np.uint8).transpose(1, 2, 0))
 
 
 def draw_stains(generator: np.random.Generator, side: int, most: int, shape: tuple[int, int]) -> list[Stain]:
