@@ -1,4 +1,4 @@
-"""Pictures that are no cells, of eleven kinds, all made here from a seed or cut from photographs that libraries ship."""
+"""Pictures that are no cells, of eleven kinds, made here from a seed or cut from photographs that libraries ship."""
 
 import io
 import string

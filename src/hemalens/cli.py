@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.logging import RichHandler
 from typer.exceptions import TyperException
 
-from hemalens.console import SHOWN, audit_lines, corruption_lines, rate_lines, score_lines, show, watched
+from hemalens.console import SHOWN, audit_lines, corruption_lines, parity_lines, rate_lines, score_lines, show, watched
 from hemalens.core.errors import MissingExtraError, UserError
 from hemalens.core.provenance import version
 
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
-_TRAIN_PACKAGES = frozenset({"safetensors", "timm", "torch", "torchvision"})
+_TRAIN_PACKAGES = frozenset({"onnx", "onnxscript", "safetensors", "timm", "torch", "torchvision"})
 
 app = typer.Typer(
     name="hemalens",
@@ -295,6 +295,27 @@ def report(
     stage = _stage("hemalens.evaluation.report", "report")
     summary = stage(runs, out, evaluations=evaluations or (), overwrite=overwrite)
     show(summary, as_json, [f"look at {out / 'report.html'}"])
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="RUN directory.")],
+    out: Annotated[Path, typer.Option("--out", help="The .onnx file to write; its sidecar goes beside it.")],
+    source: Annotated[
+        str | None, typer.Option(help="What the run was trained on; looked for where it was by default.")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit integers, if faster here and as good.")] = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model as ONNX with its preprocessing inside, and prove that it says what torch says.
+
+    Example: `hemalens export runs/first --out model.onnx`
+    """
+    stage = _stage("hemalens.deployment.export", "export")
+    with watched() as progress:
+        summary = stage(run, out, source=source, int8=int8, overwrite=overwrite, progress=progress)
+    show(summary, as_json, [*parity_lines(summary), f"written to {out}"])
 
 
 @app.command()

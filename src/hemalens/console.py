@@ -12,7 +12,17 @@ from rich.progress import Progress as Bars
 
 from hemalens.core.types import Progress
 
-__all__ = ["SHOWN", "audit_lines", "corruption_lines", "rate_lines", "score_lines", "show", "speaks", "watched"]
+__all__ = [
+    "SHOWN",
+    "audit_lines",
+    "corruption_lines",
+    "parity_lines",
+    "rate_lines",
+    "score_lines",
+    "show",
+    "speaks",
+    "watched",
+]
 
 SHOWN = 12  # lines of a list on the screen
 
@@ -65,6 +75,15 @@ def rate_lines(summary: Mapping[str, Any]) -> list[str]:
     step = max(1, -(-len(curve) // SHOWN))
     lines = [f"suggested lr {summary['suggestion']:.2g} (the recipe has {summary['configured']:g})", "       lr   loss"]
     return lines + [f"{point['lr']:>9.2g}  {point['loss']:.3f}" for point in curve[::step]]
+
+
+def parity_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return how an export compares with torch, on what, and what became of 8 bits where they were asked for."""
+    equal = f"{summary['labels_equal']} of {summary['n']} labels as torch's"
+    lines = [f"{equal}, logits within {summary['logits_max_difference']:.1g}, on {summary['pictures']}"]
+    if tried := summary["int8"]:
+        lines.append(f"8 bits {'kept' if tried['kept'] else 'refused'}: {tried['reason']}")
+    return lines
 
 
 def score_lines(summary: Mapping[str, Any]) -> list[str]:

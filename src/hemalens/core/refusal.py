@@ -2,7 +2,7 @@
 
 Two witnesses may refuse: the distance of the features from the nearest class of training cells, and the calibrated
 confidence. Their limits are set on validation samples, so that both together refuse a stated share of these. Needs
-numpy, SciPy and scikit-learn; no torch.
+numpy and SciPy; no torch.
 """
 
 import base64
@@ -14,18 +14,19 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from hemalens.core.calibration import fit_temperature, lac_scores, set_thresholds
+from hemalens.core.calibration import abstention_threshold, fit_temperature, lac_scores, set_thresholds
 from hemalens.core.errors import ArtifactError
 from hemalens.core.metrics import softmax
 from hemalens.core.scores import Gaussians
 from hemalens.core.types import FloatArray, IntArray
 
-__all__ = ["Judgement", "Refusal", "fit_refusal", "judge"]
+__all__ = ["Judgement", "Refusal", "confidence_rule", "fit_refusal", "judge"]
 
 _SCHEMA = 1
 _COVERAGE = 0.9
 # Of the directions of the features: 200,000 numbers are 1.1 MB in a sidecar; wider networks keep the leading ones.
 _LARGEST_BASIS = 200_000
+_TINY = 1e-12
 _WHAT = "refusal data"
 _STEP = "train the model again, or export it again"
 
@@ -40,7 +41,7 @@ class Refusal:
         distance_limit: largest distance from the nearest class, in standard deviations of the training features.
         confidence_limit: least calibrated confidence.
         set_thresholds: (C,), one minus the least probability at which a class belongs into a 90 % set (LAC by class).
-        gaussians: the classes of training features.
+        gaussians: the classes of training features; None where they are not known and confidence alone decides.
     """
 
     temperature: float
@@ -48,7 +49,7 @@ class Refusal:
     distance_limit: float
     confidence_limit: float
     set_thresholds: FloatArray
-    gaussians: Gaussians
+    gaussians: Gaussians | None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; arrays as little-endian float32 in base64, with dtype and shape."""
@@ -60,12 +61,7 @@ class Refusal:
             "confidence_limit": self.confidence_limit,
             "set_coverage": _COVERAGE,
             "set_thresholds": _encoded(self.set_thresholds),
-            "gaussians": {
-                "means": _encoded(self.gaussians.means),
-                "basis": _encoded(self.gaussians.basis),
-                "precisions": _encoded(self.gaussians.precisions),
-                "rest": self.gaussians.rest,
-            },
+            "gaussians": None if self.gaussians is None else _gaussians_json(self.gaussians),
         }
 
     @classmethod
@@ -74,21 +70,15 @@ class Refusal:
         version = value.get("schema_version")
         if version != _SCHEMA:
             raise ArtifactError(f"{_WHAT} of schema {version}", f"must be of schema {_SCHEMA}", _STEP)
-        part = value.get("gaussians")
-        if not isinstance(part, Mapping):
+        if "gaussians" not in value:
             raise ArtifactError(_WHAT, "lack 'gaussians'", _STEP)
-        means, basis = _decoded(part, "means", 2), _decoded(part, "basis", 2)
-        precisions, thresholds = _decoded(part, "precisions", 1), _decoded(value, "set_thresholds", 1)
-        if basis.shape != (means.shape[1], len(precisions)):
-            rule = f"do not fit together: means {means.shape}, basis {basis.shape}, precisions {precisions.shape}"
-            raise ArtifactError(_WHAT, rule, _STEP)
         return cls(
             _number(value, "temperature"),
             _number(value, "rejection_rate"),
             _number(value, "distance_limit"),
             _number(value, "confidence_limit"),
-            thresholds,
-            Gaussians(means, basis, precisions, _number(part, "rest")),
+            _decoded(value, "set_thresholds", 1),
+            None if value["gaussians"] is None else _read_gaussians(value["gaussians"]),
         )
 
 
@@ -100,7 +90,8 @@ class Judgement:
         probabilities: calibrated (N, C).
         predicted: class of the largest (N,).
         confidence: the largest (N,).
-        distance: from the nearest class of training cells (N,).
+        distance: from the nearest class of training cells (N,); NaN where the model has no data to refuse by it.
+        strangeness: (N,), above 1 where refused: the doubt of the worse witness, as a multiple of what is allowed.
         abstained: (N,) bool.
         reasons: N texts, empty where the answer stands.
     """
@@ -109,6 +100,7 @@ class Judgement:
     predicted: IntArray
     confidence: FloatArray
     distance: FloatArray
+    strangeness: FloatArray
     abstained: npt.NDArray[np.bool_]
     reasons: tuple[str, ...]
 
@@ -138,10 +130,19 @@ def fit_refusal(
     probabilities = softmax(val_logits / temperature)
     distance, confidence = gaussians.score(val_features), probabilities.max(axis=1)
     distance_limit, confidence_limit = _limits(distance, confidence, rejection_rate)
-    thresholds = set_thresholds(lac_scores(probabilities), val_labels, coverage=_COVERAGE, by_class=True)
-    # A class with too few samples to say goes into every set: its score is at most 1.
-    thresholds = np.minimum(thresholds, 1.0).astype(np.float32)
+    thresholds = _set_thresholds(probabilities, val_labels)
     return Refusal(temperature, rejection_rate, distance_limit, confidence_limit, thresholds, gaussians)
+
+
+def confidence_rule(val_logits: FloatArray, val_labels: IntArray, *, rejection_rate: float = 0.05) -> Refusal:
+    """Return a refusal by confidence alone, for a network of whose training features nothing was kept.
+
+    Takes validation logits (M, C) and labels (M,); ``rejection_rate`` is the share of them to be refused.
+    """
+    temperature = fit_temperature(val_logits, val_labels)
+    probabilities = softmax(val_logits / temperature)
+    limit = abstention_threshold(probabilities.max(axis=1), refused=rejection_rate)
+    return Refusal(temperature, rejection_rate, 0.0, limit, _set_thresholds(probabilities, val_labels), None)
 
 
 def judge(refusal: Refusal, features: FloatArray, logits: FloatArray) -> Judgement:
@@ -149,23 +150,36 @@ def judge(refusal: Refusal, features: FloatArray, logits: FloatArray) -> Judgeme
 
     Raises ArtifactError where the features have another width than those the refusal was fitted on.
     """
+    probabilities = softmax(logits / refusal.temperature)
+    confidence, distance = probabilities.max(axis=1), _distance(refusal, features)
+    limit, least = refusal.distance_limit, refusal.confidence_limit
+    strange, unsure = distance > limit, confidence < least
+    reasons = []
+    for place in range(len(features)):
+        found = (
+            [f"unlike any training cell (distance {distance[place]:.1f} over {limit:.1f})"] if strange[place] else []
+        )
+        found += [f"confidence {confidence[place]:.4f} under {least:.4f}"] if unsure[place] else []
+        reasons.append("; ".join(found))
+    doubt = (1.0 - confidence) / max(1.0 - least, _TINY)
+    strangeness = doubt if refusal.gaussians is None else np.maximum(distance / max(limit, _TINY), doubt)
+    predicted = probabilities.argmax(axis=1)
+    return Judgement(probabilities, predicted, confidence, distance, strangeness, strange | unsure, tuple(reasons))
+
+
+def _distance(refusal: Refusal, features: FloatArray) -> FloatArray:
+    if refusal.gaussians is None:
+        return np.full(len(features), np.nan)
     wanted = refusal.gaussians.means.shape[1]
     if features.shape[1] != wanted:
         raise ArtifactError(f"features of width {features.shape[1]}", f"must have width {wanted}", _STEP)
-    probabilities = softmax(logits / refusal.temperature)
-    confidence, distance = probabilities.max(axis=1), refusal.gaussians.score(features)
-    strange, unsure = distance > refusal.distance_limit, confidence < refusal.confidence_limit
-    reasons = []
-    for place in range(len(features)):
-        found = []
-        if strange[place]:
-            found.append(f"unlike any training cell (distance {distance[place]:.1f} over {refusal.distance_limit:.1f})")
-        if unsure[place]:
-            found.append(f"confidence {confidence[place]:.3f} under {refusal.confidence_limit:.3f}")
-        reasons.append("; ".join(found))
-    return Judgement(
-        probabilities, probabilities.argmax(axis=1), confidence, distance, strange | unsure, tuple(reasons)
-    )
+    return refusal.gaussians.score(features)
+
+
+def _set_thresholds(probabilities: FloatArray, labels: IntArray) -> FloatArray:
+    found = set_thresholds(lac_scores(probabilities), labels, coverage=_COVERAGE, by_class=True)
+    # A class with too few samples to say goes into every set: its score is at most 1.
+    return np.minimum(found, 1.0).astype(np.float32)
 
 
 def _limits(distance: FloatArray, confidence: FloatArray, rate: float) -> tuple[float, float]:
@@ -184,6 +198,22 @@ def _rounded(gaussians: Gaussians) -> Gaussians:
     arrays = (gaussians.means, gaussians.basis, gaussians.precisions)
     means, basis, precisions = (np.ascontiguousarray(array, np.float32) for array in arrays)
     return Gaussians(means, basis, precisions, gaussians.rest)
+
+
+def _gaussians_json(gaussians: Gaussians) -> dict[str, Any]:
+    arrays = {"means": gaussians.means, "basis": gaussians.basis, "precisions": gaussians.precisions}
+    return {name: _encoded(array) for name, array in arrays.items()} | {"rest": gaussians.rest}
+
+
+def _read_gaussians(value: object) -> Gaussians:
+    if not isinstance(value, Mapping):
+        raise ArtifactError(_WHAT, f"must hold an object as 'gaussians', they hold {value!r:.40}", _STEP)
+    means, basis = _decoded(value, "means", 2), _decoded(value, "basis", 2)
+    precisions = _decoded(value, "precisions", 1)
+    if basis.shape != (means.shape[1], len(precisions)):
+        rule = f"do not fit together: means {means.shape}, basis {basis.shape}, precisions {precisions.shape}"
+        raise ArtifactError(_WHAT, rule, _STEP)
+    return Gaussians(means, basis, precisions, _number(value, "rest"))
 
 
 def _encoded(array: FloatArray) -> dict[str, Any]:

@@ -1,19 +1,17 @@
 """How unlike the training samples a sample is: five scores from a network's features and logits, higher is stranger.
 
-Features (N, D) are what the last linear layer sees. Needs numpy and scikit-learn; no torch.
+Features (N, D) are what the last linear layer sees. Needs numpy only.
 """
 
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from scipy.special import logsumexp
-from sklearn.covariance import ledoit_wolf
 
 from hemalens.core.metrics import softmax
 from hemalens.core.types import FloatArray, IntArray
 
-__all__ = ["Gaussians", "Neighbours", "VirtualLogit", "energy", "least_confidence"]
+__all__ = ["Gaussians", "Neighbours", "VirtualLogit", "energy", "least_confidence", "shrunk_covariance"]
 
 _BLOCK = 2048
 _TINY = 1e-12
@@ -26,7 +24,23 @@ def least_confidence(logits: FloatArray) -> FloatArray:
 
 def energy(logits: FloatArray) -> FloatArray:
     """Return the free energy (N,) of logits (N, C), minus the log of their summed exponentials (Liu et al. 2020)."""
-    return np.asarray(-logsumexp(logits.astype(np.float64), axis=1))
+    largest = logits.max(axis=1).astype(np.float64)
+    return np.asarray(-largest - np.log(np.exp(logits - largest[:, None]).sum(axis=1)))
+
+
+def shrunk_covariance(centred: FloatArray) -> FloatArray:
+    """Return the covariance (D, D) of centred samples (N, D), drawn towards equal variances as far as they are few.
+
+    (Ledoit and Wolf 2004, section 3.)
+    """
+    count, width = centred.shape
+    sample = centred.T @ centred / count
+    even = float(np.trace(sample)) / width
+    apart = float(((sample - even * np.eye(width)) ** 2).sum())
+    squares = centred**2
+    scatter = (float((squares.T @ squares).sum()) / count - float((sample**2).sum())) / count
+    share = min(scatter / apart, 1.0) if apart > 0 else 0.0
+    return np.asarray((1.0 - share) * sample + share * even * np.eye(width))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +68,7 @@ class Gaussians:
         features = features.astype(np.float64)
         present, places = np.unique(labels, return_inverse=True)
         means = np.stack([features[places == place].mean(axis=0) for place in range(len(present))])
-        covariance, _ = ledoit_wolf(features - means[places], assume_centered=True)
-        variances, directions = np.linalg.eigh(covariance)
+        variances, directions = np.linalg.eigh(shrunk_covariance(features - means[places]))
         kept = min(rank or len(variances), len(variances))
         # Some features may never change (dead units): their variance is as good as none, and any change tells.
         variances = np.maximum(variances, 1e-6 * variances[-1] + _TINY)[::-1]

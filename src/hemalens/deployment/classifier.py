@@ -4,23 +4,24 @@ Needs numpy, Pillow and onnxruntime; no torch and no network.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from hemalens.core.errors import ArtifactError, DecodeError
+from hemalens.core.errors import ArtifactError, DecodeError, MissingExtraError
 from hemalens.core.metrics import softmax
+from hemalens.core.refusal import Judgement, judge
 from hemalens.core.types import FloatArray, Images
 from hemalens.data.decode import decode, decode_array
 from hemalens.data.resize import resize
 from hemalens.deployment.sidecar import EMBEDDED, Sidecar, find_onnx, read_exported
 
-__all__ = ["Classifier", "Judgement", "Outputs", "PictureLike", "Pictures", "open_session", "to_pixels"]
+__all__ = ["Classifier", "Outputs", "PictureLike", "Pictures", "Session", "open_model", "open_session", "to_pixels"]
 
 PictureLike = npt.NDArray[Any] | Image.Image | str | Path
 """One picture: an array (H, W, 3) uint8 (or what ``decode_array`` takes), a PIL image, or a path of a file."""
@@ -29,7 +30,11 @@ Pictures = PictureLike | Sequence[PictureLike]
 
 # More pictures at a time fall out of the caches of a core, fewer leave the operations' own cost to show.
 _BATCH = 32
-_EXTERNAL_ERRORS = (RuntimeError, ValueError, NotImplementedError)
+# What onnxruntime raises for bytes that are no model it can run; none of these has a base but Exception.
+_REFUSALS = (
+    *("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NotImplemented"),
+    "RuntimeException",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +46,14 @@ class Outputs:
     feature_map: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What is claimed of N pictures.
+class Session(Protocol):
+    """What is used of onnxruntime's session, which has no types."""
 
-    Attributes:
-        probabilities: (N, C), calibrated.
-        predicted: (N,) class numbers.
-        confidence: (N,), the probability of the predicted class.
-        abstained: (N,) bool: nothing is claimed.
-        reasons: why not, "" where something is.
-    """
+    def run(self, outputs: list[str] | None, feed: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """Return the named outputs, all where None."""
 
-    probabilities: FloatArray
-    predicted: npt.NDArray[np.int64]
-    confidence: FloatArray
-    abstained: npt.NDArray[np.bool_]
-    reasons: tuple[str, ...]
+    def get_outputs(self) -> Sequence[Any]:
+        """Return the outputs' names, types and shapes."""
 
 
 class Classifier:
@@ -115,11 +111,11 @@ class Classifier:
 
         Raises DecodeError for the first that is no picture.
         """
-        return softmax(self.run(_as_list(pictures)).logits / self.sidecar.temperature)
+        return softmax(self.run(_as_list(pictures)).logits / self.sidecar.refusal.temperature)
 
     def judge(self, outputs: Outputs) -> Judgement:
         """Return what is claimed of pictures, and of which nothing is."""
-        return _judge(self.sidecar, outputs)
+        return judge(self.sidecar.refusal, outputs.features, outputs.logits)
 
     def _batches(self, pictures: Sequence[Images] | Images) -> list[Images]:
         size = self.image_size
@@ -134,10 +130,28 @@ class Classifier:
         return [np.stack(batch) if batch else empty for batch in resized]
 
 
-def open_session(data: bytes, *, threads: int, name: str) -> Any:
+def open_model(model: str | Path = EMBEDDED, *, threads: int = 0) -> Classifier:
+    """Open any MODEL: ``embedded``, an .onnx file, or a RUN directory, which is exported into ``RUN/exported`` once.
+
+    Raises MissingExtraError where a RUN must be exported and torch is not there, else what ``Classifier.open`` raises.
+    """
+    if not Path(model).is_dir():
+        return Classifier.open(model, threads=threads)
+    try:
+        from hemalens.deployment.export import export_once  # here: it imports torch, which nothing else needs
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] == "hemalens":
+            raise
+        step = "install it with: pip install 'hemalens[train]', or export the run elsewhere and give its .onnx file"
+        raise MissingExtraError(f"model {model}, a RUN to be exported first", "train", step) from error
+    return Classifier.open(export_once(Path(model)), threads=threads)
+
+
+def open_session(data: bytes, *, threads: int, name: str) -> Session:
     """Open a model's bytes for inference on the CPU; raise ArtifactError where onnxruntime cannot."""
     # Here, since importing it takes 0.1 s and the sidecar may be all that is wanted.
     import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -146,10 +160,11 @@ def open_session(data: bytes, *, threads: int, name: str) -> Any:
     # Threads that spin while they wait take the cores from those that decode.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except _EXTERNAL_ERRORS as error:
+        session: Session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except tuple(getattr(state, refusal) for refusal in _REFUSALS) as error:
         rule = f"cannot be opened by onnxruntime ({str(error).strip().splitlines()[0]})"
         raise ArtifactError(f"model {name}", rule, "export the run again, or update onnxruntime") from error
+    return session
 
 
 def to_pixels(picture: PictureLike) -> Images:
@@ -172,20 +187,9 @@ def to_pixels(picture: PictureLike) -> Images:
 
 
 def _as_list(pictures: Pictures) -> list[Images]:
-    single = isinstance(pictures, (Image.Image, str, Path)) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4)
-    return [to_pixels(picture) for picture in ([pictures] if single else pictures)]  # type: ignore[list-item]  # one or several
-
-
-def _judge(sidecar: Sidecar, outputs: Outputs) -> Judgement:
-    probabilities = softmax(outputs.logits / sidecar.temperature)
-    confidence = probabilities.max(axis=1)
-    abstained = confidence < sidecar.threshold
-    words = f"under {sidecar.threshold:.4f}"
-    reasons = tuple(
-        f"confidence {value:.4f} {words}" if refused else ""
-        for value, refused in zip(confidence.tolist(), abstained.tolist(), strict=True)
-    )
-    return Judgement(probabilities, probabilities.argmax(axis=1).astype(np.int64), confidence, abstained, reasons)
+    if isinstance(pictures, (Image.Image, str, Path)) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
+        return [to_pixels(pictures)]
+    return [to_pixels(picture) for picture in pictures]
 
 
 def _reopen(path: str, threads: int) -> Classifier:

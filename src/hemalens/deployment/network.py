@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hemalens.core.errors import ConfigError
 from hemalens.core.types import FloatArray
 from hemalens.deployment.preprocessing import OPSET, preprocessing
-from hemalens.training.models import Normalised
+from hemalens.training.models import Normalised, last_layers
 
 __all__ = ["OUTPUTS", "Traced", "assemble", "linear_head", "trace_network"]
 
@@ -43,13 +43,13 @@ class Traced(nn.Module):
         """Return logits, features and map."""
         network: Any = self.network
         seen: list[Tensor] = []
-        hook = _last_layer(self.network).register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        hook = last_layers(self.network)[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         try:
             found = network.forward_features(normalised)
             logits = network.forward_head(found)
         finally:
             hook.remove()
-        features = seen[-1].flatten(1)
+        features = seen[0].mean((2, 3)) if seen[0].ndim == 4 else seen[0]
         return logits, features, _as_map(network, found, features)
 
 
@@ -102,7 +102,7 @@ def linear_head(module: Normalised, image_size: int) -> tuple[FloatArray, FloatA
     Then a class's heat map is the sum of the map's channels, weighted by its row (Zhou et al. 2016). Whether it is so
     is tried on two pictures of noise.
     """
-    layer = _last_layer(module.network)
+    layer = last_layers(module)[0]
     if not isinstance(layer, nn.Linear):
         return None
     bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
@@ -117,23 +117,17 @@ def linear_head(module: Normalised, image_size: int) -> tuple[FloatArray, FloatA
     return layer.weight.detach().numpy().astype(np.float32), bias.detach().numpy().astype(np.float32)
 
 
-def _last_layer(network: Any) -> nn.Module:
-    found = network.get_classifier()
-    layer: nn.Module = found[-1] if isinstance(found, (tuple, list)) else found
-    return layer
-
-
-def _as_map(network: Any, found: Tensor, features: Tensor) -> Tensor:
+def _as_map(network: nn.Module, found: Tensor, features: Tensor) -> Tensor:
     """Return the last map with its channels before its two axes, whatever order the network keeps."""
     width = getattr(network, "num_features", features.shape[1])
     if found.ndim == 4:
         last = found.shape[1] != width and found.shape[3] == width
         return found.permute(0, 3, 1, 2) if last else found
-    if found.ndim == 3 and hasattr(network, "patch_embed"):  # a transformer's tokens, patches last
-        rows, columns = network.patch_embed.grid_size
-        patches = found[:, getattr(network, "num_prefix_tokens", 0) :]
-        if patches.shape[1] == rows * columns:
-            return patches.transpose(1, 2).unflatten(2, (rows, columns))
+    grid: Any = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    if found.ndim == 3 and grid is not None:  # a transformer's tokens, patches last
+        patches = found[:, int(getattr(network, "num_prefix_tokens", 0)) :]
+        if patches.shape[1] == grid[0] * grid[1]:
+            return patches.transpose(1, 2).reshape(-1, patches.shape[2], *grid)
     return features[:, :, None, None]
 
 

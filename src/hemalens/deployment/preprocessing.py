@@ -43,7 +43,9 @@ class _Graph:
     def add(self, operation: str, *inputs: str, output: str = "", **attributes: int | Sequence[int]) -> str:
         """Append a node of one output and return the name of that."""
         output = output or f"{self.prefix}{operation.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(operation, inputs, [output], output, **attributes))
+        node = helper.make_node(operation, inputs, [output], output)
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+        self.nodes.append(node)
         return output
 
     def choose(self, condition: str, then: "_Graph", other: "_Graph") -> str:
@@ -66,7 +68,8 @@ def preprocessing(
 
     Args:
         size: S, pixels per side.
-        mean, std: per channel (3,), of values in [0, 1].
+        mean: per channel (3,), of values in [0, 1].
+        std: likewise.
         source: name of the pictures (N, H, W, 3) uint8.
         target: name of the normalised pictures (N, 3, S, S) float32.
     """
@@ -153,4 +156,3 @@ def _cubic(graph: _Graph, x: str) -> str:
     far = graph.add("Mul", graph.add("Sub", graph.add("Mul", far, x), graph.constant(4.0)), graph.constant(a))
     beyond = graph.add("Where", graph.add("Less", x, graph.constant(2.0)), far, zero)
     return graph.add("Where", graph.add("Less", x, one), near, beyond)
-

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from hemalens.core.artifacts import read_json
 from hemalens.core.errors import ArtifactError
+from hemalens.core.refusal import Refusal
 from hemalens.core.types import FloatArray
 
 __all__ = [
@@ -44,18 +45,14 @@ class Sidecar:
     Attributes:
         classes: names in the order of the logits.
         image_size: pixels per side that the network sees.
-        temperature: logits are divided by it before the softmax.
-        threshold: confidence below which the model claims nothing, where ``refusal`` is None.
-        refusal: what ``core.refusal`` wrote, or None.
+        refusal: temperature and limits, for ``core.refusal.judge``.
         head: weight (C, D) and bias (C,) of a linear layer on the mean of the last map, or None.
         facts: all of the file.
     """
 
     classes: tuple[str, ...]
     image_size: int
-    temperature: float
-    threshold: float
-    refusal: dict[str, Any] | None
+    refusal: Refusal
     head: tuple[FloatArray, FloatArray] | None
     facts: dict[str, Any]
 
@@ -92,8 +89,8 @@ def read_exported(path: Path) -> tuple[bytes, Sidecar]:
         raise ArtifactError(f"model {path}", f"has no sidecar {beside.name} beside it", f"put it back, or {_AGAIN}")
     facts = read_json(beside)
     if facts.get("schema_version") != SCHEMA_VERSION:
-        what = f"sidecar {beside}, schema_version {facts.get('schema_version')!r},"
-        raise ArtifactError(what, f"is not the one this version reads ({SCHEMA_VERSION})", _AGAIN)
+        rule = f"has schema_version {facts.get('schema_version')!r}, this version of hemalens reads {SCHEMA_VERSION}"
+        raise ArtifactError(f"sidecar {beside}", rule, _AGAIN)
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -130,9 +127,7 @@ def _parse(facts: dict[str, Any], path: Path) -> Sidecar:
         read = Sidecar(
             tuple(str(name) for name in facts["classes"]),
             int(facts["image_size"]),
-            float(facts["temperature"]),
-            float(facts["threshold"]),
-            facts["refusal"],
+            _refusal(facts),
             None if head is None else (array_from_json(head["weight"]), array_from_json(head["bias"])),
             facts,
         )
@@ -140,6 +135,14 @@ def _parse(facts: dict[str, Any], path: Path) -> Sidecar:
         raise ArtifactError(f"sidecar {path}", f"lacks the key {error}", _AGAIN) from error
     except (TypeError, ValueError, binascii.Error) as error:
         raise ArtifactError(f"sidecar {path}", f"holds a value of another kind ({error})", _AGAIN) from error
-    if len(read.classes) < 1 or read.image_size < 1 or not read.temperature > 0:
+    if len(read.classes) < 1 or read.image_size < 1 or not read.refusal.temperature > 0:
         raise ArtifactError(f"sidecar {path}", "has no classes, no size or no temperature above 0", _AGAIN)
     return read
+
+
+def _refusal(facts: Mapping[str, Any]) -> Refusal:
+    """Return the refusal that was exported, or one by confidence alone where there was none."""
+    if facts["refusal"] is not None:
+        return Refusal.from_json(facts["refusal"])
+    everything = np.ones(len(facts["classes"]), np.float32)
+    return Refusal(float(facts["temperature"]), 0.05, 0.0, float(facts["threshold"]), everything, None)

@@ -89,12 +89,15 @@ def confusion_matrix_figure(matrix: IntArray | Sequence[Sequence[int]], classes:
     return figure
 
 
-def reliability_diagram(bins: Mapping[str, Sequence[float]]) -> Figure:
+def reliability_diagram(
+    bins: Mapping[str, Sequence[float]], *, before: Mapping[str, Sequence[float]] | None = None
+) -> Figure:
     """Draw accuracy against confidence, bin by bin, above the number of samples in each bin.
 
     Args:
         bins: ``count``, mean ``confidence`` and ``accuracy`` of equal-width bins over [0, 1], as
             ``core.metrics.reliability_bins`` returns them; empty bins are left out.
+        before: the same before the temperature, drawn as a line for comparison.
     """
     count, confidence, accuracy = (np.asarray(bins[key], np.float64) for key in ("count", "confidence", "accuracy"))
     edges = np.linspace(0, 1, len(count) + 1)
@@ -106,6 +109,10 @@ def reliability_diagram(bins: Mapping[str, Sequence[float]]) -> Figure:
         top.bar(middles[filled], accuracy[filled], width * 0.92, color=_MAIN, alpha=0.35, label="accuracy in the bin")
         top.plot([0, 1], [0, 1], color=INK, lw=0.9, ls=(0, (4, 3)), label="perfect calibration")
         top.plot(confidence[filled], accuracy[filled], "o-", color=_MAIN, ms=4, lw=1, label="against mean confidence")
+        if before is not None:
+            taken = np.asarray(before["count"]) > 0
+            x, y = (np.asarray(before[key], np.float64)[taken] for key in ("confidence", "accuracy"))
+            top.plot(x, y, "^:", color=_SECOND, ms=4, lw=1, label="before the temperature")
         top.set_xlim(0, 1)
         top.set_ylim(0, 1.02)
         top.set_ylabel("accuracy")

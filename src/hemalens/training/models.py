@@ -22,6 +22,7 @@ __all__ = [
     "check_model",
     "count_parameters",
     "head_parameters",
+    "last_layers",
 ]
 
 
@@ -174,11 +175,16 @@ def build_model(name: str, n_classes: int, *, image_size: int = 224, dropout: fl
         return _timm_network(name, n_classes, image_size, dropout)
 
 
-def head_parameters(network: nn.Module) -> tuple[str, ...]:
-    """Return the names of the last layer's parameters: those of a network's ``get_classifier()``."""
+def last_layers(module: nn.Module) -> tuple[nn.Module, ...]:
+    """Return what a network's ``get_classifier()`` names: one layer, of some of timm's networks two."""
+    network = module.network if isinstance(module, Normalised) else module
     found = network.get_classifier()  # type: ignore[operator]  # torch types every attribute as a tensor or a module
-    heads = found if isinstance(found, (tuple, list)) else (found,)
-    ids = {id(parameter) for head in heads for parameter in head.parameters()}
+    return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+
+
+def head_parameters(network: nn.Module) -> tuple[str, ...]:
+    """Return the names of the last layer's parameters."""
+    ids = {id(parameter) for head in last_layers(network) for parameter in head.parameters()}
     return tuple(name for name, parameter in network.named_parameters() if id(parameter) in ids)
 
 
