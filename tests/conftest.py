@@ -20,5 +20,5 @@ def real_data() -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave figures undrawn where a test does not look at them: they take most of an evaluation's time."""
-    for module in ("evaluate", "report_parts"):
+    for module in ("evaluate", "report_parts", "robustness"):
         monkeypatch.setattr(f"hemalens.evaluation.{module}.figure_svg", lambda *_, **__: _BLANK)

@@ -16,14 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFo
 from hemalens.core.charts import FALLBACK_COLOURS, INK, class_colours, house_style
 from hemalens.core.types import IntArray
 
-__all__ = [
-    "confusion_matrix_figure",
-    "corruption_curves",
-    "learning_curves",
-    "per_class_f1",
-    "reliability_diagram",
-    "risk_coverage_curve",
-]
+__all__ = ["confusion_matrix_figure", "corruption_errors", "learning_curves", "per_class_f1", "reliability_diagram"]
 
 _MAIN, _SECOND, _THIRD = FALLBACK_COLOURS[0], FALLBACK_COLOURS[1], "#858b92"
 # From this share on a cell is so blue that white reads better than the page's ink (4.6 : 1 against 3.6 : 1 below it).
@@ -96,12 +89,15 @@ def confusion_matrix_figure(matrix: IntArray | Sequence[Sequence[int]], classes:
     return figure
 
 
-def reliability_diagram(bins: Mapping[str, Sequence[float]]) -> Figure:
+def reliability_diagram(
+    bins: Mapping[str, Sequence[float]], *, before: Mapping[str, Sequence[float]] | None = None
+) -> Figure:
     """Draw accuracy against confidence, bin by bin, above the number of samples in each bin.
 
     Args:
         bins: ``count``, mean ``confidence`` and ``accuracy`` of equal-width bins over [0, 1], as
             ``core.metrics.reliability_bins`` returns them; empty bins are left out.
+        before: the same before the temperature, drawn as a line for comparison.
     """
     count, confidence, accuracy = (np.asarray(bins[key], np.float64) for key in ("count", "confidence", "accuracy"))
     edges = np.linspace(0, 1, len(count) + 1)
@@ -113,6 +109,10 @@ def reliability_diagram(bins: Mapping[str, Sequence[float]]) -> Figure:
         top.bar(middles[filled], accuracy[filled], width * 0.92, color=_MAIN, alpha=0.35, label="accuracy in the bin")
         top.plot([0, 1], [0, 1], color=INK, lw=0.9, ls=(0, (4, 3)), label="perfect calibration")
         top.plot(confidence[filled], accuracy[filled], "o-", color=_MAIN, ms=4, lw=1, label="against mean confidence")
+        if before is not None:
+            taken = np.asarray(before["count"]) > 0
+            x, y = (np.asarray(before[key], np.float64)[taken] for key in ("confidence", "accuracy"))
+            top.plot(x, y, "^:", color=_SECOND, ms=4, lw=1, label="before the temperature")
         top.set_xlim(0, 1)
         top.set_ylim(0, 1.02)
         top.set_ylabel("accuracy")
@@ -155,57 +155,44 @@ def per_class_f1(per_class: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
+def corruption_errors(
+    errors: Mapping[str, Sequence[float]], *, clean: float, peer: Mapping[str, float] | None = None
+) -> Figure:
+    """Draw the balanced error of each corruption by severity, side by side on one scale.
+
+    Args:
+        errors: corruption -> balanced error in [0, 1] at severity 1, 2, ...
+        clean: the balanced error on the pictures as they are.
+        peer: corruption -> mean balanced error of the AlexNet of MedMNIST-C, where the classes are those it knew.
+    """
+    columns = 4
+    rows = -(-(len(errors) + 1) // columns)  # one place more, for the legend
+    highest = max([clean, *(peer or {}).values(), *(value for found in errors.values() for value in found)])
+    with house_style():
+        figure = Figure(figsize=(8.4, 0.5 + 1.55 * rows))
+        places = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+        for place, (name, found) in enumerate(errors.items()):
+            axes = places[place]
+            steps = np.arange(1, len(found) + 1)
+            axes.plot(steps, found, "o-", color=_MAIN, ms=3, label="this model")
+            axes.axhline(clean, color=_THIRD, lw=0.9, label="this model, clean")
+            if peer is not None:
+                axes.axhline(peer[name], color=_SECOND, lw=1, ls=(0, (4, 3)), label="AlexNet, mean of 1 to 5")
+            axes.set_title(name.replace("_", " "))
+            axes.set_xticks(steps)
+            axes.tick_params(labelbottom=place + columns >= len(errors))
+            axes.set_ylim(0, max(1.06 * highest, 0.01))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+            axes.grid()
+        for axes in places[len(errors) :]:
+            axes.set_axis_off()
+        figure.supxlabel("severity", fontsize=9)
+        figure.supylabel("balanced error", fontsize=9)
+        places[len(errors)].legend(*places[0].get_legend_handles_labels(), loc="center left", borderpad=0)
+    return figure
+
+
 def _write_cell(axes: Axes, row: int, column: int, count: int, share: float) -> None:
     colour = "white" if share >= _WHITE_FROM else INK
     weight = 0.45 if count == 0 else 1.0
     axes.text(column + 0.5, row + 0.5, str(count), ha="center", va="center", color=colour, alpha=weight, fontsize=8.5)
-
-
-def risk_coverage_curve(coverage: Sequence[float], risk: Sequence[float]) -> Figure:
-    """Draw the share of wrong answers among the samples answered against the share answered.
-
-    Args:
-        coverage: shares in [0, 1], in any order.
-        risk: the share of wrong answers at each.
-    """
-    order = np.argsort(coverage, kind="stable")
-    with house_style():
-        figure = Figure(figsize=(6.6, 3.2))
-        axes = figure.add_subplot()
-        axes.plot(
-            np.asarray(coverage)[order], np.asarray(risk)[order], color=_MAIN, marker="o" if len(risk) < 3 else None
-        )
-        axes.set_xlim(0, 1)
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("coverage: share of samples answered")
-        axes.set_ylabel("risk: share wrong")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        axes.grid()
-    return figure
-
-
-def corruption_curves(levels: Sequence[str], errors: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw the balanced error of each corruption against its severity.
-
-    Args:
-        levels: the severities in order.
-        errors: corruption -> severity -> error in [0, 1]; a severity may be missing.
-    """
-    markers = "osD^vPX*"
-    with house_style():
-        figure = Figure(figsize=(6.6, 4.0))
-        axes = figure.add_subplot()
-        places = np.arange(len(levels))
-        for row, (name, found) in enumerate(errors.items()):
-            values = [found.get(level, np.nan) for level in levels]
-            colour, dashes = FALLBACK_COLOURS[row % 8], "-" if row < 8 else (0, (3, 2))
-            axes.plot(places, values, color=colour, ls=dashes, marker=markers[row % 8], ms=4, lw=1.2, label=name)
-        axes.set_xticks(places, levels)
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
-        axes.set_xlabel("severity")
-        axes.set_ylabel("balanced error")
-        axes.grid()
-        figure.legend(loc="outside lower center", ncols=3, fontsize=7)
-    return figure

@@ -172,7 +172,8 @@ def _over_seeds(row: Mapping[str, Any]) -> str | None:
         return None
     low, high = (f"{100 * row[f'accuracy_{end}']:.2f}" for end in ("min", "max"))
     return (
-        f"Over {len(row['seeds'])} seeds of {row['run']} the accuracy is {percent(row['accuracy'], 2)} on average, with "
+        f"Over {len(row['seeds'])} seeds of {row['run']} the accuracy is {percent(row['accuracy'], 2)} on average, "
+        "with "
         f"a standard deviation of {100 * row['accuracy_sd']:.2f} points and a range from {low} to {high}{_NO_BREAK}%."
     )
 
