@@ -100,7 +100,7 @@ def test_an_evaluation_holds_every_field_of_the_contract(trained: Trained, tmp_p
     assert written["calibration"]["before"]["ece"] == written["ece_uncalibrated"]
     assert list(written["calibration"]["after"]["per_class"]) == list(CLASSES)
     assert {"lac", "lac_by_class", "aps", "aps_by_class"} <= written["conformal"].keys()
-    assert written["risk_coverage"].keys() == {"rule", "confidence"}
+    assert written["risk_coverage"].keys() == {"confidence", "distance"}
     assert written["n_unknown_label"] == 0
     assert "groups" not in written
     drawn = ("confusion_matrix", "per_class_f1", "reliability", "reliability_by_class", "risk_coverage", "refusal")

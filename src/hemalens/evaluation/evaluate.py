@@ -325,10 +325,11 @@ def _write_figures(out: Path, result: Mapping[str, Any], classes: Sequence[str])
             "probability of each class against its share",
         ),
         "risk_coverage": (
-            risk_coverage_curve(result["risk_coverage"], kept=result["abstention"]["coverage"]),
+            risk_coverage_curve(result["risk_coverage"], abstention=result["abstention"]),
             "error among the answers kept against their share",
         ),
-        "refusal": (refusal_histogram(result["abstention"]["histogram"]), "doubt of right and wrong answers"),
     }
+    if result["abstention"]["distance_threshold"] is not None:
+        figures["refusal"] = (refusal_histogram(result["abstention"]), "distance from the training cells")
     for name, (figure, label) in figures.items():
         write_text(out / f"{name}.svg", figure_svg(figure, label=label))
