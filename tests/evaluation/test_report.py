@@ -9,11 +9,16 @@ import pytest
 from PIL import Image
 from pypdf import PdfReader
 
-from hemalens.core.artifacts import read_json, require_complete, write_json
+from hemalens.core.artifacts import output_directory, read_json, require_complete, write_json
+from hemalens.core.document import Document
 from hemalens.core.errors import ArtifactError
+from hemalens.core.page import render_document
 from hemalens.core.types import CELL_CLASSES
+from hemalens.data.audit import audit
+from hemalens.data.synthetic import synthetic_set
 from hemalens.evaluation.report import report, write_report
 from hemalens.evaluation.report_inputs import load_inputs
+from hemalens.evaluation.report_results import results_section
 from tests.core.test_page import Page
 from tests.evaluation.factory import (
     CONFIG,
@@ -25,6 +30,7 @@ from tests.evaluation.factory import (
     make_run,
     make_splits,
     make_train,
+    trust,
 )
 
 # Where a test does not look at drawings they are left out; `whole` and `bare`, made before, have them.
@@ -357,6 +363,202 @@ def test_a_configuration_of_other_keys_makes_no_sentence_and_no_error(tmp_path):
     words = plain(pages_of([make_train(tmp_path / "train", config={"model": "x"})], tmp_path / "out")[0])
     assert "None" not in words
     assert "It was trained with" not in words
+
+
+# --- what evaluations may know beyond
+
+
+@pytest.fixture(scope="module")
+def trusted(tmp_path_factory):
+    """Make the report of a run whose evaluation knows all that evaluations know; returns (html, card, pdf's text)."""
+    base = tmp_path_factory.mktemp("trusted")
+    train = make_train(base / "train")
+    make_evaluation(base / "evaluate", train, **extras() | trust())
+    return *(plain(page) for page in pages_of([train], base / "out")), paper(base / "out" / "report.pdf")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "takes the expected calibration error from 0.0456 to 0.0213.",
+        "ig 0.0080 0.0040",
+        "a confidence under 0.71 or a distance from the training cells over 2.5, limits that refuse 5 % of the",
+        "Of what it refused it would have named 62.5 % rightly.",
+        "Of 40 cells of classes that it does not know it refused 75.0 % [60.0, 86.0].",
+        "the mean risk, is 0.42 % by confidence.",
+        "holds the true class for 90 % of the samples",
+        "least ambiguous (LAC) 91.2 % [88.4, 93.4] 0.93 ig 82 %",
+        "Under 2 corruptions of 5 severities the mean balanced error is 6.0 %, the AlexNet's of the benchmark 11.2 %",
+        "(BE) that is 0.41, relative to its loss from clean pictures (rBE) 0.37",
+        "motion blur 2.0 % 4.0 % 6.0 % 8.0 % 10.0 % 6.0 %",
+        "The mean expected calibration error is, by severity, 0.01 at 1, 0.02 at 2",
+        "Over all corruptions and severities it errs on 6.0 % of the samples",
+    ],
+)
+def test_calibration_refusal_sets_and_corruptions_are_told_where_they_were_measured(trusted, words):
+    assert words in trusted[0]
+    assert re.sub(r"\W", "", words) in re.sub(r"\W", "", trusted[2].replace("-\n", ""))
+
+
+def test_the_card_names_the_error_under_corruptions(trusted):
+    assert "Mean balanced error over corruptions 6.0 %." in trusted[1]
+
+
+@pytest.mark.parametrize("key", sorted(trust()))
+@pytest.mark.parametrize("value", [None, {}])
+def test_a_piece_that_is_missing_is_left_out_and_ends_nothing(tmp_path, key, value):
+    train = make_train(tmp_path / "train")
+    make_evaluation(tmp_path / "evaluate", train, **extras() | trust() | {key: value})
+    inputs = load_inputs([train])
+    words = render_document(Document("t", (), (results_section(inputs.main.evaluation),), ""))
+    assert "None" not in plain(words)
+
+
+@pytest.mark.parametrize("key", ["accuracy_kept", "accuracy_refused", "histogram", "rejection_rate", "unknown_classes"])
+def test_a_refusal_that_knows_less_says_less(tmp_path, key):
+    train, more = make_train(tmp_path / "train"), extras() | trust()
+    del more["abstention"][key]
+    make_evaluation(tmp_path / "evaluate", train, **more)
+    words = plain(render_document(Document("t", (), (results_section(load_inputs([train]).main.evaluation),), "")))
+    assert "None" not in words
+    assert "Risk against coverage" in words
+
+
+# --- what the audit and the other stages leave
+
+
+def test_the_pictures_and_the_map_of_an_audit_are_shown(tmp_path):
+    run = tmp_path / "run"
+    make_train(run / "train")
+    cells = synthetic_set({"basophil": 40, "platelet": 40}, size=24)
+    (tmp_path / "s").mkdir()
+    np.savez(tmp_path / "s" / "cells.npz", images=cells.images, labels=cells.labels)
+    audit(tmp_path / "s" / "cells.npz", run / "audit", workers=0)
+    html = pages_of([run], tmp_path / "out")[0]
+    shown = len(read_json(run / "audit" / "audit.json")["pictures"]["classes"])
+    assert html.count('src="data:image/') >= shown > 0
+    for anchor in ("samples", "map"):
+        assert f'<figure class="numbered" id="{anchor}"' in html
+    pictures = [picture for page in PdfReader(tmp_path / "out" / "report.pdf").pages for picture in page.images]
+    assert len(pictures) >= shown
+    assert {f"run/audit/{name}" for name in ("audit.json", "issues.csv", "statistics.csv")} <= set(
+        require_complete(tmp_path / "out", "report")["inputs"]
+    )
+
+
+@pytest.mark.parametrize("file", ["../secret.jpg", "/etc/passwd", "pictures/none.jpg"])
+def test_pictures_that_an_audit_lists_and_that_lie_elsewhere_are_not_read(tmp_path, file):
+    run = make_run(tmp_path / "a")
+    Image.new("RGB", (40, 40)).save(run / "secret.jpg")
+    document = read_json(run / "audit" / "audit.json")
+    entry = {"file": file, "sample_id": "x", "label": "ig", "words": ""}
+    write_json(run / "audit" / "audit.json", document | {"pictures": {"classes": [entry]}})
+    assert "no picture" in pages_of([run], tmp_path / "out")[0]
+
+
+def test_what_was_left_out_is_counted_by_its_reasons(tmp_path):
+    run = make_run(tmp_path / "a")
+    rows = [("a", "ig", "foreign", "x"), ("b", "ig", "exact_duplicate; foreign", "x"), ("c", "ig", "foreign", "x")]
+    pl.DataFrame(rows, ["sample_id", "label", "issue", "reason"], orient="row").write_csv(run / "dropped.csv")
+    words = plain(pages_of([run], tmp_path / "out")[0])
+    assert "3 samples were left out before anything else" in words
+    assert "(foreign: 2; exact_duplicate and foreign: 1)" in words
+
+
+@pytest.mark.parametrize(
+    ("reached", "words"),
+    [
+        (True, "on 24 training samples: it learned all of them by heart after 30 epochs"),
+        (False, "on 24 training samples: it named 87.5 % of them rightly after 30 epochs and did not learn them all"),
+    ],
+)
+def test_the_check_that_a_network_can_learn_by_heart_is_told(tmp_path, reached, words):
+    run = make_run(tmp_path / "a")
+    with output_directory(run / "overfit", "overfit-check") as out:
+        write_json(out / "overfit.json", {"reached": reached, "n_samples": 24, "epoch": 30, "accuracy": 0.875})
+    assert words in plain(pages_of([run], tmp_path / "out")[0])
+
+
+def test_without_that_check_the_report_says_so(bare):
+    assert "is not recorded beside this run (hemalens overfit-check)" in re.sub(
+        r"\( ", "(", bare[0] and plain(bare[0])
+    ).replace(" )", ")")
+
+
+def test_the_slip_of_the_original_report_is_named_only_for_its_eight_classes(tmp_path, bare):
+    slip = "sums over 12 classes, a slip: there are 8."
+    assert slip in plain(bare[0])
+    assert "C = 8 classes" in plain(bare[0]).replace("  ", " ")
+    train = make_train(tmp_path / "train")
+    write_json(train / "model.json", read_json(train / "model.json") | {"classes": ["a", "b"]})
+    assert slip not in plain(pages_of([train], tmp_path / "out")[0])
+
+
+# --- paper
+
+
+def test_paper_says_what_the_page_says(whole):
+    text = paper(whole[0].parent / "out" / "report.pdf")
+    for place, title in enumerate(SECTIONS.values(), 1):
+        assert f"{place} {title}" in text
+    for words in (
+        "13 759 pictures, of which the audit suggested dropping 1812",
+        "all 13 759 11 947 1812",
+        "91.3 % [88.9, 93.4]",
+        "perturbed to look like the field",
+        "platelet 100.0 % 91.7 % [64.6, 98.5] 0.957 12",
+        "Not for diagnosis.",
+    ):
+        assert words in text, words
+    assert PdfReader(whole[0].parent / "out" / "report.pdf").metadata.title == "Blood-cell classification: baseline"
+
+
+def test_paper_has_pictures_of_cells_and_no_others(whole):
+    pages = PdfReader(whole[0].parent / "out" / "report.pdf").pages
+    assert [picture.image.size for page in pages for picture in page.images] == [(96, 96)] * 3
+
+
+def test_what_is_drawn_on_paper_is_named_in_letters_that_can_be_found(whole):
+    text = paper(whole[0].parent / "out" / "report.pdf")
+    for words in ("perfect calibration", "validation, perturbed", "F1 score", "predicted"):
+        assert words in text
+
+
+def test_a_damaged_time_in_the_provenance_leaves_the_date_out(tmp_path):
+    train = make_train(tmp_path / "train")
+    write_json(train / "provenance.json", read_json(train / "provenance.json") | {"time": "yesterday"})
+    report([train], tmp_path / "out")
+    assert PdfReader(tmp_path / "out" / "report.pdf").metadata.creation_date is None
+
+
+# --- the card
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "## Intended use",
+        "Users:",
+        "Out of scope:",
+        "Harm to expect from misuse:",
+        "Reference standard:",
+        "Age, sex, illness",
+        "Loss: cross-entropy over 8 classes",
+        "## Scores",
+        "Fairness:",
+        "Universality:",
+        "Robustness: accuracy 91.3 %",
+        "Uncertainty: probabilities calibrated by one temperature (1.31)",
+        "Explainability:",
+        "Traceability:",
+        "Usability and clinical benefit: not studied.",
+        "Seed: 7",
+        "## Limits",
+        "CLAIM (Tejani et al. 2024) and FUTURE-AI (Lekadir et al. 2025)",
+    ],
+)
+def test_the_card_answers_the_items_of_the_guidelines(whole, item):
+    assert item in re.sub(r"[^\S\n]+", " ", whole[2])
 
 
 # --- mistakes

@@ -86,18 +86,24 @@ def _error(found: Mapping[str, Any] | None) -> str:
 
 
 def _refusal(scores: Mapping[str, Any]) -> list[Block]:
-    curves = {name: one for name, one in (scores.get("risk_coverage") or {}).items() if isinstance(one, Mapping)}
+    curves = {
+        name: one
+        for name, one in (scores.get("risk_coverage") or {}).items()
+        if isinstance(one, Mapping) and {"aurc", "coverage", "risk"} <= one.keys()
+    }
     found = abstention(scores)
-    if found is None or not (curves or found.get("histogram")):
+    histogram = (found or {}).get("histogram") or {}
+    drawable = bool(histogram.get("edges")) and (found or {}).get("distance_threshold") is not None
+    if found is None or not (curves or drawable):
         return []
     blocks: list[Block] = [Heading("Refusal"), paragraph(*_refusal_words(found, curves))]
     if curves:
         caption = "Risk against coverage: wrong answers among the samples that are left when the strangest are refused."
-        chart = risk_coverage_curve(curves, abstention=found)
+        chart = risk_coverage_curve(curves, abstention={"accuracy_kept": None} | dict(found))
         blocks.append(
             drawn("risk-coverage", caption, chart, "Share of wrong answers against coverage", paper=(3.6, 2.6))
         )
-    if (found.get("histogram") or {}).get("edges") and found.get("distance_threshold") is not None:
+    if drawable:
         caption = "How far samples lie from the training cells; beyond the line the model refuses."
         chart = refusal_histogram(found)
         height = 0.6 + 0.95 * len(chart.axes)
@@ -111,7 +117,7 @@ def _refusal_words(found: Mapping[str, Any], curves: Mapping[str, Mapping[str, A
     limits = f"a confidence under {number(found['threshold'])}"
     limits += f" or a distance from the training cells over {number(distance)}" if distance is not None else ""
     rate, strange = found.get("rejection_rate"), found.get("unknown_classes")
-    areas = ", ".join(f"{percent(one['aurc'], 2)} by {name}" for name, one in curves.items() if "aurc" in one)
+    areas = ", ".join(f"{percent(one['aurc'], 2)} by {name}" for name, one in curves.items())
     return [
         f"The model refuses a picture with {limits}"
         + (f", limits that refuse {percent(rate, 0)} of the validation cells." if rate is not None else "."),
@@ -150,7 +156,9 @@ def _sets(scores: Mapping[str, Any]) -> list[Block]:
     ]
     wanted = found.get("wanted")
     promised = f"{percent(wanted, 0)}" if wanted is not None else "a stated share"
-    caption = "Sets of answers: how often they hold the true class (95 % Wilson interval), their mean size, the worst class."
+    caption = (
+        "Sets of answers: how often they hold the true class (95 % Wilson interval), their mean size, the worst class."
+    )
     return [
         Heading("Sets of answers"),
         paragraph(
