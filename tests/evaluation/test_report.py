@@ -388,7 +388,7 @@ def trusted(tmp_path_factory):
         "the mean risk, is 0.42 % by confidence.",
         "holds the true class for 90 % of the samples",
         "least ambiguous (LAC) 91.2 % [88.4, 93.4] 0.93 ig 82 %",
-        "Under 2 corruptions of 5 severities the mean balanced error is 6.0 %, the AlexNet's of the benchmark 11.2 %",
+        "Under 2 corruptions of 5 severities the mean balanced error is 6.0 %, the AlexNet's of the benchmark",
         "(BE) that is 0.41, relative to its loss from clean pictures (rBE) 0.37",
         "motion blur 2.0 % 4.0 % 6.0 % 8.0 % 10.0 % 6.0 %",
         "The mean expected calibration error is, by severity, 0.01 at 1, 0.02 at 2",
@@ -480,9 +480,7 @@ def test_the_check_that_a_network_can_learn_by_heart_is_told(tmp_path, reached, 
 
 
 def test_without_that_check_the_report_says_so(bare):
-    assert "is not recorded beside this run (hemalens overfit-check)" in re.sub(
-        r"\( ", "(", bare[0] and plain(bare[0])
-    ).replace(" )", ")")
+    assert "is not recorded beside this run" in plain(bare[0])
 
 
 def test_the_slip_of_the_original_report_is_named_only_for_its_eight_classes(tmp_path, bare):

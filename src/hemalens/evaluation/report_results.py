@@ -100,8 +100,9 @@ def results_section(evaluation: Evaluation | None) -> Section:
         _confusion(scores),
     ]
     if pair := facts["worst_pair"]:
-        sentence = f"The most frequent confusion is {pair['true']} taken for {pair['predicted']}: "
-        blocks.append(paragraph(f"{sentence}{pair['count']} of all {pair['all']} mistakes."))
+        taken = f"{pair['true']} taken for {pair['predicted']}"
+        share = f"The most frequent confusion is {taken}: {pair['count']} of all {pair['all']} mistakes."
+        blocks.append(paragraph(share if pair["all"] > 1 else f"The one mistake is {taken}."))
     blocks += [*trust_blocks(scores), *_background(scores), *_mistakes(evaluation, flawless=facts["flawless"])]
     return Section("results", "Results", tuple(blocks))
 

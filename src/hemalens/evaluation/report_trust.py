@@ -106,6 +106,7 @@ def _refusal(scores: Mapping[str, Any]) -> list[Block]:
     if drawable:
         caption = "How far samples lie from the training cells; beyond the line the model refuses."
         chart = refusal_histogram(found)
+        chart.axes[-1].set_xlabel("distance")  # the caption says the rest, for which a column has no room
         height = 0.6 + 0.95 * len(chart.axes)
         blocks.append(drawn("distances", caption, chart, "Distances from the training cells", paper=(3.6, height)))
     return blocks
@@ -157,7 +158,7 @@ def _sets(scores: Mapping[str, Any]) -> list[Block]:
     wanted = found.get("wanted")
     promised = f"{percent(wanted, 0)}" if wanted is not None else "a stated share"
     caption = (
-        "Sets of answers: how often they hold the true class (95 % Wilson interval), their mean size, the worst class."
+        "How often the sets hold the true class (95 % Wilson interval), their mean size, the class they miss most."
     )
     return [
         Heading("Sets of answers"),
