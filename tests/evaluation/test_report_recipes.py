@@ -78,6 +78,11 @@ def test_recipes_differ_only_where_seeds_and_samples_leave_no_doubt(seeded):
     assert macro == accuracy.replace("accuracy", "macro-F1")
 
 
+def test_of_equals_the_first_leads_and_the_others_lie_nothing_below_it(seeded):
+    rows = experiments_context(load_inputs(seeded).runs)["difference_rows"]
+    assert [row[5] if isinstance(row[5], str) else row[5]["lines"][0] for row in rows] == ["the best", "+0.00", "+0.00"]
+
+
 def test_seeds_on_samples_of_their_own_count_these_once(tmp_path):
     runs = [trained(tmp_path / f"a{seed}", n, seed=seed, source=str(seed)) for seed, n in enumerate((4, 8, 6))]
     runs += [trained(tmp_path / f"b{seed}", n, seed=seed, source=str(seed), lr=1.0) for seed, n in enumerate((9, 5, 7))]

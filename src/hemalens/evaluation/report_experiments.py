@@ -264,7 +264,7 @@ def _verdict(table: Sequence[Mapping[str, Any]], score: str) -> str | None:
     compared = {row["run"]: row[f"{score}_p"] for row in table if row.get(f"{score}_p") is not None}
     if not compared:
         return None
-    best = max((row for row in table if row[score] is not None), key=lambda row: float(row[score]))["run"]
+    best = next(row["run"] for row in table if score in row.get("leads", ()))
     same = [name for name, p in compared.items() if p >= _LEVEL]
     worse = [name for name, p in compared.items() if p < _LEVEL]
     what = {"accuracy": "accuracy", "perturbed": "accuracy on perturbed pictures", "macro_f1": "macro-F1"}[score]
@@ -360,7 +360,7 @@ def _ends(low: float | None, high: float | None, *, signed: bool = False) -> str
 
 
 def _signed(share: float, digits: int) -> str:
-    return f"{100 * share:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    return f"{round(100 * share, digits) + 0.0:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _listed(*words: str | None) -> str:

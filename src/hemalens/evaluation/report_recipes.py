@@ -115,7 +115,7 @@ def add_differences(
         places = [place for place, row in enumerate(rows) if row[score] is not None]
         if len(places) < 2:
             continue
-        leader = max(places, key=lambda place: rows[place][score])
+        leader = max(places, key=lambda place: round(rows[place][score], 9))  # means of equals differ by rounding
         rows[leader].setdefault("leads", []).append(score)
         found = {}
         for place in places:
