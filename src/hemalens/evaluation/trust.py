@@ -179,7 +179,7 @@ def abstention_scores(judgement: Judgement, labels: IntArray, *, unknown: BoolAr
     return found
 
 
-def distance_histogram(judgement: Judgement, answers: Answers) -> dict[str, list[float]]:
+def distance_histogram(judgement: Judgement, answers: Answers) -> dict[str, list[Any]]:
     """Return counts of the distances of right and wrong answers and unknown classes, between 41 ``edges``.
 
     Both lists are empty where nothing is known of the training cells.
@@ -187,7 +187,7 @@ def distance_histogram(judgement: Judgement, answers: Answers) -> dict[str, list
     known, right = answers.labels >= 0, judgement.predicted == answers.labels
     groups = {"right": known & right, "wrong": known & ~right, "unknown": answers.unknown}
     if np.isnan(judgement.distance).any():
-        return {"edges": []} | {name: [] for name in groups}
+        return {name: [] for name in ("edges", *groups)}
     shown = judgement.distance[known | answers.unknown]
     edges = np.geomspace(max(shown.min(), _NEAREST), max(shown.max(), 2 * _NEAREST), _BINS + 1)
     counts = {

@@ -34,15 +34,18 @@ def class_reliability(before: Mapping[str, Any], after: Mapping[str, Any]) -> Fi
             axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=(0, (4, 3)))
             for bins, shade, marker in ((before[name], _THIRD, "o"), (after[name], colour, "s")):
                 count, x, y = (np.asarray(bins["reliability"][key]) for key in ("count", "confidence", "accuracy"))
-                axes.plot(x[count > 0], y[count > 0], marker, ls="-", lw=0.8, ms=3.5, color=shade)
-            axes.set_title(name)
-            axes.text(0.97, 0.04, f"ECE {after[name]['ece']:.2%}", transform=axes.transAxes, ha="right", fontsize=8)
+                x, y, count = x[count > 0], y[count > 0], count[count > 0]
+                axes.plot(x, y, lw=0.8, color=shade)
+                axes.scatter(x, y, 4 + 8 * np.log10(count), color=shade, marker=marker, zorder=3)
+            axes.set_title(f"{name}, ECE {100 * after[name]['ece']:.2f} %", fontsize=9)
             axes.set_xlim(-0.03, 1.03)
             axes.set_ylim(-0.03, 1.03)
             axes.grid()
         for axes in list(grid.flat)[len(names) :]:
             axes.set_visible(False)
-        figure.supxlabel("probability of the class (grey: before the temperature)", fontsize=9)
+        figure.supxlabel(
+            "probability of the class (grey: before the temperature; large marks: many samples)", fontsize=9
+        )
         figure.supylabel("share that is of the class", fontsize=9)
     return figure
 
