@@ -15,7 +15,19 @@ from rich.console import Console
 from rich.logging import RichHandler
 from typer.exceptions import TyperException
 
-from hemalens.console import SHOWN, audit_lines, corruption_lines, parity_lines, rate_lines, score_lines, show, watched
+from hemalens.console import (
+    SHOWN,
+    announce,
+    audit_lines,
+    clean_lines,
+    corruption_lines,
+    parity_lines,
+    rate_lines,
+    review_lines,
+    score_lines,
+    show,
+    watched,
+)
 from hemalens.core.errors import MissingExtraError, UserError
 from hemalens.core.provenance import version
 
@@ -71,16 +83,33 @@ def audit(
     classes: ClassesOption = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
     overwrite: OverwriteOption = False,
+    review: Annotated[
+        bool, typer.Option("--review", help="Then decide on the findings in a page; a finished audit is not repeated.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page on this machine; 0 for a free one.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Inspect a source and list what is wrong with it; nothing is changed.
 
-    Example: `hemalens audit cells/ --out audit/`
+    Example: `hemalens audit cells/ --out audit/ --review`
     """
-    stage = _stage("hemalens.data.audit", "audit")
-    with watched() as progress:
-        summary = stage(source, out, classes=_names(classes), workers=workers, overwrite=overwrite, progress=progress)
-    show(summary, as_json, [*audit_lines(summary), f"look at {out / 'audit.html'}"])
+    summary = _stage("hemalens.data.review", "finished_audit")(out) if review and not overwrite else None
+    if summary is None:
+        stage = _stage("hemalens.data.audit", "audit")
+        with watched() as progress:
+            summary = stage(
+                source, out, classes=_names(classes), workers=workers, overwrite=overwrite, progress=progress
+            )
+    lines = [*audit_lines(summary), f"look at {out / 'audit.html'}"]
+    if review:
+        if not as_json:
+            show(summary, as_json, lines)
+        stage = _stage("hemalens.data.review", "review")
+        decided = stage(source, out, classes=_names(classes), port=port, announce=announce)
+        summary, lines = {**summary, "review": decided}, review_lines(decided)
+    show(summary, as_json, lines)
 
 
 @app.command()
@@ -88,12 +117,14 @@ def clean(
     source: SourceArgument,
     audit: Annotated[Path, typer.Option(help="Directory that `hemalens audit` wrote; edit its issues.csv first.")],
     out: Annotated[Path, typer.Option("--out", help="FILE.npz, or a directory of class folders.")],
-    restore: Annotated[list[str] | None, typer.Option(help="Id of a dropped sample to take back; repeatable.")] = None,
+    restore: Annotated[
+        list[str] | None, typer.Option(help="Id of a dropped or relabelled sample to take back; repeatable.")
+    ] = None,
     classes: ClassesOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the samples that the decisions in issues.csv keep, and list the dropped ones.
+    """Write the samples that the decisions in issues.csv keep, and list the dropped and relabelled ones.
 
     Example: `hemalens clean cells/ --audit audit/ --out clean/`
     """
@@ -108,7 +139,7 @@ def clean(
             overwrite=overwrite,
             progress=progress,
         )
-    show(summary, as_json, [f"kept {summary['kept']} of {summary['n_samples']} samples in {out}"])
+    show(summary, as_json, clean_lines(summary))
 
 
 @app.command()

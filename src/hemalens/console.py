@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,10 +15,13 @@ from hemalens.core.types import Progress
 
 __all__ = [
     "SHOWN",
+    "announce",
     "audit_lines",
+    "clean_lines",
     "corruption_lines",
     "parity_lines",
     "rate_lines",
+    "review_lines",
     "score_lines",
     "show",
     "speaks",
@@ -67,6 +71,23 @@ def audit_lines(summary: Mapping[str, Any]) -> list[str]:
         for issue, counts in summary["issues"].items()
     ]
     return lines
+
+
+def clean_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return how many samples were kept, and how many of them under another label."""
+    other = f", {summary['relabelled']} under another label" if summary["relabelled"] else ""
+    return [f"kept {summary['kept']} of {summary['n_samples']} samples{other} in {summary['out']}"]
+
+
+def announce(address: str) -> None:
+    """Say on stderr, at once, where a page waits and how to end it; stdout is for the summary."""
+    print(f"review at {address}\nCtrl-C ends it; every decision is kept", file=sys.stderr, flush=True)
+
+
+def review_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return what the decisions come to, and the command that follows them."""
+    counts = f"{summary['kept']} samples kept, {summary['relabelled']} of them under another label"
+    return [f"{counts}, {summary['dropped']} dropped; next: {summary['command']}"]
 
 
 def rate_lines(summary: Mapping[str, Any]) -> list[str]:
