@@ -1,7 +1,8 @@
 """Explanations: a map a sample, the worst mistakes first, the same from a run and from an exported model."""
 
+import subprocess
+import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -9,11 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-from hemalens.core.artifacts import read_json
+from hemalens.core.artifacts import read_json, write_json
 from hemalens.core.errors import ArtifactError, ConfigError, MissingExtraError, SourceError
 from hemalens.core.heatmaps import normalise, overlay
 from hemalens.data.synthetic import synthetic_set
-from hemalens.deployment.classifier import Classifier, Outputs
+from hemalens.deployment.classifier import Classifier
+from hemalens.deployment.export import export
 from hemalens.evaluation.explain import explain
 from hemalens.evaluation.explainer import open_explainer
 from hemalens.training.checkpoint import load_model
@@ -102,36 +104,10 @@ def test_the_page_shows_check_mistakes_and_samples(explained: Path) -> None:
     assert "https://" not in text
 
 
-class Exported:
-    """An opened exported model whose answers come from a run's network."""
-
-    def __init__(self, run: Path, *, head: bool = True) -> None:
-        self.loaded = load_model(run)
-        layer = self.loaded.module.network.get_classifier()
-        self.sidecar = SimpleNamespace(
-            classes=self.loaded.classes,
-            image_size=self.loaded.image_size,
-            head=(layer.weight.detach().numpy(), layer.bias.detach().numpy()) if head else None,
-        )
-
-    def run(self, pictures: np.ndarray) -> Outputs:
-        module = self.loaded.module
-        with torch.no_grad():
-            batch = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255.0
-            found = module.network.forward_features((batch - module.mean) / module.std)
-            logits = module.network.forward_head(found)
-        return Outputs(logits.numpy(), found.mean((2, 3)).numpy(), found.numpy())
-
-    def predict_proba(self, pictures: np.ndarray) -> np.ndarray:
-        return torch.softmax(torch.from_numpy(self.run(pictures).logits), 1).numpy()
-
-
-@pytest.fixture
-def exported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    model = folder / "model.onnx"
-    model.write_bytes(b"weights")
-    monkeypatch.setattr(Classifier, "open", lambda _: Exported(folder / "run"))
-    return model
+@pytest.fixture(scope="module")
+def exported(folder: Path) -> Path:
+    export(folder / "run", folder / "exports" / "model.onnx")
+    return folder / "exports" / "model.onnx"
 
 
 def test_an_exported_model_gives_the_maps_of_its_run(folder: Path, exported: Path) -> None:
@@ -151,10 +127,11 @@ def test_an_exported_model_is_explained_to_a_page_too(folder: Path, exported: Pa
     assert (tmp_path / "out" / "explain.html").exists()
 
 
-def test_an_export_without_a_linear_head_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Classifier, "open", lambda _: Exported(folder / "run", head=False))
+def test_an_export_without_a_linear_head_is_refused(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(exported.read_bytes())
+    write_json(tmp_path / "model.json", read_json(exported.with_suffix(".json")) | {"head": None})
     with pytest.raises(ArtifactError, match=r"has no class activation maps .*; explain the run"):
-        open_explainer(Path("model.onnx"))
+        open_explainer(tmp_path / "model.onnx")
 
 
 def test_a_missing_onnxruntime_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,3 +161,15 @@ def test_what_cannot_be_explained_is_refused(folder: Path, tmp_path: Path) -> No
         explain(folder / "run", tmp_path / "empty", tmp_path / "out")
     with pytest.raises(ArtifactError, match="does not exist"):
         explain(tmp_path / "nowhere", folder / "cells.npz", tmp_path / "out")
+
+
+def test_an_exported_model_is_explained_without_torch(folder: Path, exported: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from hemalens.evaluation.explain import explain; "
+        "explain(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]), limit=2); "
+        "assert not {'torch', 'onnx', 'hemalens.training.models'} & set(sys.modules)"
+    )
+    words = [sys.executable, "-c", code, str(exported), str(folder / "cells.npz"), str(tmp_path / "out")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "out" / "explain.html").exists()
