@@ -27,6 +27,7 @@ STAGES = {
     "overfit-check": "hemalens.training.overfit",
     "train": "hemalens.training.train",
     "evaluate": "hemalens.evaluation.evaluate",
+    "explain": "hemalens.evaluation.explain",
     "report": "hemalens.evaluation.report",
     "run": "hemalens.pipeline",
     "demo": "hemalens.pipeline",
@@ -116,6 +117,7 @@ def test_every_stage_has_a_command_and_a_function_of_its_name(
         (["overfit-check", cleaned, "--out", memory, "--splits", splits, *SETTINGS], ["reached", "never_learned"]),
         (["train", cleaned, "--out", trained, "--splits", splits, *SETTINGS], ["best_epoch", "val_accuracy"]),
         (["evaluate", trained, cleaned, "--out", evaluated, "--splits", splits], ["n", "accuracy", "confusion_matrix"]),
+        (["explain", trained, cleaned, "--out", tmp_path / "explained", "--limit", 3], ["n_explained", "check"]),
         (["report", trained, "--out", tmp_path / "report"], ["runs", "files"]),
     ]
     for words, keys in steps:

@@ -20,6 +20,8 @@ from hemalens.console import (
     announce,
     audit_lines,
     clean_lines,
+    corruption_lines,
+    parity_lines,
     rate_lines,
     review_lines,
     score_lines,
@@ -32,7 +34,7 @@ from hemalens.core.provenance import version
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
-_TRAIN_PACKAGES = frozenset({"safetensors", "timm", "torch", "torchvision"})
+_TRAIN_PACKAGES = frozenset({"onnx", "onnxscript", "safetensors", "timm", "torch", "torchvision"})
 
 app = typer.Typer(
     name="hemalens",
@@ -262,6 +264,7 @@ def evaluate(
     splits: Annotated[Path | None, typer.Option(help="splits.csv of this source.")] = None,
     split: Annotated[str | None, typer.Option(help="test, val, train or all.")] = None,
     audit: Annotated[Path | None, typer.Option(help="Audit whose background batches are scored apart.")] = None,
+    corruptions: Annotated[bool, typer.Option("--corruptions", help="Also score 55 corrupted copies of each.")] = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -272,9 +275,37 @@ def evaluate(
     stage = _stage("hemalens.evaluation.evaluate", "evaluate")
     with watched() as progress:
         summary = stage(
-            model, source, out, splits=splits, split=split, audit=audit, overwrite=overwrite, progress=progress
+            model,
+            source,
+            out,
+            splits=splits,
+            split=split,
+            audit=audit,
+            corruptions=corruptions,
+            overwrite=overwrite,
+            progress=progress,
         )
-    show(summary, as_json, [*score_lines(summary), f"details in {out}"])
+    show(summary, as_json, [*score_lines(summary), *corruption_lines(summary), f"details in {out}"])
+
+
+@app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(help="RUN directory, .onnx file, or embedded.")],
+    source: SourceArgument,
+    out: OutDirectory,
+    limit: Annotated[int, typer.Option(min=1, help="Samples to explain at most; the worst mistakes come first.")] = 96,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw what in each picture speaks for the predicted class, and check whether that means something.
+
+    Example: `hemalens explain runs/first val_set.npz --out explained/`
+    """
+    stage = _stage("hemalens.evaluation.explain", "explain")
+    with watched() as progress:
+        summary = stage(model, source, out, limit=limit, overwrite=overwrite, progress=progress)
+    lines = [f"{summary['n_explained']} samples explained; against random maps: {summary['check']['verdict']}"]
+    show(summary, as_json, [*lines, f"look at {out / 'explain.html'}"])
 
 
 @app.command()
@@ -295,6 +326,27 @@ def report(
     stage = _stage("hemalens.evaluation.report", "report")
     summary = stage(runs, out, evaluations=evaluations or (), overwrite=overwrite)
     show(summary, as_json, [f"look at {out / 'report.html'}"])
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="RUN directory.")],
+    out: Annotated[Path, typer.Option("--out", help="The .onnx file to write; its sidecar goes beside it.")],
+    source: Annotated[
+        str | None, typer.Option(help="What the run was trained on; looked for where it was by default.")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit integers, if faster here and as good.")] = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model as ONNX with its preprocessing inside, and prove that it says what torch says.
+
+    Example: `hemalens export runs/first --out model.onnx`
+    """
+    stage = _stage("hemalens.deployment.export", "export")
+    with watched() as progress:
+        summary = stage(run, out, source=source, int8=int8, overwrite=overwrite, progress=progress)
+    show(summary, as_json, [*parity_lines(summary), f"written to {out}"])
 
 
 @app.command()

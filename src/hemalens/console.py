@@ -18,6 +18,8 @@ __all__ = [
     "announce",
     "audit_lines",
     "clean_lines",
+    "corruption_lines",
+    "parity_lines",
     "rate_lines",
     "review_lines",
     "score_lines",
@@ -96,6 +98,15 @@ def rate_lines(summary: Mapping[str, Any]) -> list[str]:
     return lines + [f"{point['lr']:>9.2g}  {point['loss']:.3f}" for point in curve[::step]]
 
 
+def parity_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return how an export compares with torch, on what, and what became of 8 bits where they were asked for."""
+    equal = f"{summary['labels_equal']} of {summary['n']} labels as torch's"
+    lines = [f"{equal}, logits within {summary['logits_max_difference']:.1g}, on {summary['pictures']}"]
+    if tried := summary["int8"]:
+        lines.append(f"8 bits {'kept' if tried['kept'] else 'refused'}: {tried['reason']}")
+    return lines
+
+
 def score_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return accuracy, macro F1 and accuracy under distortions in percent, with their intervals."""
     names = {"accuracy": "accuracy", "macro_f1": "macro F1", "perturbed": "accuracy under distortions"}
@@ -104,3 +115,14 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
         f"[{100 * summary[key]['low']:.2f}, {100 * summary[key]['high']:.2f}]"
         for key, words in names.items()
     ]
+
+
+def corruption_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return the mean balanced error over the corrupted sets, against the AlexNet's where the classes are the same."""
+    if "corruptions" not in summary:
+        return []
+    found, facts = summary["corruptions"], summary["corruption_facts"]
+    line = f"balanced error under corruptions: {100 * facts['mean_balanced_error']:.2f} %"
+    if found["be"] is None:
+        return [line]
+    return [f"{line} (BE {found['be']:.3f}, rBE {found['rbe']:.3f}; 1 is the AlexNet of MedMNIST-C)"]

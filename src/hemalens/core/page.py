@@ -16,6 +16,7 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
+from hemalens.core.document import Document, numbers
 from hemalens.core.types import Images
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "number",
     "percent",
     "picture_uri",
+    "render_document",
     "render_page",
     "thousands",
 ]
@@ -54,6 +56,13 @@ def render_page(template: str, package: str, context: Mapping[str, object]) -> s
         context: what the template speaks of; pages on ``base.html`` need ``title``.
     """
     return _environment(package).get_template(template).render(context)
+
+
+def render_document(document: Document) -> str:
+    """Return a document as one self-contained page with a list of its sections beside it."""
+    sections = {section.anchor: section.title for section in document.sections}
+    context = {"title": document.title, "document": document, "sections": sections, "names": numbers(document)}
+    return render_page("document.html", "hemalens.core", context)
 
 
 def picture_uri(pixels: Images, *, quality: int = 85, max_side: int = 192) -> str:
@@ -179,7 +188,7 @@ def markdown(text: object) -> str:
     >>> markdown("a|b_c\n<i>")
     'a\\|b\\_c \\<i\\>'
     """
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_{}\[\]<>#|$~&])", r"\\\1", " ".join(str(text).split()))
 
 
 @cache

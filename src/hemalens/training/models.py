@@ -49,7 +49,16 @@ class Baseline(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits (N, C) of normalised pictures (N, 3, S, S)."""
-        logits: Tensor = self.head(self.pool(self.features(pictures)))
+        return self.forward_head(self.forward_features(pictures))
+
+    def forward_features(self, pictures: Tensor) -> Tensor:
+        """Return the last map before pooling (N, 128, S // 8, S // 8)."""
+        found: Tensor = self.features(pictures)
+        return found
+
+    def forward_head(self, found: Tensor) -> Tensor:
+        """Return logits (N, C) of the last map."""
+        logits: Tensor = self.head(self.pool(found))
         return logits
 
     def get_classifier(self) -> nn.Module:
@@ -84,14 +93,22 @@ class Compact(nn.Module):
     def __init__(self, n_classes: int, dropout: float) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
-        self.stages = nn.Sequential(
-            _Residual(32, 64, 2), _Residual(64, 128, 2), _Residual(128, 192, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        )
+        self.stages = nn.Sequential(_Residual(32, 64, 2), _Residual(64, 128, 2), _Residual(128, 192, 2))
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(192, n_classes))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits (N, C) of normalised pictures (N, 3, S, S)."""
-        logits: Tensor = self.head(self.stages(self.stem(pictures)))
+        return self.forward_head(self.forward_features(pictures))
+
+    def forward_features(self, pictures: Tensor) -> Tensor:
+        """Return the last map before pooling (N, 192, S / 16, S / 16, rounded up)."""
+        found: Tensor = self.stages(self.stem(pictures))
+        return found
+
+    def forward_head(self, found: Tensor) -> Tensor:
+        """Return logits (N, C) of the last map."""
+        logits: Tensor = self.head(self.pool(found))
         return logits
 
     def get_classifier(self) -> nn.Module:
