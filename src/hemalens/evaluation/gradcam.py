@@ -40,7 +40,7 @@ def _maps(module: nn.Module, batch: Tensor, classes: Tensor) -> FloatArray:
     network: Any = module.network
     device = next(module.parameters()).device
     with torch.no_grad():
-        found: Tensor = network.forward_features((batch.to(device) - module.mean) / module.std)
+        found: Tensor = network.forward_features(module.prepare(batch.to(device)))
     if found.ndim != 4 or min(found.shape[2:]) < 1:
         rule = f"gives features {tuple(found.shape[1:])}, which are no map of two axes"
         raise ConfigError(f"network {type(network).__name__}", rule, "explain a convolutional network")

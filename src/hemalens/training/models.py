@@ -135,8 +135,12 @@ class Normalised(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits (N, C)."""
-        logits: Tensor = self.network(self.standardise((pictures - self.mean) / self.std))
+        logits: Tensor = self.network(self.prepare(pictures))
         return logits
+
+    def prepare(self, pictures: Tensor) -> Tensor:
+        """Return what the network itself takes of pictures (N, 3, S, S) in [0, 1]."""
+        return self.standardise((pictures - self.mean) / self.std)
 
     def standardise(self, normalised: Tensor) -> Tensor:
         """Return pictures (N, 3, S, S), normalised by mean and std, as the network takes them."""
