@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from hemalens.core.errors import DecodeError, SourceError
 from hemalens.core.provenance import sha256_file
@@ -31,6 +31,11 @@ _DAMAGED_ZIP = (
 )
 _NAMELESS = "(no name)"
 _OUTSIDE = "has a name that leads out of the archive"
+# Bytes of headers before one member: a name has 4 KB at most. Longer ones are read into memory whole, and chains of
+# them are followed by recursion.
+_LONGEST_HEADER = 1 << 16
+_DIGITS = re.compile(rb"\d{1000}")
+_PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
 
 
@@ -57,7 +62,7 @@ class ZipSource(Source):
     def _read(self, index: int) -> bytes:
         try:
             with self._handles.use(self.path) as archive:
-                return archive.read(archive.infolist()[self.members[index]])
+                return _unpack(archive, archive.infolist()[self.members[index]])
         except _DAMAGED_ZIP as error:
             what = f"picture {self.samples[index].sample_id!r}"
             raise DecodeError(what, f"cannot be unpacked ({error})", "pack it again") from error
@@ -113,7 +118,7 @@ def open_zip(path: Path, *, spec: str, classes: Sequence[str] | None = None) -> 
 
             def read(entry: Entry) -> bytes:
                 try:
-                    return archive.read(archive.infolist()[entry.place])
+                    return _unpack(archive, archive.infolist()[entry.place])
                 except _DAMAGED_ZIP as error:
                     raise SourceError(f"member {entry.path!r}", f"cannot be unpacked ({error})") from error
 
@@ -193,6 +198,13 @@ def _tar_source(
     )
 
 
+def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """Read a member and check it; one that unpacks to more than it announces costs no memory."""
+    with archive.open(info) as member:
+        # Without a size 2 GB are unpacked at once, and what goes beyond the size announced is thrown away afterwards.
+        return member.read(info.file_size + 1)
+
+
 def _zip_entry(number: int, info: zipfile.ZipInfo) -> Entry:
     # The format knows "/" alone: a backslash is a separator that some Windows packers write.
     name = _plain(info.filename.replace("\\", "/"))
@@ -203,6 +215,9 @@ def _zip_entry(number: int, info: zipfile.ZipInfo) -> Entry:
         refused = "is a link, not a file"
     elif info.flag_bits & 1:
         refused = "is encrypted"
+    elif info.compress_type not in _PACKED:
+        # zipfile unpacks the other methods without a limit: 900 bytes of bzip2 may become gigabytes.
+        refused = f"is packed by method {info.compress_type}, only plain and deflated members are read"
     return Entry(escape(name) or _NAMELESS, number, info.file_size, refused=refused)
 
 
@@ -217,9 +232,11 @@ def _tar_entries(path: Path, number: int, shard: str, *, what: str) -> Iterator[
                     raise SourceError(f"source {what}", f"is a tar compressed with {name}", "decompress it first")
             length = file.seek(0, os.SEEK_END)
             file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+            # typeshed asks for all of a file; tarfile only reads, seeks and tells
+            reader = cast("IO[bytes]", headers := _Headers(file))
+            with tarfile.open(fileobj=reader, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
                 last = 0
-                for member in _members(tar, length, what):
+                for member in _members(tar, headers, length, what):
                     last = max(last, member.offset_data + member.size)
                     if not member.isdir():
                         yield _tar_entry(member, number, shard, length)
@@ -229,11 +246,37 @@ def _tar_entries(path: Path, number: int, shard: str, *, what: str) -> Iterator[
         raise SourceError(f"source {what}", f"is no tar archive, or a damaged one ({error})", step) from error
 
 
-def _members(tar: tarfile.TarFile, length: int, what: str) -> Iterator[tarfile.TarInfo]:
+class _Headers:
+    """The file that tarfile sees: what it reads before one member is limited, as it keeps all of it in memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._left = file, _LONGEST_HEADER
+        self.seek, self.tell = file.seek, file.tell
+
+    def next_member(self) -> None:
+        """Give the next member its allowance."""
+        self._left = _LONGEST_HEADER
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self._left:
+            raise tarfile.ReadError(f"a member's header of more than {_LONGEST_HEADER:,} bytes")
+        self._left -= size
+        data = self._file.read(size)
+        # tarfile searches for numbers in a way that is quadratic in their length until Python 3.12.6.
+        if size > tarfile.BLOCKSIZE and _DIGITS.search(data):
+            raise tarfile.ReadError("a member's header with a number of 1,000 digits")
+        return data
+
+
+def _members(tar: tarfile.TarFile, headers: _Headers, length: int, what: str) -> Iterator[tarfile.TarInfo]:
     last: tarfile.TarInfo | None = None
     while True:
+        headers.next_member()
         try:
             member = tar.next()
+            if member is not None and (member.size < 0 or (last is not None and member.offset <= last.offset)):
+                # It would be met again and again: Python before 3.13.6 follows it for ever.
+                raise tarfile.ReadError(f"a member of {member.size:,} bytes")
         except tarfile.TarError as error:
             if last is not None and last.offset_data + last.size > length:
                 return  # cut short inside the last member, which is refused by its own entry
