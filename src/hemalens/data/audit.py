@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from hemalens.core.artifacts import output_directory, write_json, write_table
+from hemalens.core.artifacts import output_directory, write_json, write_table, write_text
 from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
 from hemalens.data.audit_page import AuditView, render_audit
 from hemalens.data.checks.finding import ISSUES, Finding
@@ -74,7 +74,7 @@ def audit(
         page = render_audit(view)
         summary["seconds"] = round(time.monotonic() - started, 2)
         write_json(out / "audit.json", summary)
-        (out / "audit.html").write_text(page, encoding="utf-8")
+        write_text(out / "audit.html", page)
     return summary
 
 

@@ -22,6 +22,7 @@ from hemalens.core.artifacts import (
     output_file,
     read_provenance,
     read_table,
+    remove_leftovers,
     require_complete,
     text_digest,
     write_atomically,
@@ -88,6 +89,8 @@ def clean(
     guard = output_file if to_file else output_directory
     with guard(out, "clean", overwrite=overwrite, inputs=inputs, options=options):
         (_write_arrays if to_file else _write_folders)(opened, kept, out, progress)
+        if to_file:
+            remove_leftovers(beside)
         write_table(beside, table)
         if restore:  # last: a restored sample that cannot be written leaves the decisions as they were
             write_table(audit / "issues.csv", issues)

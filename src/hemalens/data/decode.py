@@ -99,8 +99,8 @@ _TURNS: dict[Any, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     8: np.rot90,
 }
 
-# A scan of 9 bytes costs a pass over all pixels, so a JPEG of 9 MB could take hours; encoders write 14 at most, a picture
-# and its preview 28. Directories of a TIFF are walked one by one, 0.2 ms each: a long chain is not counted to its end.
+# A scan of 9 bytes costs a pass over all pixels, so a JPEG of 9 MB could take hours; encoders write 14 at most.
+# Directories of a TIFF are walked one by one, 0.2 ms each: a long chain is not counted to its end.
 _MOST_SCANS = 100
 _MOST_COUNTED = 100
 _SCAN = b"\xff\xda"

@@ -3,10 +3,10 @@
 Labels that the model does not know take no part in the scores; they are counted and predicted all the same.
 """
 
-import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,7 +15,15 @@ import polars as pl
 import torch
 from PIL import Image
 
-from hemalens.core.artifacts import output_directory, read_table, require_complete, write_json, write_table, write_text
+from hemalens.core.artifacts import (
+    output_directory,
+    read_table,
+    require_complete,
+    write_atomically,
+    write_json,
+    write_table,
+    write_text,
+)
 from hemalens.core.charts import figure_svg
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.metrics import (
@@ -244,9 +252,8 @@ def _write_mistakes(
     for rank, row in enumerate(worst.tolist(), 1):
         sample = source.samples[scored.places[row]]
         name = f"mistakes/{rank:02d}.png"
-        buffer = io.BytesIO()
-        Image.fromarray(source.picture(scored.places[row]).pixels).save(buffer, "PNG")
-        (out / name).write_bytes(buffer.getvalue())
+        picture = Image.fromarray(source.picture(scored.places[row]).pixels)
+        write_atomically(out / name, partial(picture.save, format="PNG"))
         facts = {"sample_id": sample.sample_id, "label": sample.label, "predicted": classes[predicted[row]]}
         rows.append(facts | {"confidence": float(confidence[row]), "picture": name})
     return rows
