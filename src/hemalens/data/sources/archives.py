@@ -4,7 +4,7 @@ Members are listed once; reading seeks to one. Names that lead out of the archiv
 members are listed and refused. Needs the standard library only.
 """
 
-import lzma
+import itertools
 import os
 import re
 import stat
@@ -13,9 +13,9 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, ClassVar, cast
 
 from hemalens.core.errors import DecodeError, SourceError
 from hemalens.core.provenance import sha256_file
@@ -24,9 +24,9 @@ from hemalens.data.sources.source import Handles, Source, digest_facts
 
 __all__ = ["TarSource", "ZipSource", "open_shards", "open_tar", "open_zip"]
 
-# What zipfile and the decompressors below it raise for damaged archives and members.
+# What zipfile and zlib raise for damaged archives and members.
 _DAMAGED_ZIP = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
     *(EOFError, OSError, ValueError, IndexError, RuntimeError),
 )
 _NAMELESS = "(no name)"
@@ -43,17 +43,17 @@ def _open_binary(path: str) -> IO[bytes]:
     return Path(path).open("rb")
 
 
-def _open_zip(path: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+_ZipPlace = tuple[int, int, int, int, int]  # first byte of the header, bytes packed, bytes unpacked, CRC-32, method
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ZipSource(Source):
-    """Pictures in a zip; ``members`` are their numbers in its directory."""
+    """Pictures in a zip; ``places`` say where each lies and how it is packed, so that its directory is read once."""
 
     path: str
-    members: tuple[int, ...]
-    _handles: Handles[zipfile.ZipFile] = field(default_factory=lambda: Handles(_open_zip), repr=False)
+    places: tuple[_ZipPlace, ...]
+    listed: ClassVar[tuple[str, ...]] = ("places",)
+    _handles: Handles[IO[bytes]] = field(default_factory=lambda: Handles(_open_binary), repr=False)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file."""
@@ -61,8 +61,8 @@ class ZipSource(Source):
 
     def _read(self, index: int) -> bytes:
         try:
-            with self._handles.use(self.path) as archive:
-                return _unpack(archive, archive.infolist()[self.members[index]])
+            with self._handles.use(self.path) as file:
+                return _unpack(file, self.places[index])
         except _DAMAGED_ZIP as error:
             what = f"picture {self.samples[index].sample_id!r}"
             raise DecodeError(what, f"cannot be unpacked ({error})", "pack it again") from error
@@ -81,7 +81,21 @@ class TarSource(Source):
     tars: tuple[str, ...]
     names: tuple[str, ...]
     places: tuple[tuple[int, int, int], ...]
+    listed: ClassVar[tuple[str, ...]] = ("places",)
     _handles: Handles[IO[bytes]] = field(default_factory=lambda: Handles(_open_binary), repr=False)
+
+    def part(self, start: int, stop: int) -> "TarSource":
+        """Return some samples as a source of their own, with the archives that they lie in."""
+        places = self.places[start:stop]
+        used = sorted({number for number, _, _ in places})
+        return replace(
+            self,
+            samples=self.samples[start:stop],
+            ignored=(),
+            tars=tuple(self.tars[number] for number in used),
+            names=tuple(self.names[number] for number in used),
+            places=tuple((used.index(number), offset, size) for number, offset, size in places),
+        )
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file, or over (name, bytes, modification time) of the shards."""
@@ -108,32 +122,33 @@ class TarSource(Source):
 
 def open_zip(path: Path, *, spec: str, classes: Sequence[str] | None = None) -> ZipSource:
     """List a zip; raises SourceError where it is damaged or holds no picture."""
+    absolute, handles = os.fspath(path.absolute()), Handles(_open_binary)
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [
-                _zip_entry(number, info)
-                for number, info in enumerate(archive.infolist())
-                if not info.filename.endswith("/")
-            ]
-
-            def read(entry: Entry) -> bytes:
-                try:
-                    return _unpack(archive, archive.infolist()[entry.place])
-                except _DAMAGED_ZIP as error:
-                    raise SourceError(f"member {entry.path!r}", f"cannot be unpacked ({error})") from error
-
-            found = arrange(entries, read=read, classes=classes, what=spec)
+            members = [info for info in archive.infolist() if not info.filename.endswith("/")]
     except _DAMAGED_ZIP as error:
         step = "fetch or pack it again"
         raise SourceError(f"source {spec}", f"is no zip archive, or one cut short ({error})", step) from error
+    overlapping = _overlapping(members)
+
+    def read(entry: Entry) -> bytes:
+        try:
+            with handles.use(absolute) as file:
+                return _unpack(file, entry.place)
+        except _DAMAGED_ZIP as error:
+            raise SourceError(f"member {entry.path!r}", f"cannot be unpacked ({error})") from error
+
+    entries = [_zip_entry(info, overlaps=number in overlapping) for number, info in enumerate(members)]
+    found = arrange(entries, read=read, classes=classes, what=spec)
     return ZipSource(
         spec=spec,
         kind="zip",
         samples=found.samples,
         classes=found.classes,
         ignored=found.ignored,
-        path=os.fspath(path.absolute()),
-        members=tuple(entry.place for entry in found.entries),
+        path=absolute,
+        places=tuple(entry.place for entry in found.entries),
+        _handles=handles,
     )
 
 
@@ -198,17 +213,38 @@ def _tar_source(
     )
 
 
-def _unpack(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    """Read a member and check it; one that unpacks to more than it announces costs no memory."""
-    with archive.open(info) as member:
-        # Without a size 2 GB are unpacked at once, and what goes beyond the size announced is thrown away afterwards.
-        return member.read(info.file_size + 1)
+def _unpack(file: IO[bytes], place: _ZipPlace) -> bytes:
+    """Read a member and check it. One that unpacks to more than it announces costs no memory, as it does in zipfile."""
+    offset, packed, size, crc, method = place
+    file.seek(offset)
+    header = file.read(30)
+    if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
+        raise zipfile.BadZipFile("its header is not where the directory says")
+    file.seek(sum(struct.unpack_from("<HH", header, 26)), os.SEEK_CUR)  # the name and what is added to it
+    data = file.read(packed)
+    if method == zipfile.ZIP_DEFLATED:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+    if len(data) != size or zlib.crc32(data) != crc:
+        raise zipfile.BadZipFile("Bad CRC-32 or size: the member is damaged")
+    return data
 
 
-def _zip_entry(number: int, info: zipfile.ZipInfo) -> Entry:
+def _overlapping(members: Sequence[zipfile.ZipInfo]) -> set[int]:
+    """Return the members whose data run into the next one: packed once and listed often, they are a bomb."""
+    order = sorted(range(len(members)), key=lambda number: members[number].header_offset)
+    found = set()
+    for this, following in itertools.pairwise(order):
+        if members[this].header_offset == members[following].header_offset:
+            found.add(following)
+        elif members[this].header_offset + members[this].compress_size > members[following].header_offset:
+            found.add(this)
+    return found
+
+
+def _zip_entry(info: zipfile.ZipInfo, *, overlaps: bool) -> Entry:
     # The format knows "/" alone: a backslash is a separator that some Windows packers write.
     name = _plain(info.filename.replace("\\", "/"))
-    refused = refuse_size(info.file_size)
+    refused = refuse_size(max(info.file_size, info.compress_size))
     if _leads_out(name):
         refused = _OUTSIDE
     elif stat.S_ISLNK(info.external_attr >> 16):
@@ -216,9 +252,11 @@ def _zip_entry(number: int, info: zipfile.ZipInfo) -> Entry:
     elif info.flag_bits & 1:
         refused = "is encrypted"
     elif info.compress_type not in _PACKED:
-        # zipfile unpacks the other methods without a limit: 900 bytes of bzip2 may become gigabytes.
         refused = f"is packed by method {info.compress_type}, only plain and deflated members are read"
-    return Entry(escape(name) or _NAMELESS, number, info.file_size, refused=refused)
+    elif overlaps:
+        refused = "overlaps another member"
+    place = (info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type)
+    return Entry(escape(name) or _NAMELESS, place, info.file_size, refused=refused)
 
 
 def _tar_entries(path: Path, number: int, shard: str, *, what: str) -> Iterator[Entry]:
