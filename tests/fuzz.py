@@ -2,9 +2,9 @@
 
     python tests/fuzz.py [COUNT] [--seed 0] [--workers N] [--out build/fuzz] [--anew]
 
-Picture N depends on the seed and on N alone. A run that was stopped goes on where it was, up to COUNT. Anything but a
-decoded picture or a DecodeError (another exception, a warning, a process that crashed, took more than 1.5 GiB or 20 s of
-one core) is a finding: the picture is kept in the folder and the exit status is 1.
+Picture N depends on the seed and on N alone. A run that was stopped goes on where it was, up to COUNT. Anything but
+a decoded picture or a DecodeError (another exception, a warning, a process that crashed, took more than 1.5 GiB or 20 s
+of one core) is a finding: the picture is kept in the folder and the exit status is 1.
 """
 
 import argparse

@@ -1,16 +1,17 @@
 """Chunks of work through Ray Data, on this machine or on a cluster: the results of ``map_chunks`` in the same order.
 
-Ray is the extra ``ray`` and imported when first used. A chunk that Ray gives up, for a process that dies or an error, is
-done again by ``map_chunks`` here, which finds the one item that kills and lets defects through; so the results are those
-of the local engine. Only pickled tasks travel: the files must lie where every machine of the cluster sees them.
+Ray is the extra ``ray`` and imported when first used. A chunk that Ray gives up, for a process that dies or an error,
+is done again by ``map_chunks`` here, which finds the one item that kills and lets defects through; so the results are
+those of the local engine. Only tasks travel: the files must lie where every machine of the cluster sees them.
 """
 
 import logging
 import os
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, TypeVar
 
 from hemalens.core.errors import ConfigError, MissingExtraError
@@ -35,7 +36,8 @@ def map_chunks_by_ray(
     Args:
         function: as for ``map_chunks``; small, as it is sent with every task.
         tasks: all of them are pickled and handed over before the first is done.
-        halve, lost: as for ``map_chunks``, which takes over what Ray gave up.
+        halve: as for ``map_chunks``, which takes over what Ray gave up.
+        lost: likewise.
         workers: CPUs of a Ray that is started here; None for all. A running Ray (RAY_ADDRESS, or one that the caller
             has started) is used as it is and left running.
 
@@ -55,8 +57,9 @@ def map_chunks_by_ray(
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         done = 0
-        # A picture that kills its process would be tried for ever: -1 is Ray Data's own number of retries.
-        for row in dataset.map(_Work(function), max_retries=1).iter_rows():
+        # Ray Data's own number of retries is -1: a picture that kills its process would be tried for ever.
+        mapped = dataset.map(_Work(function), ray_remote_args_fn=lambda: {"max_retries": 1})
+        for row in mapped.iter_rows():
             yield from _here(function, handed[done : row["number"]], halve, lost)
             yield pickle.loads(row["result"])  # noqa: S301  # made by _Work a moment ago
             done = row["number"] + 1
@@ -105,9 +108,10 @@ def _running(workers: int | None) -> Iterator[Any]:
             raise MissingExtraError("engine ray", "ray") from None
         ours = not ray.is_initialized()
         if ours:
-            alone = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": workers, "include_dashboard": False}
+            joins = "RAY_ADDRESS" in os.environ  # a cluster has its own CPUs and dashboard
+            cpus, dashboard = (None, None) if joins else (workers, False)
             try:
-                ray.init(log_to_driver=False, logging_level=logging.ERROR, **alone)
+                ray.init(num_cpus=cpus, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
             except (RuntimeError, ConnectionError, OSError, ValueError, TimeoutError) as error:
                 rule = f"does not start ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
                 raise ConfigError("engine ray", rule, "check RAY_ADDRESS, or leave --engine out") from error
@@ -116,7 +120,8 @@ def _running(workers: int | None) -> Iterator[Any]:
         level = logger.level
         logger.setLevel(logging.CRITICAL)
         try:
-            yield ray
+            with redirect_stdout(sys.stderr):  # where it tells of processes that died; stdout belongs to --json
+                yield ray
         finally:
             logger.setLevel(level)
             if ours:
