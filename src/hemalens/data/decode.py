@@ -26,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from hemalens.core.errors import DecodeError
 from hemalens.core.types import Images
 from hemalens.data.headers import Header, foreign_content, read_header
+from hemalens.data.libtiff import silence_libtiff
 
 __all__ = ["MAX_PIXELS", "Picture", "decode", "decode_array"]
 
@@ -237,6 +238,7 @@ def _register(name: str) -> None:
         logger = logging.getLogger("PIL.TiffImagePlugin")
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
+        silence_libtiff()
     elif name == "WEBP":
         from PIL import WebPImagePlugin  # noqa: F401 - registers itself
 

@@ -82,9 +82,20 @@ def _flipped() -> list[Case]:
         Case("no-size.gif", b"GIF89a" + bytes(7) + b";", "refused", _DAMAGED),
         Case("tiff-that-points-behind-its-end.tif", b"II*\x00\xf0\xff\xff\xff", "refused", _DAMAGED),
         Case("tiff-that-points-at-itself.tif", looped_tiff(), "converted", "grey repeated"),
+        Case("broken-deflate.tif", broken_tiff("tiff_deflate"), "refused", _DAMAGED),
+        Case("broken-lzw.tif", broken_tiff("tiff_lzw"), "refused", _DAMAGED),
         Case("netpbm-of-words.ppm", b"P6 many few 255\n" + bytes(30), "refused", _DAMAGED),
         Case("netpbm-of-a-billion-signs.ppm", b"P6 " + b"9" * 5000 + b" 1 255\n", "refused", _DAMAGED),
     ]
+
+
+def broken_tiff(compression: str) -> bytes:
+    """Return a TIFF whose one packed strip is damaged: the C library below Pillow would write of it on stderr."""
+    whole = bytearray(encode(CELL, "TIFF", compression=compression))
+    before = int.from_bytes(whole[4:8], "little") > 1_000  # where the directory begins: behind the strip, or not
+    start = 40 if before else len(whole) - 1_000
+    whole[start : start + 20] = b"\xff" * 20
+    return bytes(whole)
 
 
 def jpeg_of(width: int, height: int) -> bytes:
