@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from hemalens.core.artifacts import (
+    find_table,
     is_complete,
     output_directory,
     read_json,
@@ -77,7 +78,7 @@ def run(
         work.stage(
             "clean",
             cleaned,
-            {"decisions": sha256_file(audited / "issues.csv")},
+            {"decisions": sha256_file(find_table(audited / "issues.csv") or audited / "issues.csv")},
             lambda _: clean(source, cleaned, audit=audited, overwrite=True, progress=progress),
         )
         work.stage(
