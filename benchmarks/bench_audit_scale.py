@@ -25,12 +25,13 @@ SIDE, SHARD = 16, 2_000
 AUDIT = """
 import json, multiprocessing, resource, sys, time
 from pathlib import Path
-from hemalens.data.audit import audit
 
 def mib(process):
     return round(int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20)
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # workers import this file, and must not import the audit
+    from hemalens.data.audit import audit
+
     def told(what, done, total):
         steps[what] = max(steps.get(what, 0), mib("self"))
         # The largest set of all children would name git, which starts as a copy of this process.
