@@ -97,6 +97,8 @@ def test_a_run_writes_every_artifact_and_the_report_last(finished: Path, cells: 
         "audit/issues.csv",
         "dropped.csv",
         "train/history.csv",
+        "report.pdf",
+        "model_card.md",
         "evaluate/predictions.csv",
     ):
         assert (finished / name).is_file()

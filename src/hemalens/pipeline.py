@@ -23,10 +23,10 @@ from hemalens.core.artifacts import (
 )
 from hemalens.core.config import load_config
 from hemalens.core.errors import ArtifactError, SourceError
-from hemalens.core.provenance import sha256_file
 from hemalens.core.types import Progress, no_progress
 from hemalens.data.audit import audit
 from hemalens.data.clean import clean
+from hemalens.data.decisions import decisions_digest
 from hemalens.data.sources import open_source
 from hemalens.data.split import RATIOS, SPLITS, parse_ratios, split
 from hemalens.data.synthetic import write_synthetic
@@ -78,7 +78,7 @@ def run(
         work.stage(
             "clean",
             cleaned,
-            {"decisions": sha256_file(find_table(audited / "issues.csv") or audited / "issues.csv")},
+            {"decisions": decisions_digest(audited)},
             lambda _: clean(source, cleaned, audit=audited, overwrite=True, progress=progress),
         )
         work.stage(

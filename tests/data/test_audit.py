@@ -163,9 +163,11 @@ def test_the_summary_agrees_with_the_tables(audited: Audited) -> None:
 
 def test_the_provenance_names_all_that_was_written(audited: Audited) -> None:
     record = json.loads((audited.out / PROVENANCE).read_text())
-    written = {path.name for path in audited.out.iterdir()} - {PROVENANCE}
+    files = (path for path in audited.out.rglob("*") if path.is_file())
+    written = {path.relative_to(audited.out).as_posix() for path in files} - {PROVENANCE}
     assert set(record["outputs"]) == written
-    assert written == {"manifest.csv", "statistics.csv", "issues.csv", "audit.json", "audit.html"}
+    own = {name for name in written if not name.startswith("pictures/")}
+    assert own == {"manifest.csv", "statistics.csv", "issues.csv", "audit.json", "audit.html"}
     assert record["command"] == "audit"
 
 

@@ -15,6 +15,7 @@ import polars as pl
 from hemalens.core.artifacts import output_directory, write_json, write_table, write_text
 from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
 from hemalens.data.audit_page import AuditView, render_audit
+from hemalens.data.audit_pictures import write_pictures
 from hemalens.data.checks.finding import ISSUES, Finding
 from hemalens.data.checks.outliers import OutlierAnalysis
 from hemalens.data.findings import find_all
@@ -74,6 +75,7 @@ def audit(
         summary = _summary(opened, statistics, findings)
         view = AuditView(opened, statistics, analysis, tuple(findings), summary)
         page = render_audit(view)
+        summary |= write_pictures(view, out)
         summary["seconds"] = round(time.monotonic() - started, 2)
         write_json(out / "audit.json", summary)
         write_text(out / "audit.html", page)

@@ -21,7 +21,7 @@ from hemalens.data.checks.outliers import OutlierAnalysis
 from hemalens.data.sources import Source
 from hemalens.data.statistics import Statistics
 
-__all__ = ["AuditView", "render_audit"]
+__all__ = ["AuditView", "meaning", "render_audit"]
 
 _GALLERY = 12
 _MEANINGS: dict[Issue, tuple[str, str]] = {
@@ -55,6 +55,11 @@ class AuditView:
     analysis: OutlierAnalysis
     findings: tuple[Finding, ...]
     summary: Mapping[str, Any]
+
+
+def meaning(issue: Issue) -> tuple[str, str]:
+    """Return what pages call an issue, and one sentence on what it is."""
+    return _MEANINGS[issue]
 
 
 def render_audit(view: AuditView) -> str:

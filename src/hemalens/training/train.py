@@ -23,6 +23,7 @@ from hemalens.training.loop import Fitted, fit
 from hemalens.training.models import check_model, count_parameters
 from hemalens.training.probe import fit_probe
 from hemalens.training.recipes import find_recipe
+from hemalens.training.refusing import learn_refusal
 from hemalens.training.sides import choose_side, open_sides
 from hemalens.training.streaming import choose_window, open_feed
 from hemalens.training.tensors import LabelledImages, load_images
@@ -156,6 +157,9 @@ def _train(
         write_table(out / "history.csv", pl.DataFrame(fitted.history))
         save_validation(out, *fitted.validation)
         save_model(out, fitted.module, card)
+        with torch_threads(config.threads or available_cores()):
+            refusal = learn_refusal(fitted.module, source, sides, validation, seed=config.seed, progress=progress)
+        write_json(out / "refusal.json", refusal.to_json())
     return card
 
 
@@ -194,6 +198,7 @@ def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]
         "weights": config.weights,
         "weights_sha256": weights.sha256 if (weights := find_weights(config)) else None,
         "freeze": config.freeze,
+        "normalise": config.normalise,
         "classes": list(source.classes),
         "image_size": config.image_size,
         "parameters": count_parameters(fitted.module),
