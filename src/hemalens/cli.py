@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -82,6 +82,9 @@ def audit(
     out: OutDirectory,
     classes: ClassesOption = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Measure here or through Ray Data (files and shards).")
+    ] = "local",
     overwrite: OverwriteOption = False,
     review: Annotated[
         bool, typer.Option("--review", help="Then decide on the findings in a page; a finished audit is not repeated.")
@@ -100,7 +103,13 @@ def audit(
         stage = _stage("hemalens.data.audit", "audit")
         with watched() as progress:
             summary = stage(
-                source, out, classes=_names(classes), workers=workers, overwrite=overwrite, progress=progress
+                source,
+                out,
+                classes=_names(classes),
+                workers=workers,
+                engine=engine,
+                overwrite=overwrite,
+                progress=progress,
             )
     lines = [*audit_lines(summary), f"look at {out / 'audit.html'}"]
     if review:

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from hemalens.core.artifacts import (
+    find_table,
     is_complete,
     output_directory,
     read_json,
@@ -155,7 +156,8 @@ class _Work:
         """Perform a stage unless it was completed from these inputs; tell it whether it was begun from them."""
         digest = text_digest(repr(sorted(inputs.items())))
         begun, done = self.record["begun"], self.record["done"]
-        if done.get(name) == digest and output.exists() and read_provenance(output) is not None:
+        present = output.exists() or find_table(output) is not None  # a large table is Parquet
+        if done.get(name) == digest and present and read_provenance(output) is not None:
             return
         resumed = begun.get(name) == digest
         begun[name] = digest

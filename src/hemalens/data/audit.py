@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from hemalens.core.artifacts import output_directory, write_json, write_table
+from hemalens.core.artifacts import output_directory, write_json, write_table, write_text
 from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
 from hemalens.data.audit_page import AuditView, render_audit
 from hemalens.data.audit_pictures import write_pictures
@@ -21,7 +21,7 @@ from hemalens.data.checks.outliers import OutlierAnalysis
 from hemalens.data.findings import find_all
 from hemalens.data.sources import Source, open_source
 from hemalens.data.sources.entries import escape
-from hemalens.data.statistics import Statistics, measure_source
+from hemalens.data.statistics import Engine, Statistics, measure_source
 
 __all__ = ["audit", "suggested_drops"]
 
@@ -46,6 +46,7 @@ def audit(
     *,
     classes: Sequence[str] | None = None,
     workers: int | None = None,
+    engine: Engine = "local",
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def audit(
         out: directory to write; refused where it exists, unless ``overwrite``.
         classes: class names in label order, instead of the source's own.
         workers: processes that decode; None for one a core.
+        engine: "local", or "ray" to measure through Ray Data; the tables are the same.
         overwrite: replace an earlier audit.
         progress: told about the steps.
     """
@@ -63,7 +65,7 @@ def audit(
     opened = open_source(source, classes=classes)
     options = {"classes": list(classes) if classes else None}
     with output_directory(out, "audit", overwrite=overwrite, inputs={"source": opened.fingerprint()}, options=options):
-        statistics = measure_source(opened, workers=workers, progress=progress)
+        statistics = measure_source(opened, workers=workers, engine=engine, progress=progress)
         progress("looking for outliers", 0, 1)
         analysis, findings = find_all(statistics, opened.samples)
         progress("looking for outliers", 1, 1)
@@ -76,7 +78,7 @@ def audit(
         summary |= write_pictures(view, out)
         summary["seconds"] = round(time.monotonic() - started, 2)
         write_json(out / "audit.json", summary)
-        (out / "audit.html").write_text(page, encoding="utf-8")
+        write_text(out / "audit.html", page)
     return summary
 
 

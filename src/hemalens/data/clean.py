@@ -22,6 +22,7 @@ from hemalens.core.artifacts import (
     output_directory,
     output_file,
     read_provenance,
+    remove_leftovers,
     require_complete,
     text_digest,
     write_atomically,
@@ -90,6 +91,9 @@ def clean(
     guard = output_file if to_file else output_directory
     with guard(out, "clean", overwrite=overwrite, inputs=inputs, options=options):
         (_write_arrays if to_file else _write_folders)(opened, kept, samples, out, progress)
+        if to_file:
+            for name in ("dropped.csv", "relabelled.csv"):
+                remove_leftovers(home / name)
         write_table(home / "dropped.csv", tables["dropped.csv"])
         if labels:
             write_table(home / "relabelled.csv", tables["relabelled.csv"])
