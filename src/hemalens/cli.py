@@ -68,6 +68,12 @@ def common(
 def audit(
     source: SourceArgument,
     out: OutDirectory,
+    against: Annotated[
+        str | None, typer.Option(help="Another source: report pictures and groups that both have as leakage.")
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="splits.csv of this source: report what lies on two sides as leakage.")
+    ] = None,
     classes: ClassesOption = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
     overwrite: OverwriteOption = False,
@@ -79,7 +85,16 @@ def audit(
     """
     stage = _stage("hemalens.data.audit", "audit")
     with watched() as progress:
-        summary = stage(source, out, classes=_names(classes), workers=workers, overwrite=overwrite, progress=progress)
+        summary = stage(
+            source,
+            out,
+            against=against,
+            splits=splits,
+            classes=_names(classes),
+            workers=workers,
+            overwrite=overwrite,
+            progress=progress,
+        )
     show(summary, as_json, [*audit_lines(summary), f"look at {out / 'audit.html'}"])
 
 
@@ -120,7 +135,7 @@ def split(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Share samples out among train, val and test: stratified, duplicates and groups on one side.
+    """Share samples out among train, val and test: stratified, copies of a picture and groups on one side.
 
     Example: `hemalens split clean/ --out splits.csv --ratios 83:13:4`
     """
