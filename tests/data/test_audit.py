@@ -196,7 +196,8 @@ def test_a_source_is_audited_against_another_and_along_a_split(tmp_path: Path, c
     assert set(record["inputs"]) == {"source", "against"}
     page = (tmp_path / "against" / "audit.html").read_text()
     assert 'id="leakage"' in page
-    assert page.count("pair 1<") >= 2
+    assert page.count('<li class="pair">') == 2 + 3  # one of each near pair, one of each leak
+    assert "right: row-000020 (basophil)" in page
 
     ids = [f"row-{row:06d}" for row in range(32)]
     pl.DataFrame({"sample_id": ids, "split": ["train"] * 30 + ["test", "train"]}).write_csv(tmp_path / "splits.csv")

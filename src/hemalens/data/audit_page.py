@@ -128,7 +128,7 @@ def _gallery(view: AuditView, issue: Issue, rows: Sequence[Finding]) -> dict[str
     if issue in _PAIRS:
         facts = {"anchor": issue, "title": title, "meaning": meaning, "count": len(rows)}
         pairs = _pairs(view, rows)
-        return facts | {"shown": f"{len(pairs) // 2} pairs, the least certain first", "items": pairs}
+        return facts | {"shown": f"{len(pairs)} pairs, those for review and the least certain first", "items": pairs}
     chosen = (first if issue in _COPIES else first + more)[:_GALLERY]
     shown = f"{len(chosen)}, one of each group{'' if issue in _COPIES else ' first'}"
     facts = {"anchor": issue, "title": title, "meaning": meaning, "count": len(rows), "shown": shown}
@@ -136,31 +136,28 @@ def _gallery(view: AuditView, issue: Issue, rows: Sequence[Finding]) -> dict[str
 
 
 def _pairs(view: AuditView, rows: Sequence[Finding]) -> list[dict[str, Any]]:
-    """Show up to six findings, each followed by its counterpart: one of each group first, the least certain first."""
+    """Show up to six findings beside their counterparts, one of each group first, reviews before drops."""
     seen: set[str] = set()
     first: list[Finding] = []
     more: list[Finding] = []
     told: set[frozenset[int | None]] = set()
-    for finding in sorted(rows, key=lambda f: (f.suggestion == "keep", f.score)):
+    urgent = ("review", "drop", "keep")
+    for finding in sorted(rows, key=lambda f: (urgent.index(f.suggestion), f.score)):
         pair = frozenset({finding.index, finding.counterpart})
         if pair not in told:
             (more if finding.group in seen else first).append(finding)
             seen.add(finding.group)
             told.add(pair)
-    items = []
-    for pair_number, finding in enumerate((first + more)[: _GALLERY // 2], 1):
+    chosen = (first + more)[: _GALLERY // 2]
+    items = _items(view, chosen)
+    for item, finding in zip(items, chosen, strict=True):
         assert finding.counterpart is not None  # these checks compare two pictures
         source, place = view.source, finding.counterpart
         if view.against is not None and place >= len(source):
             source, place = view.against, place - len(source)
         sample = source.samples[place]
-        [item] = _items(view, [finding])
-        lines = [sample.sample_id, sample.label or "no label", "what it resembles"]
-        item["lines"].insert(0, f"pair {pair_number}")
-        items += [
-            item,
-            {"uri": _uri(source, place), "alt": f"{sample.sample_id}", "lines": [f"pair {pair_number}", *lines]},
-        ]
+        item["beside"] = {"uri": _uri(source, place), "alt": sample.sample_id}
+        item["lines"].insert(2, f"right: {sample.sample_id} ({sample.label or 'no label'})")
     return items
 
 
