@@ -2,7 +2,7 @@
 
 The hashes are random 64-bit numbers; 2,000 of them get a copy with one to four bits flipped, 500 of each distance.
 Every size runs in a process of its own, so that its peak memory is its own. faiss (the extra ``scale``), which takes
-over above a million pictures, runs beside in turn where it is installed, on all but the million (--all: on that too).
+over above a million pictures, runs beside in turn where it is installed.
 """
 
 import importlib.util
@@ -61,7 +61,7 @@ def main() -> None:
     names = [name for name in SEARCHES if name != "faiss" or importlib.util.find_spec("faiss")]
     for name in names:
         rows = []
-        for count in SIZES if name == "hemalens" or "--all" in sys.argv else SIZES[:-1]:
+        for count in SIZES:
             words = [sys.executable, __file__, name, str(count)]
             done = subprocess.run(words, capture_output=True, text=True, check=True)
             rows.append(json.loads(done.stdout))

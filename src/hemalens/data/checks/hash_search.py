@@ -57,14 +57,14 @@ def near_hashes(stored: Hashes, queries: Hashes, *, bits: int = 64, radius: int 
 def near_hashes_faiss(stored: Hashes, queries: Hashes, *, bits: int = 64, radius: int = CERTAIN) -> Iterator[_Pairs]:  # noqa: ARG001  # one face with near_hashes
     """Yield what ``near_hashes`` yields, each pair once, from the multi-index hashing of faiss on all cores.
 
-    Four tables of 16 bits, each searched with one bit flipped, find all pairs up to ``CERTAIN``. Of equal stored hashes
+    Three tables of 21 bits, each searched with one bit flipped, find pairs up to ``CERTAIN``. Of equal stored hashes
     the first stands for all: each of the others meets it by its own query.
 
     Raises MissingExtraError where faiss is not installed.
     """
     faiss = require_faiss(f"a search of {len(stored)} hashes")
     different, places = np.unique(stored, return_index=True)
-    index = faiss.IndexBinaryMultiHash(64, 4, 16)
+    index = faiss.IndexBinaryMultiHash(64, 3, 21)
     index.nflip = 1
     index.add(_as_bytes(different))
     for start in range(0, len(queries), _FAISS_BLOCK):
