@@ -2,8 +2,9 @@
 
 1,000 of the 11,959 cells get one changed copy, of 12 kinds; all lie in one folder. hemalens does its whole audit;
 imagededup (perceptual hash, its defaults) and CleanVision (its two duplicate checks alone) look at the same folder in
-the same run, in turn, each as a whole process. A copy is found where it is reported together with its original. An
-untouched cell is reported wrongly where it is called a copy of anything but its true twin: 17 pairs of cells are equal.
+the same run, in turn, each as a whole process. A copy is found where it is reported together with its original, or with
+that one's twin: 17 pairs of cells are equal. An untouched cell is reported wrongly where it is called a copy of anything
+but its twin.
 """
 
 import io
@@ -150,18 +151,18 @@ def judged(
 ) -> dict[str, object]:
     """Return recall by kind and the share of untouched cells reported with anything but their twin."""
     together = [members for members in found if len(members) > 1]
-    hits = {copy for members in together for copy in members & planted.keys() if planted[copy][0] in members}
-    touched = {original for original, _ in planted.values()} | planted.keys()
     twin_of = {name: pair - {name} for pair in twins for name in pair}
-    wrong = {
-        name for members in together for name in members - touched if members - {name} - twin_of.get(name, frozenset())
-    }
+    # A copy of a cell is a copy of its twin too.
+    originals = {copy: {name, *twin_of.get(name, ())} for copy, (name, _) in planted.items()}
+    hits = {copy for members in together for copy in members & planted.keys() if originals[copy] & members}
+    touched = planted.keys() | set().union(*originals.values())
+    wrong = {name for members in together for name in members - touched if members - {name, *twin_of.get(name, ())}}
     every, kinds = Counter(kind for _, kind in planted.values()), Counter(planted[copy][1] for copy in hits)
     return {
         "recall": round(len(hits) / len(planted), 4),
         "recall_by_kind": {kind: round(kinds[kind] / every[kind], 4) for kind in KINDS},
         "untouched_reported": len(wrong),
-        "untouched_reported_percent": round(100 * len(wrong) / (CELLS - len(planted)), 4),
+        "untouched_reported_percent": round(100 * len(wrong) / (CELLS + len(planted) - len(touched)), 4),
         "wrongly_reported": sorted(wrong)[:40],
     }
 
