@@ -196,7 +196,7 @@ def test_a_source_is_audited_against_another_and_along_a_split(tmp_path: Path, c
     assert set(record["inputs"]) == {"source", "against"}
     page = (tmp_path / "against" / "audit.html").read_text()
     assert 'id="leakage"' in page
-    assert page.count('<li class="pair">') == 2 + 3  # one of each near pair, one of each leak
+    assert page.count('<li class="pair">') == 2 + 5  # one of each pair of copies, each leak
     assert "right: row-000020 (basophil)" in page
 
     ids = [f"row-{row:06d}" for row in range(32)]
