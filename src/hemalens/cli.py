@@ -80,6 +80,12 @@ def common(
 def audit(
     source: SourceArgument,
     out: OutDirectory,
+    against: Annotated[
+        str | None, typer.Option(help="Another source: report pictures and groups that both have as leakage.")
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="splits.csv of this source: report what lies on two sides as leakage.")
+    ] = None,
     classes: ClassesOption = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
     engine: Annotated[
@@ -105,6 +111,8 @@ def audit(
             summary = stage(
                 source,
                 out,
+                against=against,
+                splits=splits,
                 classes=_names(classes),
                 workers=workers,
                 engine=engine,
@@ -160,7 +168,7 @@ def split(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Share samples out among train, val and test: stratified, duplicates and groups on one side.
+    """Share samples out among train, val and test: stratified, copies of a picture and groups on one side.
 
     Example: `hemalens split clean/ --out splits.csv --ratios 83:13:4`
     """

@@ -21,7 +21,7 @@ from hemalens.data.decode import Picture, decode, decode_array
 from hemalens.data.parallel import map_chunks
 from hemalens.data.sources import Source
 
-__all__ = ["THUMBNAIL", "Engine", "Measurement", "Statistics", "measure", "measure_source"]
+__all__ = ["THUMBNAIL", "Engine", "Measurement", "Statistics", "joined", "measure", "measure_source"]
 
 Engine = Literal["local", "ray"]
 """Where pictures are measured."""
@@ -92,6 +92,12 @@ class Statistics:
     def readable(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         """Which samples were read, (N,) bool."""
         return np.array([row is not None for row in self.measurements], bool)
+
+
+def joined(first: Statistics, second: Statistics) -> Statistics:
+    """Return the statistics of two sources as of one, the second after the first."""
+    thumbnails = np.concatenate([first.thumbnails, second.thumbnails])
+    return Statistics(first.measurements + second.measurements, first.reasons + second.reasons, thumbnails)
 
 
 def measure(picture: Picture, *, encoded: bytes) -> tuple[Measurement, Images]:
