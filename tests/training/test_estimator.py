@@ -172,6 +172,12 @@ def test_searches_folds_and_pipelines_take_it(cells: Any) -> None:
     assert pipe.score(pictures, labels) > 0.5
 
 
+def test_no_process_is_started_however_many_pictures(fitted: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hemalens.data.parallel.ProcessPoolExecutor", None)
+    monkeypatch.setattr("hemalens.data.parallel.available_cores", lambda: 2)
+    assert fitted.predict(np.zeros((900, 16, 16, 3), np.uint8)).shape == (900,)
+
+
 @pytest.mark.parametrize(
     ("labels", "names"),
     [
