@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hemalens.deployment.classifier import Classifier
+    from hemalens.deployment.classifier import Classifier as ExportedClassifier
+    from hemalens.training.estimator import Classifier
 
-__all__ = ["load"]
+__all__ = ["Classifier", "load"]
 
 
-def load(model: "str | Path" = "embedded", *, threads: int = 0) -> "Classifier":
+def load(model: "str | Path" = "embedded", *, threads: int = 0) -> "ExportedClassifier":
     """Return an exported model ready to predict: ``embedded``, or the path of an .onnx file.
 
     Its ``predict`` and ``predict_proba`` take uint8 arrays, PIL images and paths; ``classes_`` names what they return.
@@ -22,6 +23,15 @@ def load(model: "str | Path" = "embedded", *, threads: int = 0) -> "Classifier":
     Raises:
         ArtifactError: the model is not there or damaged.
     """
-    from hemalens.deployment.classifier import Classifier  # here, so that importing hemalens stays free
+    from hemalens.deployment.classifier import Classifier as ExportedClassifier  # here, so that importing stays free
 
-    return Classifier.open(model, threads=threads)
+    return ExportedClassifier.open(model, threads=threads)
+
+
+def __getattr__(name: str) -> object:
+    """Import ``Classifier`` when it is asked for: scikit-learn takes half a second."""
+    if name == "Classifier":
+        from hemalens.training.estimator import Classifier
+
+        return Classifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,5 @@
 """Opened models: every kind of picture, the same answer; nothing of torch."""
 
-import io
 import pickle
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from PIL import Image
 import hemalens
 from hemalens.core.errors import ArtifactError, DecodeError, MissingExtraError
 from hemalens.core.metrics import softmax
-from hemalens.deployment.classifier import Classifier, open_model, to_pixels
+from hemalens.deployment.classifier import Classifier, open_model
 from tests.deployment.conftest import Exported
 
 
@@ -90,28 +89,6 @@ def test_the_head_draws_the_logits_from_the_map(
 def test_it_travels_to_another_process_as_its_path(classifier: Classifier, pictures: np.ndarray) -> None:
     again = pickle.loads(pickle.dumps(classifier))
     assert np.array_equal(again.predict_proba(pictures), classifier.predict_proba(pictures))
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "I;16", "F", "1"])
-def test_images_of_other_modes_follow_the_rules_of_decoding(mode: str) -> None:
-    plain = Image.fromarray(np.full((4, 4), 200, np.uint8))
-    if mode == "F":
-        image = Image.fromarray(np.full((4, 4), 0.5, np.float32))
-    elif mode == "I;16":
-        image = Image.fromarray(np.full((4, 4), 200 * 257, np.uint16))
-    else:
-        image = (plain.convert("RGB") if mode in ("CMYK", "RGBA") else plain).convert(mode)
-    pixels = to_pixels(image)
-    assert (pixels.shape, pixels.dtype) == ((4, 4, 3), np.uint8)
-    assert pixels[0, 0, 0] in {128, 200, 255, 0}
-
-
-def test_images_are_turned_upright() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    buffer = io.BytesIO()
-    Image.fromarray(np.zeros((2, 5, 3), np.uint8)).save(buffer, "JPEG", exif=exif)
-    assert to_pixels(Image.open(buffer)).shape == (5, 2, 3)
 
 
 def test_what_is_no_picture_is_refused_by_name(classifier: Classifier, tmp_path: Path) -> None:

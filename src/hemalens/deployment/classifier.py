@@ -3,7 +3,6 @@
 Needs numpy, Pillow and onnxruntime; no torch and no network.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +10,17 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from hemalens.core.errors import ArtifactError, DecodeError, MissingExtraError
 from hemalens.core.metrics import softmax
 from hemalens.core.refusal import Judgement, judge
 from hemalens.core.types import FloatArray, Images
-from hemalens.data.decode import decode, decode_array
+from hemalens.data.pictures import Pictures, to_pixels
 from hemalens.data.resize import resize
 from hemalens.deployment.sidecar import EMBEDDED, Sidecar, find_onnx, read_exported
 
-__all__ = ["Classifier", "Outputs", "PictureLike", "Pictures", "Session", "open_model", "open_session", "to_pixels"]
-
-PictureLike = npt.NDArray[Any] | Image.Image | str | Path
-"""One picture: an array (H, W, 3) uint8 (or what ``decode_array`` takes), a PIL image, or a path of a file."""
-Pictures = PictureLike | Sequence[PictureLike]
-"""Pictures: one, a sequence of any of these, or an array (N, H, W, 3)."""
+__all__ = ["Classifier", "Outputs", "Session", "open_model", "open_session"]
 
 # From 8 on the operations' own cost no longer shows (within 4 %), and few maps are held at a time.
 _BATCH = 16
@@ -165,25 +159,6 @@ def open_session(data: bytes, *, threads: int, name: str) -> Session:
         rule = f"cannot be opened by onnxruntime ({str(error).strip().splitlines()[0]})"
         raise ArtifactError(f"model {name}", rule, "export the run again, or update onnxruntime") from error
     return session
-
-
-def to_pixels(picture: PictureLike) -> Images:
-    """Return one picture as (H, W, 3) uint8 by the rules of ``data.decode``; raise DecodeError where it is none."""
-    if isinstance(picture, np.ndarray):
-        return decode_array(picture).pixels
-    if isinstance(picture, Image.Image):
-        upright = ImageOps.exif_transpose(picture)
-        if upright.mode == "RGB" and "transparency" not in upright.info:
-            return np.asarray(upright)
-        buffer = io.BytesIO()
-        upright.save(buffer, "TIFF")  # takes every mode there is a rule for, floats too
-        return decode(buffer.getvalue()).pixels
-    path = Path(picture)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DecodeError(f"picture {path}", f"cannot be read ({error.strerror})", "check the path") from error
-    return decode(data, name=str(path)).pixels
 
 
 def _as_list(pictures: Pictures) -> list[Images]:

@@ -45,6 +45,7 @@ def load_images(
     # Workers get the listing of the source once, tasks carry numbers; of arrays they carry the pictures.
     load = partial(_load, None if source.in_memory else source, size)
     crashed = partial(_crashed, source)
+    workers = 0 if source.in_process else workers
     for part in map_chunks(load, _tasks(source, indices), halve=_singly, lost=crashed, workers=workers):
         images[done : done + len(part)] = part
         done += len(part)

@@ -37,7 +37,7 @@ _PLAN = "plan.json"
 
 
 def train(
-    source: str | Path,
+    source: str | Path | Source,
     out: Path,
     *,
     splits: Path | None = None,
@@ -50,7 +50,7 @@ def train(
     """Train a model on a source's ``train`` samples, choose its epoch on ``val``, and return the run's summary.
 
     Args:
-        source: any SOURCE with labels.
+        source: any SOURCE with labels, or one that is open already.
         out: the RUN directory to write.
         splits: a ``splits.csv`` of this source; without it the source's own splits, or 83:13:4 drawn from the seed.
         recipe: name of a recipe or a TOML file.

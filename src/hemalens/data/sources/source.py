@@ -36,6 +36,8 @@ class Source(ABC):
         ignored: (name, reason) of each entry that is no sample.
         listed: names of the other attributes that hold one entry a sample.
         in_memory: True where reading loads whole arrays, so that workers should be sent pixels, not the source.
+        in_process: True where no worker processes are to be started: a program that hands over pictures it holds need
+            not be written as starting them demands (below ``if __name__ == "__main__"``).
     """
 
     spec: str
@@ -45,6 +47,7 @@ class Source(ABC):
     ignored: tuple[tuple[str, str], ...] = ()
     listed: ClassVar[tuple[str, ...]] = ()
     in_memory: ClassVar[bool] = False
+    in_process: ClassVar[bool] = False
 
     def __len__(self) -> int:
         """Count the samples, refused ones included."""
