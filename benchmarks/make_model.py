@@ -9,6 +9,7 @@ round otherwise, so its model has other weights and the same quality.
 """
 
 import argparse
+import re
 import shutil
 from pathlib import Path
 
@@ -45,7 +46,11 @@ def main() -> None:
     PACKAGE.mkdir(exist_ok=True)
     for name in ("embedded.onnx", "embedded.json", "parity.json"):
         shutil.copyfile(folder / name, PACKAGE / name)
-    shutil.copyfile(folder / "report" / "model_card.md", PACKAGE / "MODEL_CARD.md")
+    card = (folder / "report" / "model_card.md").read_text(encoding="utf-8")
+    # The commands of this machine, with its paths, say less than the one that makes the model anywhere.
+    card = re.sub(r"```\n.*?\n```\n\n", "", card, flags=re.DOTALL)
+    card = card.replace(f"# Model card: {run.name}", "# Model card: the embedded model")
+    (PACKAGE / "MODEL_CARD.md").write_text(card + "\nMade by `make model`.\n", encoding="utf-8")
     scores = read_json(run / "evaluation" / "evaluation.json")
     print({"bytes": size, "labels_equal": parity["labels_equal_share"], "accuracy": scores["accuracy"]["value"]})
 

@@ -155,7 +155,7 @@ def trust() -> dict[str, Any]:
 
 def make_train(path: Path, *, config: Mapping[str, Any] = CONFIG, epochs: int = 12, perturbed: bool = True) -> Path:
     """Write a finished training directory."""
-    with output_directory(path, "train", seed=config.get("seed"), inputs={"source.npz": "a" * 64}) as out:
+    with output_directory(path, "train", seed=config.get("seed"), inputs={"source": "a" * 64}) as out:
         steps = np.arange(1, epochs + 1)
         table = {
             "epoch": steps,

@@ -335,6 +335,14 @@ def test_scores_on_what_the_model_has_seen_are_called_optimistic(tmp_path, split
     assert ("they are optimistic" in card) is optimistic
 
 
+def test_all_samples_of_another_source_are_not_called_seen(tmp_path):
+    train = make_train(tmp_path / "train")
+    make_evaluation(tmp_path / "evaluate", train, split="all", source="b")
+    html, card = pages_of([train], tmp_path / "out")
+    assert "they are optimistic" not in plain(html)
+    assert "they are optimistic" not in card
+
+
 @pytest.mark.parametrize(
     ("key", "value", "there", "gone"),
     [

@@ -27,7 +27,7 @@ def limits(run: RunInputs, facts: Mapping[str, Any] | None) -> list[Paragraph]:
     """Return what the scores do not show, one paragraph a limit."""
     classes = len(run.model["classes"])
     found: list[Paragraph] = [_grouping(run)]
-    if facts and facts["split"] in _SEEN:
+    if facts and facts["split"] in _SEEN and not _elsewhere(run):
         words = "which had a part in making the model: they are optimistic."
         found.append(paragraph(f"The scores were taken on {facts['scored_on']}, {words}"))
     found.append(
@@ -107,6 +107,14 @@ def conclusions_section(run: RunInputs, facts: Mapping[str, Any] | None, *, expe
         )
     )
     return Section("conclusions", "Conclusions", tuple(blocks))
+
+
+def _elsewhere(run: RunInputs) -> bool:
+    """Tell whether the scores were taken on another source than the one that the model was trained on."""
+    if run.evaluation is None:
+        return False
+    scored, trained = (record.get("inputs", {}).get("source") for record in (run.evaluation.provenance, run.provenance))
+    return None not in (scored, trained) and scored != trained
 
 
 def _grouping(run: RunInputs) -> Paragraph:
