@@ -1,0 +1,105 @@
+"""uvicorn's HTTP protocols with what they lack: a deadline for headers, for reading answers, and an end to what is sent.
+
+uvicorn waits for ever for the end of a request's headers, and for a client that reads nothing of its answer. Bodies are
+timed where they are read (``bodies.read_body``). Needs uvicorn.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from hemalens.deployment.web.limits import Limits
+
+if TYPE_CHECKING:
+    _Base = H11Protocol
+else:
+    _Base = object
+
+__all__ = ["timed_protocol"]
+
+
+def timed_protocol(limits: Limits, base: type[asyncio.Protocol] | None = None) -> type[asyncio.Protocol]:
+    """Return uvicorn's protocol, the faster one where its package is installed, held to ``limits``.
+
+    Args:
+        limits: seconds for headers and reading; bytes of headers and of what is sent though nobody reads it.
+        base: uvicorn's protocol to build on; chosen where None.
+    """
+    if base is None:
+        from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+        base = AutoHTTPProtocol
+    return type("TimedProtocol", (_Timed, base), {"limits": limits})
+
+
+class _Timed(_Base):
+    """Adds clocks to a protocol of uvicorn."""
+
+    limits: Limits
+    _clock: asyncio.TimerHandle | None = None
+    _write_clock: asyncio.TimerHandle | None = None
+    _unread = 0  # bytes since a request was last given to the application
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start the clock for headers."""
+        super().connection_made(transport)
+        self._start_clock()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and stop the clock where a request's headers are whole."""
+        before = self.cycle
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        wanted = self.cycle is not None and not self.cycle.response_complete and self.cycle.more_body
+        if wanted or self.cycle is not before:
+            self._unread = 0
+            self._stop_clock()
+            return
+        # A header that is not whole yet, a body after its answer, or requests ahead of their turn.
+        self._unread += len(data)
+        refused = self.cycle is not None and self.cycle.response_complete and self.cycle.more_body
+        if self._unread > (self.limits.body_bytes if refused else self.limits.header_bytes):
+            self.transport.abort()
+        elif self.cycle is None or self.cycle.response_complete:
+            self._start_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop all clocks."""
+        self._stop_clock()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Give the client a time to read what is written."""
+        super().pause_writing()
+        if self._write_clock is None:
+            self._write_clock = self.loop.call_later(self.limits.write_seconds, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Stop the clock: the client has read on."""
+        if self._write_clock is not None:
+            self._write_clock.cancel()
+            self._write_clock = None
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        """Let a connection that is to be closed not wait for ever for its last bytes to be read."""
+        super().on_response_complete()
+        if self.transport.is_closing():
+            self.loop.call_later(self.limits.write_seconds, self.transport.abort)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection; what its client has not read by now it will not."""
+        self.transport.abort()
+
+    def _start_clock(self) -> None:
+        if self._clock is None:
+            self._clock = self.loop.call_later(self.limits.header_seconds, self.transport.abort)
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+
