@@ -4,6 +4,7 @@ import io
 import json
 import socket
 import struct
+import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -95,12 +96,15 @@ def slowly(start: bytes, drop: bytes) -> Case:
 
 def unread(server: Server) -> Reply:
     """Ask for the page over and over on one line without reading an answer."""
+    asked = b"GET /assets/serve.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 200
     with server.connect() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
         line.settimeout(0.2)
-        asked = b"GET /assets/serve.js HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 200
-        for _ in range(150):
+        end = time.monotonic() + 30
+        while time.monotonic() < end:
             try:
                 line.sendall(asked)
+                time.sleep(0.05)
             except TimeoutError:
                 continue
             except ConnectionError:
