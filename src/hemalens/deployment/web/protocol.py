@@ -5,14 +5,12 @@ timed where they are read (``bodies.read_body``). Needs uvicorn.
 """
 
 import asyncio
-from typing import TYPE_CHECKING
-
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from typing import TYPE_CHECKING, Any
 
 from hemalens.deployment.web.limits import Limits
 
 if TYPE_CHECKING:
-    _Base = H11Protocol
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Base
 else:
     _Base = object
 
@@ -39,6 +37,7 @@ class _Timed(_Base):
     limits: Limits
     _clock: asyncio.TimerHandle | None = None
     _write_clock: asyncio.TimerHandle | None = None
+    _active: Any = None  # the request that is being answered; with several ahead, ``cycle`` is the last of them
     _unread = 0  # bytes since a request was last given to the application
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -50,7 +49,8 @@ class _Timed(_Base):
         """Parse, and stop the clock where a request's headers are whole."""
         before = self.cycle
         super().data_received(data)
-        if self.transport.is_closing():
+        if self.transport.is_closing():  # refused by the parser, which does not wait for what is unread either
+            self._abort_soon()
             return
         wanted = self.cycle is not None and not self.cycle.response_complete and self.cycle.more_body
         if wanted or self.cycle is not before:
@@ -68,6 +68,9 @@ class _Timed(_Base):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop all clocks."""
         self._stop_clock()
+        for cycle in (self._active, *(ahead for ahead, _ in getattr(self, "pipeline", ()))):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
         self.resume_writing()
         super().connection_lost(exc)
 
@@ -88,11 +91,18 @@ class _Timed(_Base):
         """Let a connection that is to be closed not wait for ever for its last bytes to be read."""
         super().on_response_complete()
         if self.transport.is_closing():
-            self.loop.call_later(self.limits.write_seconds, self.transport.abort)
+            self._abort_soon()
 
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection; what its client has not read by now it will not."""
         self.transport.abort()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:  # noqa: ANN401 - uvicorn's own, of two protocols
+        self._active = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def _abort_soon(self) -> None:
+        self.loop.call_later(self.limits.write_seconds, self.transport.abort)
 
     def _start_clock(self) -> None:
         if self._clock is None:
