@@ -34,7 +34,7 @@ CLIENTS = (1, 16, 64, 256)
 ROUNDS = 3
 OURS, PLAIN = "hemalens serve", "plain FastAPI"
 BOUNDARY = "benchmarkboundary"
-PLAIN_APP = '''
+PLAIN_APP = """
 import sys
 from fastapi import FastAPI, UploadFile
 from PIL import Image
@@ -58,7 +58,7 @@ def live():
 
 print("serving", file=sys.stderr, flush=True)
 uvicorn.run(app, port=int(sys.argv[2]), log_level="error", access_log=False)
-'''
+"""
 
 
 @contextmanager
@@ -144,7 +144,12 @@ async def load(port: int, requests: list[bytes], clients: int, seconds: float) -
     await asyncio.gather(*(client(number) for number in range(clients)))
     p50, p99 = np.percentile(waits, [50, 99])
     rate = statuses.get(200, 0) / seconds
-    return {"per_s": round(rate, 1), "p50_ms": round(p50, 1), "p99_ms": round(p99, 1), "not_200": len(waits) - statuses.get(200, 0)}
+    return {
+        "per_s": round(rate, 1),
+        "p50_ms": round(p50, 1),
+        "p99_ms": round(p99, 1),
+        "not_200": len(waits) - statuses.get(200, 0),
+    }
 
 
 def throughput(model: str, seconds: float) -> dict[str, Any]:
@@ -158,9 +163,7 @@ def throughput(model: str, seconds: float) -> dict[str, Any]:
                     row = asyncio.run(load(8301 + turn, requests, clients, seconds))
                     found.setdefault(way, {}).setdefault(str(clients), []).append(row)
                     print(way, clients, row, file=sys.stderr, flush=True)
-    ratios = [
-        round(a["per_s"] / b["per_s"], 2) for a, b in zip(found[OURS]["64"], found[PLAIN]["64"], strict=True)
-    ]
+    ratios = [round(a["per_s"] / b["per_s"], 2) for a, b in zip(found[OURS]["64"], found[PLAIN]["64"], strict=True)]
     return {"ways": found, "times_plain_at_64": ratios}
 
 
@@ -255,7 +258,11 @@ async def health_during(port: int, attackers: list[Awaitable[float]]) -> dict[st
         waits.append(1000 * (time.perf_counter() - begin))
         await asyncio.sleep(0.02)
     took = await attack
-    row = {"health_p99_ms": round(float(np.percentile(waits, 99)), 1), "health_max_ms": round(max(waits), 1), "asked": len(waits)}
+    row = {
+        "health_p99_ms": round(float(np.percentile(waits, 99)), 1),
+        "health_max_ms": round(max(waits), 1),
+        "asked": len(waits),
+    }
     return {**row, "not_200": wrong, **({"cut_after_s": round(max(took), 1)} if max(took) else {})}
 
 

@@ -1,5 +1,6 @@
 """The clocks on connections, with both of uvicorn's parsers."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -91,7 +92,6 @@ def test_second_headers_that_do_not_end_are_cut_too(port: int) -> None:
 
 def test_answers_that_nobody_reads_end(port: int) -> None:
     with connect(port) as line:
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 12)
         line.settimeout(0.2)
         for _ in range(100):
             try:
@@ -109,7 +109,7 @@ def test_a_refused_body_is_thrown_away_within_limits(port: int) -> None:
         line.sendall(b"POST /refuse HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n")
         assert line.recv(1 << 16).startswith(b"HTTP/1.1 413"), "the answer comes before the body"
         sent = 0
-        with pytest.raises(OSError, match=r"reset|pipe"):
+        with contextlib.suppress(ConnectionError):
             while sent < 1_000_000_000:
                 sent += line.send(bytes(1 << 16))
         assert sent < 100_000_000

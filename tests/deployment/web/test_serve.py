@@ -22,7 +22,8 @@ def test_sigterm_finishes_what_is_under_way_and_says_what_was_done(exported: Exp
     server = Server(exported.onnx, {})
     try:
         body, kind = form(("a.png", encode(cells.kept[0])))
-        head = f"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+        head = f"POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
+        head += f"Content-Length: {len(body)}\r\n\r\n"
         with server.connect() as line:
             line.sendall(head.encode() + body[:-10])
             time.sleep(0.3)
@@ -53,7 +54,7 @@ def test_a_port_that_is_taken_and_a_host_that_is_none_are_named(exported: Export
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"address 127.0.0.1:{port}: cannot be used"):
             serve(exported.onnx, port=port, announce=print)
-    with pytest.raises(ConfigError, match="address 256.0.0.1:0: cannot be used"):
+    with pytest.raises(ConfigError, match=r"address 256\.0\.0\.1:0: cannot be used"):
         serve(exported.onnx, host="256.0.0.1", port=0, announce=print)
     with pytest.raises(ConfigError, match="workers 0"):
         serve(exported.onnx, workers=0, announce=print)
@@ -61,9 +62,7 @@ def test_a_port_that_is_taken_and_a_host_that_is_none_are_named(exported: Export
 
 def test_the_command_serves_until_it_is_interrupted(exported: Exported) -> None:
     command = [sys.executable, "-m", "hemalens.cli", "serve", "--model", str(exported.onnx), "--port", "0", "--json"]
-    process = subprocess.Popen(
-        [*command, "--workers", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([*command, "--workers", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr.readline().startswith("serving at http://127.0.0.1:")
         process.send_signal(signal.SIGINT)

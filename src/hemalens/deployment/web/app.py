@@ -175,7 +175,7 @@ def serving_app(
 
 def _page(service: _Service) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
-    context = {"title": "Classify blood cells", "name": service.name, "classes": service.classes}
+    context: dict[str, object] = {"title": "Classify blood cells", "name": service.name, "classes": service.classes}
     context |= {"limits": service.limits, "intended_use": INTENDED_USE}
     page = render_page("serve.html", _PACKAGE, context).encode()
     assets = {name: (render_page(name, package, {}).encode(), kind) for name, (package, kind) in _ASSETS.items()}
@@ -223,13 +223,20 @@ def _protocol(service: _Service) -> APIRouter:
         ],
     }
     tensors["outputs"][3]["shape"] = [-1]
-    facts = {"name": service.name, "platform": "onnxruntime_onnx", **tensors, "parameters": {"classes": service.classes}}
+    facts = {
+        "name": service.name,
+        "platform": "onnxruntime_onnx",
+        **tensors,
+        "parameters": {"classes": service.classes},
+    }
     live = schemas.responses({"type": "object"}, {"live": True}, _COMMON)
     ready = schemas.responses({"type": "object"}, {"ready": True}, (*_COMMON, 503))
 
     def check(name: str) -> None:
         if name != service.name:
-            raise RequestError(404, f"model {name!r:.80}", f"is not here: this server has {service.name!r}", "ask for it")
+            raise RequestError(
+                404, f"model {name!r:.80}", f"is not here: this server has {service.name!r}", "ask for it"
+            )
 
     def check_ready() -> dict[str, bool]:
         if not service.pool.ready:

@@ -179,7 +179,10 @@ class _Form:
         if raw is None:
             field = options.get(b"name", b"").decode("utf-8", "replace")
             raise RequestError(
-                422, f"field {field!r:.80}", "is no file", "send pictures only, each with a file name: -F files=@cell.jpg"
+                422,
+                f"field {field!r:.80}",
+                "is no file",
+                "send pictures only, each with a file name: -F files=@cell.jpg",
             )
         self.parts.append((_plain_name(raw, len(self.parts) + 1), bytearray()))
 

@@ -30,7 +30,7 @@ _PAUSE_SECONDS = 5.0
 _LOGGER = logging.getLogger(__name__)
 
 
-class _Lost(Exception):
+class _LostError(Exception):
     """A worker process died or was ended."""
 
 
@@ -60,13 +60,13 @@ class _Process:
     def start(self) -> None:
         """Wait until the model is open."""
         if not self._pipe.poll(_START_SECONDS) or self._receive() != _READY:
-            raise _Lost
+            raise _LostError
 
     def ask(self, tasks: Sequence[Task]) -> list[Answer]:
         try:
             self._pipe.send(tasks)
         except OSError as error:
-            raise _Lost from error
+            raise _LostError from error
         answers: list[Answer] = self._receive()
         return answers
 
@@ -74,10 +74,10 @@ class _Process:
         try:
             return self._pipe.recv()
         except (EOFError, OSError) as error:
-            raise _Lost from error
+            raise _LostError from error
 
     def end(self) -> None:
-        """Kill the process; an ``ask`` under way in another thread then raises _Lost."""
+        """Kill the process; an ``ask`` under way in another thread then raises _LostError."""
         self._process.kill()
 
     def close(self) -> None:
@@ -100,11 +100,7 @@ def _main(pipe: Connection, work: Work) -> None:
 
 
 class Pool:
-    """Worker processes behind one queue.
-
-    Attributes:
-        ready: True while at least one process waits for work or does it.
-    """
+    """Worker processes behind one queue."""
 
     def __init__(self, work: Work, *, workers: int, limits: Limits, metrics: Metrics) -> None:
         self._work, self._count, self._limits, self._metrics = work, workers, limits, metrics
@@ -118,6 +114,7 @@ class Pool:
 
     @property
     def ready(self) -> bool:
+        """Tell whether at least one process is up."""
         return bool(self._processes)
 
     @property
@@ -179,7 +176,7 @@ class Pool:
             batch = await self._collect()
             try:
                 await self._run(place, batch)
-            except _Lost:
+            except _LostError:
                 await self._replace(place)
                 for one in batch:
                     await self._alone(place, one)
@@ -194,7 +191,7 @@ class Pool:
             return
         try:
             await self._run(place, [one])
-        except _Lost:
+        except _LostError:
             await self._replace(place)
             if not one.answer.done():
                 one.answer.set_result(_killer(one.task))
@@ -220,7 +217,7 @@ class Pool:
                 return batch
 
     async def _run(self, place: int, batch: list[_Waiting]) -> None:
-        """Have a process answer a batch; raise _Lost where it dies or takes too long, after which it is dead."""
+        """Have a process answer a batch; raise _LostError where it dies or takes too long, after which it is dead."""
         process = self._processes[place]
         loop = asyncio.get_running_loop()
         asked = loop.run_in_executor(self._threads, process.ask, [one.task for one in batch])
@@ -250,7 +247,7 @@ class Pool:
             process = await asyncio.to_thread(_Process, self._work)
             try:
                 await asyncio.to_thread(process.start)
-            except _Lost:
+            except _LostError:
                 await asyncio.to_thread(process.close)
             else:
                 self._processes[place] = process

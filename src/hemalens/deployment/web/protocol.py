@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocols with what they lack: a deadline for headers, for reading answers, and an end to what is sent.
+"""uvicorn's HTTP protocols with what they lack: deadlines for headers and for reading answers, an end to what is sent.
 
 uvicorn waits for ever for the end of a request's headers, and for a client that reads nothing of its answer. Bodies are
 timed where they are read (``bodies.read_body``). Needs uvicorn.
@@ -112,4 +112,3 @@ class _Timed(_Base):
         if self._clock is not None:
             self._clock.cancel()
             self._clock = None
-

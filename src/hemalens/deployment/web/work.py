@@ -123,7 +123,7 @@ class Work:
             if isinstance(task, UnpackTask):
                 return Answer(200, uploads=unpack(task.upload, self.limits))
             request = read_tensors(task.body, self.limits.pixels)
-            judged, logits, _ = self._judge(request.pictures)
+            judged, logits, _ = self._judge(list(request.pictures))
             return Answer(200, answer_tensors(request, judged, logits, self._opened().classes_, self.model.stem))
         except RequestError as error:
             return Answer(error.status, error=error)
