@@ -1,6 +1,6 @@
 """Requests a second and waiting times of the server beside a plain FastAPI handler, and its health under attack.
 
-The peer is what one writes in ten lines: a FastAPI handler in a thread that takes an ``UploadFile``, opens it with Pillow
+The peer is what one writes in ten lines: a FastAPI handler in a thread that takes an ``UploadFile``, opens it by Pillow
 and asks the same model by the same onnxruntime. Both run by uvicorn with uvloop and httptools where installed, in turn,
 on the same cores as the client, which sends the same form with one JPEG of 216 px over connections kept alive. During
 the attacks a client asks for ``/v2/health/live`` every 20 ms.

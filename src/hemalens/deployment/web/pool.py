@@ -1,4 +1,4 @@
-"""Pictures of many requests to batches, and batches to worker processes: a queue with an end, and nobody waits for ever.
+"""Pictures of many requests to batches, and batches to worker processes: a queue with an end, nobody waits for ever.
 
 A process that dies or does not come back is replaced; what it was given is tried once more, one by one, and what ends
 its process again is answered with an error. Needs the standard library only.

@@ -106,11 +106,18 @@ def predict_errors(classes: Sequence[str], model: str) -> dict[int | str, dict[s
 def infer_body() -> dict[str, Any]:
     """Return what the protocol's ``infer`` takes."""
     free = {"type": "object"}
+    side = {"type": "integer", "minimum": 1}
     tensor = {
         "type": "object",
         "properties": {
             "name": {"const": INPUT},
-            "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}, "minItems": 4, "maxItems": 4},
+            "shape": {
+                "type": "array",
+                "prefixItems": [side, side, side, {"const": 3}],
+                "items": False,
+                "minItems": 4,
+                "maxItems": 4,
+            },
             "datatype": {"const": "UINT8"},
             "data": {"type": "array", "description": "Whole numbers 0-255, flat or nested as the shape says."},
             "parameters": free,

@@ -33,7 +33,7 @@ _STEP = "see /openapi.json for an example"
 
 @dataclass(frozen=True, slots=True)
 class TensorRequest:
-    """Pictures (N, H, W, 3) uint8, the names of the outputs wanted, and the request's own id."""
+    """Pictures (N, H, W, 3) uint8, the names of the outputs wanted, and the request's own id or None."""
 
     pictures: Images
     outputs: tuple[str, ...]
@@ -55,13 +55,13 @@ def read_tensors(body: bytes, max_pixels: int) -> TensorRequest:
     inputs = asked.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
         raise _wrong("inputs", "must be a list of one tensor")
-    name = asked.get("id")
-    if name is not None and not isinstance(name, str):
+    name = asked.get("id", "")
+    if not isinstance(name, str):
         raise _wrong("id", "must be a text")
     for one, place in ((asked, "parameters"), (inputs[0], "parameters of the input")):
         if not isinstance(one.get("parameters", {}), dict):
             raise _wrong(place, "must be an object")
-    return TensorRequest(_pictures(inputs[0], max_pixels), _outputs(asked.get("outputs")), name)
+    return TensorRequest(_pictures(inputs[0], max_pixels), _outputs(asked.get("outputs", [])), name or None)
 
 
 def answer_tensors(
@@ -114,8 +114,6 @@ def _pictures(tensor: dict[str, Any], max_pixels: int) -> Images:
 
 
 def _outputs(asked: object) -> tuple[str, ...]:
-    if asked is None:
-        return tuple(OUTPUTS)
     if not isinstance(asked, list) or not all(isinstance(one, dict) for one in asked):
         raise _wrong("outputs", "must be a list of objects with a name")
     names: Sequence[Any] = [one.get("name") for one in asked]
