@@ -1,6 +1,6 @@
 """Schemathesis against the server's own description of itself: no answer that is undescribed, none of 5xx.
 
-It makes an environment of its own under ``build`` once, since the fuzzer's dependencies are none of ours. Left out is one
+It makes an environment of its own under ``build`` once: the fuzzer's dependencies are none of ours. Left out is one
 check, "schema-valid requests are accepted": JSON Schema cannot say that a tensor's data fit its shape, nor that bytes
 are a picture.
 

@@ -355,8 +355,9 @@ def serve(
     model: Annotated[str, typer.Option(help="RUN directory, .onnx file, or embedded.")] = "embedded",
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="Name under which the server is reached, behind a proxy say; repeatable.")
+    allow_hosts: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="Name under which the server is reached, behind a proxy say; repeatable."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode and infer; one a core.")] = None,
     as_json: JsonOption = False,
@@ -367,7 +368,7 @@ def serve(
     """
     stage = _stage("hemalens.deployment.serve", "serve")
     summary = stage(
-        model, host=host, port=port, allow_hosts=allow_host or (), workers=workers, announce=announce_service
+        model, host=host, port=port, allow_hosts=allow_hosts or (), workers=workers, announce=announce_service
     )
     counts = f"{summary['pictures']} pictures in {summary['requests']} requests"
     show(summary, as_json, [f"{counts}, {summary['seconds']:.0f} s"])

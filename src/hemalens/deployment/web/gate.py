@@ -109,7 +109,9 @@ class Gate:
         return True
 
     def _count(self, scope: dict[str, Any] | Scope, status: int, seconds: float) -> None:
-        path = getattr(scope.get("route"), "path", "other")  # few values, whatever is asked for
+        # Few values, whatever is asked for: FastAPI names its routes, a plain one is its own path.
+        plain = scope["path"] if "endpoint" in scope and not scope.get("path_params") else "other"
+        path = getattr(scope.get("route"), "path", plain)
         method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.requests.labels(path, method, str(status)).inc()
         self._metrics.seconds.labels(path).observe(seconds)

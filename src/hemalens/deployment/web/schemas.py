@@ -8,7 +8,7 @@ from typing import Any
 
 from hemalens.deployment.web.tensors import INPUT, OUTPUTS
 
-__all__ = ["ERRORS", "infer_body", "infer_errors", "metadata_schema", "predict_body", "predict_errors", "responses"]
+__all__ = ["ERRORS", "infer_body", "infer_errors", "metadata_schema", "predict_operation", "responses"]
 
 _TEXT = {"type": "string"}
 _NUMBERS = {"type": "array", "items": {"type": "integer"}}
@@ -41,7 +41,21 @@ def responses(schema: dict[str, Any], example: object, errors: Sequence[int]) ->
     return found
 
 
-def predict_body() -> dict[str, Any]:
+def predict_operation(classes: Sequence[str], model: str) -> dict[str, Any]:
+    """Return all of ``/v1/predict``."""
+    flag = {"name": "heat_maps", "in": "query", "required": False, "schema": {"type": "boolean", "default": False}}
+    answers = {str(status): answer for status, answer in _predict_answers(classes, model).items()}
+    return {
+        "tags": ["hemalens"],
+        "summary": "Answer one or more pictures, or zips of them",
+        "operationId": "predict",
+        "parameters": [flag | {"description": "Also return each picture, small, and its heat map."}],
+        **_predict_body(),
+        "responses": answers,
+    }
+
+
+def _predict_body() -> dict[str, Any]:
     """Return what ``/v1/predict`` takes."""
     file = {"type": "string", "format": "binary"}
     form = {
@@ -54,7 +68,7 @@ def predict_body() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content | {kind: {"schema": file} for kind in kinds}}}
 
 
-def predict_errors(classes: Sequence[str], model: str) -> dict[int | str, dict[str, Any]]:
+def _predict_answers(classes: Sequence[str], model: str) -> dict[int | str, dict[str, Any]]:
     """Return the answers of ``/v1/predict``."""
     share = 1 / len(classes)
     nothing = {"type": ["number", "null"]}

@@ -61,7 +61,8 @@ def read_tensors(body: bytes, max_pixels: int) -> TensorRequest:
     for one, place in ((asked, "parameters"), (inputs[0], "parameters of the input")):
         if not isinstance(one.get("parameters", {}), dict):
             raise _wrong(place, "must be an object")
-    return TensorRequest(_pictures(inputs[0], max_pixels), _outputs(asked.get("outputs", [])), name or None)
+    outputs = _outputs(asked.get("outputs", []))
+    return TensorRequest(_pictures(inputs[0], max_pixels), outputs, name or None)
 
 
 def answer_tensors(
@@ -98,9 +99,6 @@ def _pictures(tensor: dict[str, Any], max_pixels: int) -> Images:
         or shape[3] != 3
     ):
         raise _wrong(f"shape {shape!r:.60}", "must be [N, height, width, 3], none of them 0")
-    if prod(shape[:3]) > max_pixels:
-        rule = f"has {prod(shape[:3]):,} pixels, the limit is {max_pixels:,}"
-        raise RequestError(413, f"shape {shape!r:.60}", rule, "send fewer pictures at a time")
     data = tensor.get("data")
     try:
         values = np.asarray(data if isinstance(data, list) else None)
@@ -110,6 +108,9 @@ def _pictures(tensor: dict[str, Any], max_pixels: int) -> Images:
         raise _wrong("data", f"must be {prod(shape):,} whole numbers, flat or nested as the shape says")
     if int(values.min()) < 0 or int(values.max()) > 255:
         raise _wrong("data", f"holds {int(values.min())} to {int(values.max())}, UINT8 is 0 to 255")
+    if prod(shape[:3]) > max_pixels:
+        rule = f"has {prod(shape[:3]):,} pixels, the limit is {max_pixels:,}"
+        raise RequestError(413, f"shape {shape!r:.60}", rule, "send fewer pictures at a time")
     return values.astype(np.uint8).reshape(shape)
 
 
