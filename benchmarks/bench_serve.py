@@ -225,7 +225,7 @@ async def repeat(port: int, data: bytes, seconds: float) -> float:
     return 0.0
 
 
-def attacks(seconds: float) -> dict[str, Callable[[int], list[Awaitable[float]]]]:
+def attacks(model: str, seconds: float) -> dict[str, Callable[[int], list[Awaitable[float]]]]:
     head = "POST /v1/predict HTTP/1.1\r\nHost: 127.0.0.1\r\n"
     sized = f"{head}Content-Type: image/png\r\nContent-Length: 1000000\r\n\r\n".encode()
     huge = f"{head}Content-Type: image/png\r\nContent-Length: {700 << 20}\r\n\r\n".encode()
@@ -234,7 +234,7 @@ def attacks(seconds: float) -> dict[str, Callable[[int], list[Awaitable[float]]]
     parts = picture_request(*([b"x"] * 5000))
     bombs, flat = picture_request(bomb()), b"BM" + bytes(3 << 20)
     zips = picture_request(zip_of(flat, 60))
-    deep = request("POST", "/v2/models/x/infer", b"[" * (8 << 20), "application/json")
+    deep = request("POST", f"/v2/models/{Path(model).stem}/infer", b"[" * (8 << 20), "application/json")
     return {
         "slow headers, 300 clients": lambda port: [drip(port, head.encode(), b"X: y\r\n") for _ in range(300)],
         "slow bodies, 300 clients": lambda port: [drip(port, sized, b"x") for _ in range(300)],
@@ -270,8 +270,8 @@ def under_attack(model: str, seconds: float, port: int = 8401) -> dict[str, Any]
     """Attack from a process of its own, so that the attackers' work is not the waiting time of the one who asks."""
     found = {}
     with served(OURS, model, port):
-        for name in attacks(seconds):
-            code = f"import asyncio, bench_serve as b; asyncio.run(b.attack({name!r}, {port}, {seconds}))"
+        for name in attacks(model, seconds):
+            code = f"import asyncio, bench_serve as b; asyncio.run(b.attack({name!r}, {model!r}, {port}, {seconds}))"
             here = Path(__file__).parent
             attacker = subprocess.Popen([sys.executable, "-c", code], cwd=here, stdout=subprocess.PIPE, text=True)
             found[name] = asyncio.run(health_during(port, [ended(attacker)]))
@@ -286,8 +286,8 @@ async def ended(process: "subprocess.Popen[str]") -> float:
     return float(process.stdout.read())
 
 
-async def attack(name: str, port: int, seconds: float) -> None:
-    print(max(await asyncio.gather(*attacks(seconds)[name](port))))
+async def attack(name: str, model: str, port: int, seconds: float) -> None:
+    print(max(await asyncio.gather(*attacks(model, seconds)[name](port))))
 
 
 def main() -> None:
