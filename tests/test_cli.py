@@ -31,6 +31,7 @@ STAGES = {
     "report": "hemalens.evaluation.report",
     "export": "hemalens.deployment.export",
     "predict": "hemalens.deployment.predict",
+    "serve": "hemalens.deployment.serve",
     "run": "hemalens.pipeline",
     "demo": "hemalens.pipeline",
 }
@@ -100,6 +101,8 @@ def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
     if command == "audit":  # the review is a function of its own, called after the audit
         review = inspect.signature(importlib.import_module("hemalens.data.review").review).parameters
         assert (offered.pop("review"), offered.pop("port")) == (False, review["port"].default)
+    if command == "serve":  # announced on stderr; the limits are for tests and programs
+        assert (behind.pop("announce"), behind.pop("limits")) == (inspect.Parameter.empty, None)
     assert offered.keys() == behind.keys()
     for option, default in behind.items():
         assert offered[option] == (None if default == () else default), option

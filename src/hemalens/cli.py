@@ -18,6 +18,7 @@ from typer.exceptions import TyperException
 from hemalens.console import (
     SHOWN,
     announce,
+    announce_service,
     audit_lines,
     clean_lines,
     corruption_lines,
@@ -387,6 +388,30 @@ def predict(
         )
     counts = f"{summary['n_samples']} samples, {summary['n_abstained']} refused, {summary['n_unreadable']} unreadable"
     show(summary, as_json, [f"{counts} in {summary['out']}"])
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="RUN directory, .onnx file, or embedded.")] = "embedded",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
+    allow_hosts: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="Name under which the server is reached, behind a proxy say; repeatable."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode and infer; one a core.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve a page to drop pictures on, and an API; nothing that is sent is kept.
+
+    Example: `hemalens serve --model model.onnx --port 8000`
+    """
+    stage = _stage("hemalens.deployment.serve", "serve")
+    summary = stage(
+        model, host=host, port=port, allow_hosts=allow_hosts or (), workers=workers, announce=announce_service
+    )
+    counts = f"{summary['pictures']} pictures in {summary['requests']} requests"
+    show(summary, as_json, [f"{counts}, {summary['seconds']:.0f} s"])
 
 
 @app.command()

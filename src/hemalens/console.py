@@ -16,6 +16,7 @@ from hemalens.core.types import Progress
 __all__ = [
     "SHOWN",
     "announce",
+    "announce_service",
     "audit_lines",
     "clean_lines",
     "corruption_lines",
@@ -82,6 +83,11 @@ def clean_lines(summary: Mapping[str, Any]) -> list[str]:
 def announce(address: str) -> None:
     """Say on stderr, at once, where a page waits and how to end it; stdout is for the summary."""
     print(f"review at {address}\nCtrl-C ends it; every decision is kept", file=sys.stderr, flush=True)
+
+
+def announce_service(address: str) -> None:
+    """Say on stderr, at once, where the server listens and how to end it; stdout is for the summary."""
+    print(f"serving at {address}\nCtrl-C ends it; not for diagnosis", file=sys.stderr, flush=True)
 
 
 def review_lines(summary: Mapping[str, Any]) -> list[str]:

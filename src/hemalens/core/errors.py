@@ -7,10 +7,13 @@
         ├── ConfigError        a recipe, key or option has a wrong value
         ├── ArtifactError      an output exists already, or an input artifact is incomplete or damaged
         ├── TrainingError      training cannot go on (a loss that is not finite)
+        ├── RequestError       a request to the server is refused; it knows its HTTP status
         └── MissingExtraError  an optional dependency is needed and not installed
 
 Every message has the same form: ``<what> <value>: <rule>; <next step>``.
 """
+
+from typing import Any
 
 __all__ = [
     "ArtifactError",
@@ -18,6 +21,7 @@ __all__ = [
     "DecodeError",
     "HemalensError",
     "MissingExtraError",
+    "RequestError",
     "SourceError",
     "TrainingError",
     "UserError",
@@ -67,6 +71,22 @@ class ArtifactError(UserError):
 
 class TrainingError(UserError):
     """Training cannot go on with these options and data."""
+
+
+class RequestError(UserError):
+    """A request is refused, with an HTTP status (413, ...); ``retry`` says after how many seconds to ask again."""
+
+    def __init__(self, status: int, what: str, rule: str, step: str = "", *, retry: int | None = None) -> None:
+        self.status, self.retry = status, retry
+        super().__init__(what, rule, step)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the status."""
+        return _request_error, (self.status, self.what, self.rule, self.step, self.retry)
+
+
+def _request_error(status: int, what: str, rule: str, step: str, retry: int | None) -> RequestError:
+    return RequestError(status, what, rule, step, retry=retry)
 
 
 class MissingExtraError(UserError):

@@ -22,13 +22,13 @@ from hemalens.core.provenance import sha256_file
 from hemalens.data.sources.entries import Entry, arrange, escape, refuse_size, set_aside
 from hemalens.data.sources.source import Handles, Source, digest_facts
 
-__all__ = ["TarSource", "ZipSource", "open_shards", "open_tar", "open_zip"]
+__all__ = ["DAMAGED_ZIP", "TarSource", "ZipSource", "leads_out", "open_shards", "open_tar", "open_zip"]
 
-# What zipfile and zlib raise for damaged archives and members.
-_DAMAGED_ZIP = (
+DAMAGED_ZIP = (
     *(zipfile.BadZipFile, zlib.error, struct.error),
     *(EOFError, OSError, ValueError, IndexError, RuntimeError),
 )
+"""What zipfile and zlib raise for damaged archives and members."""
 _NAMELESS = "(no name)"
 _OUTSIDE = "has a name that leads out of the archive"
 # Bytes of headers before one member: a name has 4 KB at most. Longer ones are read into memory whole, and chains of
@@ -63,7 +63,7 @@ class ZipSource(Source):
         try:
             with self._handles.use(self.path) as file:
                 return _unpack(file, self.places[index])
-        except _DAMAGED_ZIP as error:
+        except DAMAGED_ZIP as error:
             what = f"picture {self.samples[index].sample_id!r}"
             raise DecodeError(what, f"cannot be unpacked ({error})", "pack it again") from error
 
@@ -126,7 +126,7 @@ def open_zip(path: Path, *, spec: str, classes: Sequence[str] | None = None) -> 
     try:
         with zipfile.ZipFile(path) as archive:
             members = [info for info in archive.infolist() if not info.filename.endswith("/")]
-    except _DAMAGED_ZIP as error:
+    except DAMAGED_ZIP as error:
         step = "fetch or pack it again"
         raise SourceError(f"source {spec}", f"is no zip archive, or one cut short ({error})", step) from error
     overlapping = _overlapping(members)
@@ -135,7 +135,7 @@ def open_zip(path: Path, *, spec: str, classes: Sequence[str] | None = None) -> 
         try:
             with handles.use(absolute) as file:
                 return _unpack(file, entry.place)
-        except _DAMAGED_ZIP as error:
+        except DAMAGED_ZIP as error:
             raise SourceError(f"member {entry.path!r}", f"cannot be unpacked ({error})") from error
 
     entries = [_zip_entry(info, overlaps=number in overlapping) for number, info in enumerate(members)]
@@ -245,7 +245,7 @@ def _zip_entry(info: zipfile.ZipInfo, *, overlaps: bool) -> Entry:
     # The format knows "/" alone: a backslash is a separator that some Windows packers write.
     name = _plain(info.filename.replace("\\", "/"))
     refused = refuse_size(max(info.file_size, info.compress_size))
-    if _leads_out(name):
+    if leads_out(name):
         refused = _OUTSIDE
     elif stat.S_ISLNK(info.external_attr >> 16):
         refused = "is a link, not a file"
@@ -331,7 +331,7 @@ def _members(tar: tarfile.TarFile, headers: _Headers, length: int, what: str) ->
 def _tar_entry(member: tarfile.TarInfo, number: int, shard: str, length: int) -> Entry:
     name = _plain(member.name)
     refused = refuse_size(member.size)
-    if _leads_out(name):
+    if leads_out(name):
         refused = _OUTSIDE
     elif member.islnk() or member.issym():
         refused = "is a link, not a file"
@@ -363,6 +363,11 @@ def _plain(name: str) -> str:
     return name
 
 
-def _leads_out(name: str) -> bool:
+def leads_out(name: str) -> bool:
+    """Tell whether a member's name would lie outside of the folder that its archive is unpacked into.
+
+    >>> leads_out("cells/a.png"), leads_out("../a.png"), leads_out("C:/a.png")
+    (False, True, True)
+    """
     parts = re.split(r"[/\\]", name)
     return parts[0] == "" or ".." in parts or re.match(r"[A-Za-z]:", parts[0]) is not None
