@@ -1,7 +1,6 @@
 """Serving a review: on this machine alone, only of a whole audit of this very source, ended from the page."""
 
 import socket
-import sys
 import threading
 import urllib.request
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from hemalens.core.artifacts import PROVENANCE
-from hemalens.core.errors import ArtifactError, ConfigError, MissingExtraError
+from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.data.audit import audit
 from hemalens.data.review import finished_audit, review
 from tests.data.hostile import cell
@@ -67,10 +66,3 @@ def test_a_finished_audit_is_not_repeated(folder: Path) -> None:
     assert summary is not None
     assert summary["n_samples"] == 3
     assert finished_audit(folder) is finished_audit(folder / "nowhere") is None
-
-
-def test_without_the_extra_it_says_so_before_auditing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    for ask in (lambda: finished_audit(folder / "nowhere"), lambda: review("x", folder / "audit", announce=refused)):
-        with pytest.raises(MissingExtraError, match=r"option --review: needs the optional extra 'serve'"):
-            ask()

@@ -1,7 +1,7 @@
 """An audit to a person's decisions on it: a page on this machine, to go through all findings with the keyboard.
 
 Decisions go to ``decisions.jsonl`` at once and to ``issues.csv`` a second later, and ``clean`` obeys them. The page is
-served to this machine alone. Needs FastAPI and uvicorn (extra ``serve``); no torch.
+served to this machine alone. No torch.
 """
 
 import secrets
@@ -12,22 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from hemalens.core.artifacts import read_json, read_provenance
-from hemalens.core.errors import ConfigError, MissingExtraError
+from hemalens.core.errors import ConfigError
 from hemalens.data.clean import open_audited
 from hemalens.data.review_session import ReviewSession
 
 __all__ = ["finished_audit", "review"]
 
 _HOST = "127.0.0.1"
-_PACKAGES = frozenset({"fastapi", "pydantic", "starlette", "uvicorn"})
 
 
 def finished_audit(out: Path) -> dict[str, Any] | None:
-    """Return the summary of a whole audit that can be reviewed as it is; None where there is none yet.
-
-    Raises MissingExtraError where no review could follow: before an audit rather than after it.
-    """
-    _review_app()
+    """Return the summary of a whole audit that can be reviewed as it is; None where there is none yet."""
     whole = out.is_dir() and (read_provenance(out) or {}).get("command") == "audit"
     return read_json(out / "audit.json") if whole else None
 
@@ -50,11 +45,13 @@ def review(
         announce: called with the page's address once it can be opened.
 
     Raises:
-        MissingExtraError: the extra ``serve`` is not installed.
         ArtifactError: the audit is incomplete, of another source, or being reviewed already.
         ConfigError: the port is taken.
     """
-    review_app, uvicorn = _review_app()
+    import uvicorn
+
+    from hemalens.data.review_app import review_app
+
     given = classes or ((read_provenance(audit) or {}).get("options") or {}).get("classes")
     opened, _ = open_audited(source, audit, classes=given)
     token = secrets.token_urlsafe(24)
@@ -77,19 +74,6 @@ def review(
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
     return session.outcome()
-
-
-def _review_app() -> tuple[Callable[..., Any], Any]:
-    """Import what serves the page; return the application's maker and uvicorn."""
-    try:
-        import uvicorn
-
-        from hemalens.data.review_app import review_app
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.partition(".")[0] in _PACKAGES:
-            raise MissingExtraError("option --review", "serve") from None
-        raise
-    return review_app, uvicorn
 
 
 def _listen(port: int) -> socket.socket:

@@ -2,7 +2,7 @@
 
 Every address begins with a random token, names other than this machine's are refused (a foreign name that resolves to
 127.0.0.1 would else get in), a request that changes something must come from the page itself, and the page may load and
-ask nothing but this server. Needs FastAPI (extra ``serve``).
+ask nothing but this server. Needs FastAPI.
 """
 
 import asyncio

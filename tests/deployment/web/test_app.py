@@ -65,6 +65,16 @@ def test_a_zip_is_answered_picture_by_picture_and_what_leads_out_is_refused(serv
     assert rows["a/0.png"]["predicted"] == rows["alone.png"]["predicted"]
 
 
+def test_a_member_packed_otherwise_than_deflated_is_named(server: Server, cells: Cells) -> None:
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a.png", encode(cells.kept[0]))
+        archive.writestr("b.png", encode(cells.kept[0]), zipfile.ZIP_STORED)
+    packed, plain = server.predict(("cells.zip", buffer.getvalue())).json()["predictions"]
+    assert packed["reason"] == "unreadable: is packed otherwise than plain or deflated; pack it again"
+    assert plain["predicted"]
+
+
 def test_one_bad_picture_does_not_spoil_the_others(server: Server, cells: Cells) -> None:
     reply = server.predict(("no.png", b"hello"), ("yes.png", encode(cells.kept[0])), ("yes.png", b""))
     no, yes, empty = reply.json()["predictions"]

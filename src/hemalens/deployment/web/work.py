@@ -238,6 +238,8 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, left: int, limits: 
         return Upload(name, b"", "has a name that leads out of the archive")
     if info.flag_bits & 1:
         return Upload(name, b"", "is encrypted")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return Upload(name, b"", "is packed otherwise than plain or deflated; pack it again")
     try:
         with archive.open(info) as file:
             data = file.read(left + 1)  # whatever its header says: no more than what may still come
