@@ -43,7 +43,7 @@ class Guard:
 
 
 def own_peak() -> int:
-    """Return the most KiB that this process held; what the kernel counts for it by rusage starts at its parent's size."""
+    """Return the most KiB that this process held; by rusage the kernel counts from its parent's size on."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
