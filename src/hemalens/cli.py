@@ -350,6 +350,29 @@ def export(
 
 
 @app.command()
+def predict(
+    source: SourceArgument,
+    out: Annotated[Path, typer.Option("--out", help="The .csv or .parquet to write.")],
+    model: Annotated[str, typer.Option(help="RUN directory, .onnx file, or embedded.")] = "embedded",
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for the machines of a cluster.")] = "local",
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict a class for every picture of a source, however many. Give it again to go on after a stop.
+
+    Example: `hemalens predict cells/ --out predictions.csv --model model.onnx`
+    """
+    stage = _stage("hemalens.deployment.predict", "predict")
+    with watched() as progress:
+        summary = stage(
+            source, out, model=model, workers=workers, engine=engine, overwrite=overwrite, progress=progress
+        )
+    counts = f"{summary['n_samples']} samples, {summary['n_abstained']} refused, {summary['n_unreadable']} unreadable"
+    show(summary, as_json, [f"{counts} in {summary['out']}"])
+
+
+@app.command()
 def run(
     source: SourceArgument,
     out: OutDirectory,
