@@ -9,6 +9,7 @@ import argparse
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,11 @@ AVERAGED = {"1, 1.25": (1.0, 1.25), "0.8, 1, 1.25": (0.8, 1.0, 1.25), "1, 1.12, 
 BLENDS = (0.1, 0.25, 0.5, 1.0)
 REFERENCE, SCALED = 1500, 512  # training pictures of the reference stain; pictures that a scale is told from
 
+HOME_STEP = 2  # every second validation picture: 856
+
 Pictures = list[np.ndarray]
 Seen = tuple[np.ndarray, np.ndarray]
+Views = Callable[[float], Seen]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,31 +142,29 @@ def refusal_of(run: Path, module: nn.Module, size: int, source: Path) -> Refusal
     return learn_refusal(module, opened, sides, validation)
 
 
-def scale_of(module: nn.Module, refusal: Refusal, cells: Set, chosen: np.ndarray) -> Scale:
+def scale_of(views: Views, refusal: Refusal, chosen: np.ndarray) -> Scale:
     """Return the zoom that ``predict --adapt`` takes for these pictures."""
     assert refusal.gaussians is not None
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, min(SCALED, len(chosen))).round().astype(int))]
-    return choose_scale(
-        {zoom: refusal.gaussians.score(see(module, cells.at(zoom)[chosen])[0]) for zoom in ZOOMS},
-        refusal.distance_limit,
-    )
+    found = {zoom: refusal.gaussians.score(views(zoom)[0][chosen]) for zoom in ZOOMS}
+    return choose_scale(found, refusal.distance_limit)
 
 
 def measures(
-    module: nn.Module, cells: Set, stain: np.ndarray, scale: Scale, known: np.ndarray | None
+    module: nn.Module, views: Views, cells: Set, stain: np.ndarray, zoom: float, known: np.ndarray | None
 ) -> dict[str, Callable[[], Seen]]:
     """Return each measure by its name; ``known`` (N,) are the neutrophils of the other laboratory."""
-    plain, zoom = cells.at(), scale.zoom
-    found: dict[str, Callable[[], Seen]] = {"none": lambda: see(module, plain)}
+    plain = cells.at()
+    found: dict[str, Callable[[], Seen]] = {"none": lambda: views(1.0)}
     found["8 symmetries averaged"] = lambda: eightfold(module, plain)
     for name, zooms in AVERAGED.items():
-        found[f"zooms {name} averaged"] = lambda zooms=zooms: mean([see(module, cells.at(one)) for one in zooms])
+        found[f"zooms {name} averaged"] = lambda zooms=zooms: mean([views(one) for one in zooms])
     found["density matched, whole set"] = lambda: see(module, matched(plain, stain))
     found["density matched, each picture"] = lambda: see(module, matched(plain, stain, each=True))
     found["density and stain directions matched, whole set"] = lambda: see(module, coloured(plain, stain))
     for share in BLENDS:
         found[f"BatchNorm, share {share:g}"] = lambda share=share: see(renormed(module, plain, share), plain)
-    found["scale found (--adapt)"] = lambda: see(module, cells.at(zoom))
+    found["scale found (--adapt)"] = lambda: views(zoom)
     found["scale found, 8 symmetries"] = lambda: eightfold(module, cells.at(zoom))
     found["scale found, density matched"] = lambda: see(module, matched(cells.at(zoom), stain))
     found["scale found, BatchNorm 0.25"] = lambda: see(renormed(module, cells.at(zoom), 0.25), cells.at(zoom))
@@ -182,15 +184,14 @@ def look(name: str, run: Path, source: Path, stain: np.ndarray, sets: tuple[Set,
     module, refusal = loaded.module, refusal_of(run, loaded.module, other.size, source)
     cell, known = loaded.classes.index(NEUTROPHIL), other.labels == NEUTROPHIL
     truth = np.array([loaded.classes.index(label) for label in home.labels])
-    scales = {part: scale_of(module, refusal, cells, chosen) for part, cells, chosen in (
-        ("LMU", other, np.arange(len(known))),
-        ("LMU neutrophils alone", other, np.flatnonzero(known)),
-        ("PBC", home, np.arange(len(truth))),
-        *((f"PBC {label} alone", home, np.flatnonzero(home.labels == label)) for label in loaded.classes),
-    )}  # fmt: skip
-    at_home = measures(module, home, stain, scales["PBC"], None)
+    elsewhere, here = (cache(lambda zoom, cells=cells: see(module, cells.at(zoom))) for cells in sets)
+    parts = {"LMU": (elsewhere, np.arange(len(known))), "LMU neutrophils alone": (elsewhere, np.flatnonzero(known))}
+    parts["PBC"] = here, np.arange(len(truth))
+    parts |= {f"PBC {label} alone": (here, np.flatnonzero(home.labels == label)) for label in loaded.classes}
+    scales = {part: scale_of(views, refusal, chosen) for part, (views, chosen) in parts.items()}
+    at_home = measures(module, here, home, stain, scales["PBC"].zoom, None)
     table = {}
-    for measure, predict in measures(module, other, stain, scales["LMU"], known).items():
+    for measure, predict in measures(module, elsewhere, other, stain, scales["LMU"].zoom, known).items():
         judged = judge(refusal, *predict())
         row: dict[str, Any] = {
             "neutrophils": share(judged.predicted[known] == cell),
@@ -205,7 +206,7 @@ def look(name: str, run: Path, source: Path, stain: np.ndarray, sets: tuple[Set,
             row |= {"home": share(judged.predicted == truth), "home refused": round(float(judged.abstained.mean()), 4)}
         table[measure] = row
         print(name, measure, row, flush=True)
-    fixed = {f"{zoom:g}": share(see(module, other.at(zoom)[known])[1].argmax(axis=1) == cell) for zoom in ZOOMS}
+    fixed = {f"{zoom:g}": share(elsewhere(zoom)[1][known].argmax(axis=1) == cell) for zoom in ZOOMS}
     card = {key: loaded.card.get(key) for key in ("model", "epochs", "train_seconds")}
     found = {part: scale.to_json() for part, scale in scales.items()}
     return {"run": name, **card, "scales": found, "neutrophils at each zoom": fixed, "measures": table}
@@ -217,10 +218,11 @@ def share(right: np.ndarray) -> dict[str, float]:
     return {"value": round(float(right.mean()), 4), "low": round(interval.low, 4), "high": round(interval.high, 4)}
 
 
-def read(path: Path, size: int) -> Set:
+def read(path: Path, size: int, *, step: int = 1) -> Set:
     opened = open_source(path)
-    pictures = [opened.picture(place).pixels for place in range(len(opened))]
-    return Set(pictures, np.array([sample.label for sample in opened.samples]), size, {})
+    places = range(0, len(opened), step)
+    labels = np.array([opened.samples[place].label for place in places])
+    return Set([opened.picture(place).pixels for place in places], labels, size, {})
 
 
 def main() -> None:
@@ -237,11 +239,11 @@ def main() -> None:
     assert not sizes, "runs of one image_size"
     chosen = np.linspace(0, len(opened) - 1, REFERENCE).round().astype(int).tolist()
     stain = load_images(opened, chosen, size=size, workers=0)
-    sets = read(data / "lmu" / "lmu-000.tar", size), read(challenge(validation=True), size)
+    sets = read(data / "lmu" / "lmu-000.tar", size), read(challenge(validation=True), size, step=HOME_STEP)
     figures = [look(name, Path(run), options.source, stain, sets) for name, run in runs.items()]
     if options.add:
         figures = [run for run in read_json(RESULTS / "other_labs.json")["runs"] if run["run"] not in runs] + figures
-    record("other_labs", {"runs": figures}, reference=REFERENCE, zooms=ZOOMS, blends=BLENDS)
+    record("other_labs", {"runs": figures}, reference=REFERENCE, home_step=HOME_STEP, zooms=ZOOMS, blends=BLENDS)
 
 
 if __name__ == "__main__":
