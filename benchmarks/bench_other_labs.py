@@ -240,10 +240,12 @@ def main() -> None:
     chosen = np.linspace(0, len(opened) - 1, REFERENCE).round().astype(int).tolist()
     stain = load_images(opened, chosen, size=size, workers=0)
     sets = read(data / "lmu" / "lmu-000.tar", size), read(challenge(validation=True), size, step=HOME_STEP)
-    figures = [look(name, Path(run), options.source, stain, sets) for name, run in runs.items()]
-    if options.add:
-        figures = [run for run in read_json(RESULTS / "other_labs.json")["runs"] if run["run"] not in runs] + figures
-    record("other_labs", {"runs": figures}, reference=REFERENCE, home_step=HOME_STEP, zooms=ZOOMS, blends=BLENDS)
+    kept = read_json(RESULTS / "other_labs.json")["runs"] if options.add else []
+    figures = {run["run"]: run for run in kept}
+    for name, run in runs.items():
+        figures[name] = look(name, Path(run), options.source, stain, sets)
+        facts = {"reference": REFERENCE, "home_step": HOME_STEP, "zooms": ZOOMS, "blends": BLENDS}
+        record("other_labs", {"runs": list(figures.values())}, **facts)
 
 
 if __name__ == "__main__":
