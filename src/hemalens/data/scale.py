@@ -26,7 +26,7 @@ FEWEST = 50
 """Readable pictures below which nothing is said of a source's scale."""
 
 _MOST = 512
-# Limits of distance refuse 2.5 to 5 % at home, of single classes up to 10 %; of the other laboratory 78 % and more.
+# Beyond the limit lie 3 to 4 % at home, of single classes up to 9 %; of another laboratory 76 % and more.
 _AT_HOME = 0.2
 _RESAMPLES = 500
 
