@@ -4,7 +4,17 @@ import json
 
 import pytest
 
-from hemalens.console import SHOWN, audit_lines, corruption_lines, rate_lines, score_lines, show, speaks, watched
+from hemalens.console import (
+    SHOWN,
+    adaptation_lines,
+    audit_lines,
+    corruption_lines,
+    rate_lines,
+    score_lines,
+    show,
+    speaks,
+    watched,
+)
 
 INTERVAL = {"value": 0.5, "low": 0.25, "high": 0.755}
 
@@ -62,3 +72,8 @@ def test_corruptions_are_one_line_with_the_alexnet_where_it_knew_the_classes() -
     lines = corruption_lines({"corruptions": {"be": None, "rbe": None}, "corruption_facts": facts})
     assert lines == ["balanced error under corruptions: 5.12 %"]
     assert corruption_lines({}) == []
+
+
+def test_an_adaptation_is_one_line_where_there_was_one() -> None:
+    assert adaptation_lines({"adaptation": {"words": "zoomed by 1.25"}}) == ["adapted: zoomed by 1.25"]
+    assert adaptation_lines({}) == []

@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 
 from hemalens.console import (
     SHOWN,
+    adaptation_lines,
     announce,
     announce_service,
     audit_lines,
@@ -55,6 +56,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the summary as o
 ClassesOption = Annotated[str | None, typer.Option(help="Class names in label order, separated by commas.")]
 RecipeOption = Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")]
+AdaptOption = Annotated[
+    bool, typer.Option("--adapt", help="First bring the pictures to the size of the training cells; says how.")
+]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
 RatiosOption = Annotated[str, typer.Option(help="Shares of train, val and test.")]
 
@@ -283,6 +287,7 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="test, val, train or all.")] = None,
     audit: Annotated[Path | None, typer.Option(help="Audit whose background batches are scored apart.")] = None,
     corruptions: Annotated[bool, typer.Option("--corruptions", help="Also score 55 corrupted copies of each.")] = False,
+    adapt: AdaptOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -300,10 +305,12 @@ def evaluate(
             split=split,
             audit=audit,
             corruptions=corruptions,
+            adapt=adapt,
             overwrite=overwrite,
             progress=progress,
         )
-    show(summary, as_json, [*score_lines(summary), *corruption_lines(summary), f"details in {out}"])
+    lines = [*adaptation_lines(summary), *score_lines(summary), *corruption_lines(summary)]
+    show(summary, as_json, [*lines, f"details in {out}"])
 
 
 @app.command()
@@ -374,6 +381,7 @@ def predict(
     model: Annotated[str, typer.Option(help="RUN directory, .onnx file, or embedded.")] = "embedded",
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
     engine: Annotated[str, typer.Option(help="local, or ray for the machines of a cluster.")] = "local",
+    adapt: AdaptOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -384,10 +392,17 @@ def predict(
     stage = _stage("hemalens.deployment.predict", "predict")
     with watched() as progress:
         summary = stage(
-            source, out, model=model, workers=workers, engine=engine, overwrite=overwrite, progress=progress
+            source,
+            out,
+            model=model,
+            workers=workers,
+            engine=engine,
+            adapt=adapt,
+            overwrite=overwrite,
+            progress=progress,
         )
     counts = f"{summary['n_samples']} samples, {summary['n_abstained']} refused, {summary['n_unreadable']} unreadable"
-    show(summary, as_json, [f"{counts} in {summary['out']}"])
+    show(summary, as_json, [*adaptation_lines(summary), f"{counts} in {summary['out']}"])
 
 
 @app.command()

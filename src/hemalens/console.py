@@ -15,6 +15,7 @@ from hemalens.core.types import Progress
 
 __all__ = [
     "SHOWN",
+    "adaptation_lines",
     "announce",
     "announce_service",
     "audit_lines",
@@ -121,6 +122,11 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
         f"[{100 * summary[key]['low']:.2f}, {100 * summary[key]['high']:.2f}]"
         for key, words in names.items()
     ]
+
+
+def adaptation_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return how the pictures were adapted to the model, where that was asked for."""
+    return [f"adapted: {summary['adaptation']['words']}"] if "adaptation" in summary else []
 
 
 def corruption_lines(summary: Mapping[str, Any]) -> list[str]:

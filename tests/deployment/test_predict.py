@@ -14,10 +14,11 @@ from PIL import Image
 
 from hemalens.core.artifacts import read_provenance
 from hemalens.core.errors import ArtifactError, ConfigError
+from hemalens.data.scale import ZOOMS, Scale, zoomed
 from hemalens.deployment import chunks
 from hemalens.deployment import predict as module
 from hemalens.deployment.chunks import schema
-from hemalens.deployment.classifier import Classifier
+from hemalens.deployment.classifier import Classifier, to_pixels
 from hemalens.deployment.predict import predict
 from tests.deployment.conftest import Exported
 
@@ -174,6 +175,30 @@ def test_a_run_is_a_model(exported: Exported, folder: Path, tmp_path: Path, monk
     predict(folder, tmp_path / "a.csv", model=exported.run, workers=0)
     predict(folder, tmp_path / "b.csv", model=exported.onnx, workers=0)
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+
+
+def test_adapting_predicts_the_zoomed_pictures_and_says_so(
+    exported: Exported, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, classifier = tmp_path / "predictions.csv", Classifier.open(exported.onnx)
+    told = Scale(1.25, 150, 0.9, dict.fromkeys(ZOOMS, 2.0) | {1.0: 3.0})
+    monkeypatch.setattr(module, "find_scale", lambda *_, **__: told)
+    summary = predict(folder, out, model=exported.onnx, workers=0, adapt=True)
+    record = read_provenance(out)
+    assert record is not None
+    assert summary["adaptation"] == record["options"]["adaptation"] == told.to_json()
+    table = pl.read_csv(out).filter(pl.col("predicted").is_not_null())
+    pixels = [to_pixels(folder / name) for name in table["sample_id"]]
+    wanted = classifier.predict_proba([zoomed(one, 1.25, classifier.image_size) for one in pixels])
+    np.testing.assert_allclose(table.select("^p_.*$").to_numpy(), wanted, atol=2e-6)
+
+
+def test_pictures_like_the_training_cells_are_left_as_they_are(exported: Exported, tmp_path: Path) -> None:
+    plain, adapted = tmp_path / "plain.csv", tmp_path / "adapted.csv"
+    assert "adaptation" not in predict(exported.source, plain, model=exported.onnx, workers=0)
+    summary = predict(exported.source, adapted, model=exported.onnx, workers=0, adapt=True)
+    assert (summary["adaptation"]["zoom"], summary["adaptation"]["n_pictures"]) == (1.0, 106)
+    assert plain.read_bytes() == adapted.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,11 @@ from hemalens.core.artifacts import output_directory, read_json
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.metrics import softmax
 from hemalens.core.types import CELL_CLASSES
+from hemalens.data.scale import ZOOMS, Scale, zoomed
 from hemalens.data.sources import content_sha256, open_source
 from hemalens.evaluation.evaluate import evaluate, score
 from hemalens.training.checkpoint import load_model, read_validation
+from hemalens.training.predicting import predict_logits
 from hemalens.training.train import train
 
 CLASSES = CELL_CLASSES[:3]
@@ -204,6 +206,32 @@ def test_the_worst_mistakes_are_the_surest_ones_and_their_pictures_are_there(tra
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn")
+def test_adapting_scores_the_zoomed_pictures_and_says_so(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Scale(1.25, 90, 0.9, dict.fromkeys(ZOOMS, 2.0) | {1.0: 3.0})
+    monkeypatch.setattr("hemalens.evaluation.evaluate.find_scale", lambda *_, **__: told)
+    summary = evaluate(trained.run, trained.source, tmp_path / "out", split="all", adapt=True)
+    assert summary["adaptation"] == told.to_json()
+    assert read_json(tmp_path / "out" / "provenance.json")["options"]["adapt"] is True
+    loaded, source = load_model(trained.run), open_source(trained.source)
+    pictures = np.stack([zoomed(source.picture(place).pixels, 1.25, 16) for place in range(90)])
+    predicted = predict_logits(loaded.module, torch.from_numpy(pictures)).argmax(axis=1)
+    table = pl.read_csv(tmp_path / "out" / "predictions.csv")
+    assert table["predicted"].to_list() == [CLASSES[place] for place in predicted]
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_pictures_like_the_training_cells_are_not_adapted(trained: Trained, tmp_path: Path) -> None:
+    plain = evaluate(trained.run, trained.source, tmp_path / "plain", split="all")
+    adapted = evaluate(trained.run, trained.source, tmp_path / "adapted", split="all", adapt=True)
+    assert adapted["adaptation"]["zoom"] == 1.0
+    assert adapted["confusion_matrix"] == plain["confusion_matrix"]
+    with pytest.raises(ConfigError, match="--adapt with --corruptions"):
+        evaluate(trained.run, trained.source, tmp_path / "both", adapt=True, corruptions=True)
+
+
 def test_corruptions_are_scored_where_they_are_asked_for(trained: Trained, tmp_path: Path) -> None:
     cells = write_cells(tmp_path / "cells.npz", [0, 1, 2, 3, 0, 1], classes=(*CLASSES, "stranger"))
     told: list[str] = []

@@ -15,7 +15,7 @@ from hemalens.core.errors import DecodeError
 from hemalens.core.types import FloatArray, Images, Sample
 from hemalens.data.decode import decode, decode_array
 from hemalens.data.parallel import map_chunks
-from hemalens.data.resize import resize
+from hemalens.data.scale import zoomed
 from hemalens.data.sources import Source
 from hemalens.deployment.classifier import Classifier
 
@@ -31,10 +31,12 @@ _Task = tuple[Sequence[int], Sequence[_Raw] | None]
 _CRASHED = "its decoder crashed"
 
 
-def decoded_chunks(source: Source, size: int, *, begin: int = 0, workers: int | None = None) -> Iterator[Decoded]:
-    """Yield the samples of a source from ``begin`` on, CHUNK at a time and in order, at ``size`` pixels a side."""
+def decoded_chunks(
+    source: Source, size: int, *, begin: int = 0, workers: int | None = None, zoom: float = 1.0
+) -> Iterator[Decoded]:
+    """Yield the samples of a source from ``begin`` on, CHUNK at a time and in order, zoomed, ``size`` pixels a side."""
     # Workers get the listing of the source once, tasks carry numbers; of arrays they carry the rows.
-    function = partial(_decode_task, None if source.in_memory else source, size)
+    function = partial(_decode_task, None if source.in_memory else source, size, zoom)
     lost = partial(_lost, size)
     buffered: list[Decoded] = []
     for part in map_chunks(function, _tasks(source, begin), halve=_halve, lost=lost, workers=workers):
@@ -48,9 +50,9 @@ def decoded_chunks(source: Source, size: int, *, begin: int = 0, workers: int | 
         yield _joined(buffered)
 
 
-def decode_chunk(source: Source, size: int, indices: Sequence[int]) -> Decoded:
+def decode_chunk(source: Source, size: int, indices: Sequence[int], *, zoom: float = 1.0) -> Decoded:
     """Read, decode and resize some samples of a source; one that cannot be read keeps its place with the reason."""
-    return _decode_all([_read(source, index) for index in indices], size)
+    return _decode_all([_read(source, index) for index in indices], size, zoom)
 
 
 def judge_chunk(classifier: Classifier, samples: Sequence[Sample], decoded: Decoded) -> pl.DataFrame:
@@ -109,23 +111,24 @@ def _read(source: Source, index: int) -> _Raw:
         return error
 
 
-def _decode_task(source: Source | None, size: int, task: _Task) -> Decoded:
+def _decode_task(source: Source | None, size: int, zoom: float, task: _Task) -> Decoded:
     indices, held = task
     if held is not None:
-        return _decode_all(held, size)
+        return _decode_all(held, size, zoom)
     assert source is not None
-    return decode_chunk(source, size, indices)
+    return decode_chunk(source, size, indices, zoom=zoom)
 
 
-def _decode_all(held: Sequence[_Raw], size: int) -> Decoded:
+def _decode_all(held: Sequence[_Raw], size: int, zoom: float) -> Decoded:
     pictures = np.zeros((len(held), size, size, 3), np.uint8)
     reasons = []
+    side = size if zoom == 1.0 else None  # then decoded and resized in one step
     for place, raw in enumerate(held):
         try:
             if isinstance(raw, DecodeError):
                 raise raw
-            picture = decode_array(raw) if isinstance(raw, np.ndarray) else decode(raw, side=size)
-            pictures[place] = resize(picture.pixels, size)
+            picture = decode_array(raw) if isinstance(raw, np.ndarray) else decode(raw, side=side)
+            pictures[place] = zoomed(picture.pixels, zoom, size)
             reasons.append("")
         except DecodeError as error:
             reasons.append(error.rule)

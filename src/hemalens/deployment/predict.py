@@ -15,7 +15,8 @@ import polars as pl
 from hemalens.core.artifacts import output_file, read_json, write_atomically, write_json
 from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.core.provenance import sha256_file
-from hemalens.core.types import Progress, no_progress
+from hemalens.core.types import FloatArray, Images, Progress, no_progress
+from hemalens.data.scale import Scale, find_scale
 from hemalens.data.sources import Source, open_source
 from hemalens.deployment.chunks import CHUNK, decoded_chunks, judge_chunk
 from hemalens.deployment.classifier import Classifier, open_model
@@ -36,6 +37,7 @@ def predict(
     model: str | Path = EMBEDDED,
     workers: int | None = None,
     engine: Engine = "local",
+    adapt: bool = False,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -49,12 +51,14 @@ def predict(
         model: a RUN directory, an .onnx file, or ``embedded``.
         workers: processes that decode; None for one a core. With ``ray``: actors, None for one a core of the cluster.
         engine: ``local``, or ``ray`` for the machines of a Ray cluster, which all must see the source.
+        adapt: first bring the pictures to the size of the training cells, told from their features, not from labels.
         overwrite: replace an earlier output.
         progress: told about the samples.
 
     Raises:
         ArtifactError: the output exists, the model is not there, or unfinished parts are of something else.
         ConfigError: another suffix or engine.
+        SourceError: too few pictures to adapt to.
         MissingExtraError: ``ray``, or torch for a RUN, is not installed.
     """
     started = time.monotonic()
@@ -62,21 +66,32 @@ def predict(
     opened = open_source(source)
     classifier = open_model(model)
     inputs = {"source": opened.fingerprint(), "model": sha256_file(classifier.path)}
+    options: dict[str, Any] = {"model": str(model)}
+    if adapt:
+        options["adaptation"] = _scale(opened, classifier, progress).to_json()
+    zoom: float = options["adaptation"]["zoom"] if adapt else 1.0
     parts = out.with_name(f".{out.name}.parts")
-    with output_file(out, "predict", overwrite=overwrite, inputs=inputs, options={"model": str(model)}):
-        done = _begin(parts, {"inputs": inputs, "rows": CHUNK * _PART_CHUNKS}, overwrite=overwrite)
-        _write_parts(opened, classifier, parts, done, engine=engine, workers=workers, progress=progress)
+    with output_file(out, "predict", overwrite=overwrite, inputs=inputs, options=options):
+        done = _begin(parts, {"inputs": inputs, "rows": CHUNK * _PART_CHUNKS, "zoom": zoom}, overwrite=overwrite)
+        _write_parts(opened, classifier, parts, done, engine=engine, workers=workers, zoom=zoom, progress=progress)
         written, counts = _finish(parts, out, len(opened))
     shutil.rmtree(parts)
     seconds = time.monotonic() - started
     return {
         "source": str(source),
-        "model": str(model),
+        **options,
         **counts,
         "resumed_at": done * CHUNK * _PART_CHUNKS,
         "seconds": round(seconds, 2),
         "out": str(written),
     }
+
+
+def _scale(source: Source, classifier: Classifier, progress: Progress) -> Scale:
+    def features(pictures: Images) -> FloatArray:
+        return classifier.run(pictures).features
+
+    return find_scale(source, classifier.image_size, classifier.sidecar.refusal, features, progress=progress)
 
 
 def _check(out: Path, engine: str) -> None:
@@ -113,6 +128,7 @@ def _write_parts(
     *,
     engine: Engine,
     workers: int | None,
+    zoom: float,
     progress: Progress,
 ) -> None:
     begin, total = done * CHUNK * _PART_CHUNKS, len(source)
@@ -121,7 +137,7 @@ def _write_parts(
         return
     held: list[pl.DataFrame] = []
     rows = begin
-    for frame in _frames(source, classifier, begin, engine, workers):
+    for frame in _frames(source, classifier, begin, engine=engine, workers=workers, zoom=zoom):
         held.append(frame)
         rows += frame.height
         if len(held) == _PART_CHUNKS or rows == total:
@@ -131,15 +147,15 @@ def _write_parts(
 
 
 def _frames(
-    source: Source, classifier: Classifier, begin: int, engine: Engine, workers: int | None
+    source: Source, classifier: Classifier, begin: int, *, engine: Engine, workers: int | None, zoom: float
 ) -> Iterator[pl.DataFrame]:
     """Yield the rows of each chunk from ``begin`` on, in order."""
     if engine == "ray":
         from hemalens.deployment.predict_ray import ray_frames  # here: only this needs the extra
 
-        yield from ray_frames(source, classifier, begin=begin, actors=workers)
+        yield from ray_frames(source, classifier, begin=begin, actors=workers, zoom=zoom)
         return
-    for decoded in decoded_chunks(source, classifier.image_size, begin=begin, workers=workers):
+    for decoded in decoded_chunks(source, classifier.image_size, begin=begin, workers=workers, zoom=zoom):
         stop = begin + len(decoded[1])
         yield judge_chunk(classifier, source.samples[begin:stop], decoded)
         begin = stop

@@ -22,7 +22,7 @@ __all__ = ["ray_frames"]
 
 
 def ray_frames(
-    source: Source, classifier: Classifier, *, begin: int = 0, actors: int | None = None
+    source: Source, classifier: Classifier, *, begin: int = 0, actors: int | None = None, zoom: float = 1.0
 ) -> Iterator[pl.DataFrame]:
     """Yield the rows of each chunk of a source from ``begin`` on, in order.
 
@@ -31,6 +31,7 @@ def ray_frames(
         classifier: the model.
         begin: the first sample, a multiple of CHUNK.
         actors: processes, each of one core; None for one a core of the cluster.
+        zoom: of every picture.
 
     Raises MissingExtraError where Ray is not installed.
     """
@@ -47,7 +48,7 @@ def ray_frames(
     starts = [{"start": start} for start in range(begin, len(source), CHUNK)]
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # Ray types in parts
     count = actors or max(1, int(resources.get("CPU", 1)))
-    told = {"source": source, "path": str(classifier.path), "exported": read_exported(classifier.path)}
+    told = {"source": source, "path": str(classifier.path), "exported": read_exported(classifier.path), "zoom": zoom}
     rows = ray.data.from_items(starts, override_num_blocks=len(starts)).map_batches(
         _Actor, fn_constructor_kwargs=told, batch_size=1, concurrency=min(count, len(starts)), num_cpus=1
     )
@@ -58,15 +59,15 @@ def ray_frames(
 class _Actor:
     """A process of the cluster: the listing of the source and the opened model."""
 
-    def __init__(self, source: Source, path: str, exported: tuple[bytes, Sidecar]) -> None:
-        self._source = source
+    def __init__(self, source: Source, path: str, exported: tuple[bytes, Sidecar], zoom: float) -> None:
+        self._source, self._zoom = source, zoom
         self._classifier = Classifier(Path(path), *exported, threads=1)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return the rows of one chunk as the bytes of an Arrow file."""
         start = int(batch["start"][0])
         indices = range(start, min(start + CHUNK, len(self._source)))
-        decoded = decode_chunk(self._source, self._classifier.image_size, indices)
+        decoded = decode_chunk(self._source, self._classifier.image_size, indices, zoom=self._zoom)
         samples = [self._source.samples[index] for index in indices]
         buffer = io.BytesIO()
         judge_chunk(self._classifier, samples, decoded).write_ipc(buffer)

@@ -45,6 +45,7 @@ from hemalens.core.metrics import (
 from hemalens.core.provenance import sha256_file
 from hemalens.core.refusal import Judgement, Refusal, confidence_rule, judge
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
+from hemalens.data.scale import find_scale
 from hemalens.data.sources import Source, content_sha256, open_source
 from hemalens.data.split import read_splits
 from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1, reliability_diagram
@@ -90,6 +91,7 @@ def evaluate(
     split: Side | None = None,
     audit: Path | None = None,
     corruptions: bool = False,
+    adapt: bool = False,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -103,10 +105,14 @@ def evaluate(
         split: which side; ``test`` where splits are given, ``all`` where not.
         audit: an audit of the source's samples: its background batches are scored apart.
         corruptions: also score 55 corrupted copies of every picture (MedMNIST-C).
+        adapt: first bring the pictures to the size of the training cells, told from their features, not from labels.
         overwrite: replace an earlier evaluation.
         progress: told about the steps.
     """
     side = _check_side(split, splits)
+    if adapt and corruptions:
+        step = "leave one of them away"
+        raise ConfigError("--adapt with --corruptions", "corrupted copies are scored at their own size", step)
     loaded = load_model(model)
     opened = open_source(source)
     chosen = _chosen(opened, splits, side)
@@ -117,16 +123,18 @@ def evaluate(
         rule = f"has no sample labelled with a class of the model ({', '.join(loaded.classes)})"
         raise SourceError(f"source {source} ({side})", rule, "give labels, or use another source")
     batch = None if audit is None else _background_batch(audit)
-    options = {"split": side, "corruptions": corruptions}
+    options = {"split": side, "corruptions": corruptions, "adapt": adapt}
     inputs = {"source": opened.fingerprint(), "model": sha256_file(model_directory(model) / "model.safetensors")}
     with output_directory(out, "evaluate", overwrite=overwrite, inputs=inputs, options=options):
         with torch_threads(0):
-            images = load_images(opened, chosen, size=loaded.image_size, progress=progress)
+            adaptation = _adaptation(loaded, model, opened, progress) if adapt else {}
+            zoom = adaptation["adaptation"]["zoom"] if adapt else 1.0
+            images = load_images(opened, chosen, size=loaded.image_size, zoom=zoom, progress=progress)
             scored = _Set(images, labels, unknown, tuple(chosen))
             result, judgement = _evaluate(loaded, model, scored, progress)
             if corruptions:
                 result |= _robustness(loaded, opened, scored, result, progress)
-        result = {"split": side, "source": str(source), "model": loaded.card["model"]} | result
+        result = {"split": side, "source": str(source), "model": loaded.card["model"]} | adaptation | result
         probabilities = judgement.probabilities
         if batch and (groups := _groups(batch, opened, scored, probabilities)):
             result["groups"] = groups
@@ -214,6 +222,16 @@ def _evaluate(loaded: LoadedModel, model: Path, scored: _Set, progress: Progress
     distorted = confusion_matrix(labels, field_like.argmax(axis=1), len(loaded.classes))
     result["perturbed"] = asdict(bootstrap_interval(distorted, accuracy)) | {"description": _FIELD}
     return result, judgement
+
+
+def _adaptation(loaded: LoadedModel, model: Path, source: Source, progress: Progress) -> dict[str, Any]:
+    """Return to which scale the whole source is brought, whatever part of it is scored."""
+    refusal, _ = _refusal(model_directory(model), read_validation(model_directory(model)))
+
+    def features(pictures: Images) -> FloatArray:
+        return predict_features(loaded.module, torch.from_numpy(pictures))[0]
+
+    return {"adaptation": find_scale(source, loaded.image_size, refusal, features, progress=progress).to_json()}
 
 
 def _refusal(run: Path, validation: tuple[FloatArray, IntArray]) -> tuple[Refusal, str]:

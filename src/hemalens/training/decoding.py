@@ -18,6 +18,7 @@ from hemalens.core.errors import SourceError
 from hemalens.core.types import Images, IntArray, Progress, no_progress
 from hemalens.data.parallel import end_with_parent, map_chunks
 from hemalens.data.resize import resize
+from hemalens.data.scale import zoomed
 from hemalens.data.sources import Source
 
 __all__ = ["Begun", "Decoder", "cancel", "load_images", "resize"]
@@ -33,9 +34,15 @@ Begun = deque[tuple[IntArray, "Future[Images] | None"]]
 
 
 def load_images(
-    source: Source, indices: Sequence[int], *, size: int, workers: int | None = None, progress: Progress = no_progress
+    source: Source,
+    indices: Sequence[int],
+    *,
+    size: int,
+    zoom: float = 1.0,
+    workers: int | None = None,
+    progress: Progress = no_progress,
 ) -> Images:
-    """Return the chosen samples (N, size, size, 3) uint8, decoded and resized in worker processes.
+    """Return the chosen samples (N, size, size, 3) uint8, decoded, zoomed and resized in worker processes.
 
     Raises DecodeError naming the sample that cannot be read: clean the source first.
     """
@@ -43,7 +50,7 @@ def load_images(
     done = 0
     progress("loading pictures", 0, len(indices))
     # Workers get the listing of the source once, tasks carry numbers; of arrays they carry the pictures.
-    load = partial(_load, None if source.in_memory else source, size)
+    load = partial(_load, None if source.in_memory else source, size, zoom)
     crashed = partial(_crashed, source)
     workers = 0 if source.in_process else workers
     for part in map_chunks(load, _tasks(source, indices), halve=_singly, lost=crashed, workers=workers):
@@ -132,12 +139,12 @@ def _tasks(source: Source, indices: Sequence[int]) -> Iterator[_Task]:
         yield chosen, [source.picture(index).pixels for index in chosen] if source.in_memory else None
 
 
-def _load(source: Source | None, size: int, task: _Task) -> Images:
+def _load(source: Source | None, size: int, zoom: float, task: _Task) -> Images:
     indices, pictures = task
     if pictures is None:
         assert source is not None
-        return _read(source, indices, size)
-    return np.stack([resize(picture, size) for picture in pictures])
+        return _read(source, indices, size, zoom)
+    return np.stack([zoomed(picture, zoom, size) for picture in pictures])
 
 
 def _singly(task: _Task) -> list[_Task]:
@@ -168,8 +175,8 @@ def _read_opened(indices: IntArray, size: int) -> Images:
     return _read(_opened[0], indices, size)
 
 
-def _read(source: Source, indices: Sequence[int] | IntArray, size: int) -> Images:
+def _read(source: Source, indices: Sequence[int] | IntArray, size: int, zoom: float = 1.0) -> Images:
     pictures = np.empty((len(indices), size, size, 3), np.uint8)
     for place, index in enumerate(indices):
-        pictures[place] = resize(source.picture(int(index)).pixels, size)
+        pictures[place] = zoomed(source.picture(int(index)).pixels, zoom, size)
     return pictures
