@@ -12,7 +12,18 @@ from rich.progress import Progress as Bars
 
 from hemalens.core.types import Progress
 
-__all__ = ["SHOWN", "audit_lines", "parity_lines", "rate_lines", "score_lines", "show", "speaks", "watched"]
+__all__ = [
+    "SHOWN",
+    "audit_lines",
+    "check_lines",
+    "package_lines",
+    "parity_lines",
+    "rate_lines",
+    "score_lines",
+    "show",
+    "speaks",
+    "watched",
+]
 
 SHOWN = 12  # lines of a list on the screen
 
@@ -83,4 +94,21 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
         f"{words}: {100 * summary[key]['value']:.2f} % "
         f"[{100 * summary[key]['low']:.2f}, {100 * summary[key]['high']:.2f}]"
         for key, words in names.items()
+        if key in summary
     ]
+
+
+def package_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return what was packed and how to check it."""
+    several = "" if summary["models"] == 1 else f" of {summary['models']} models"
+    turned = ", over 8 symmetries" if summary["tta"] else ""
+    size = f"{summary['bytes'] / 1e6:.1f} MB"
+    lines = [f"{size}{several}, run by {summary['runtime']}{turned}, in {summary['out']}"]
+    return [*lines, f"check it: hemalens package --check {summary['out']} SOURCE"]
+
+
+def check_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return what a checked submission costs, and what was noticed."""
+    rate, memory = summary["pictures_per_second"], summary["peak_memory_mb"]
+    cost = f"{summary['n']} pictures, {rate:.0f} a second, {memory:.0f} MB at most"
+    return [f"{cost}; network: {summary['network']}", *summary["notes"]]
