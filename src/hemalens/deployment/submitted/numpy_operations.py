@@ -344,7 +344,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Or": np.logical_or,
     "Pad": _pad,
     "Pow": lambda x, power: np.power(x, power).astype(x.dtype),
-    "Range": np.arange,
+    "Range": lambda start, end, step: np.arange(start, end, step, start.dtype),
     "Reciprocal": lambda x: 1 / x,
     "ReduceL2": _reduce(lambda x, axis, keepdims: np.sqrt(np.square(x).sum(axis=axis, keepdims=keepdims))),
     "ReduceMax": _reduce(np.max),
