@@ -28,6 +28,8 @@ STAGES = {
     "train": "hemalens.training.train",
     "evaluate": "hemalens.evaluation.evaluate",
     "report": "hemalens.evaluation.report",
+    "export": "hemalens.deployment.export",
+    "predict": "hemalens.deployment.predict",
     "run": "hemalens.pipeline",
     "demo": "hemalens.pipeline",
 }
@@ -105,6 +107,7 @@ def test_every_stage_has_a_command_and_a_function_of_its_name(
     audit, cleaned, splits = tmp_path / "audit", tmp_path / "clean.npz", tmp_path / "splits.csv"
     trained, evaluated = tmp_path / "train", tmp_path / "evaluate"
     found, memory = tmp_path / "lr", tmp_path / "overfit"
+    exported, table = tmp_path / "model.onnx", tmp_path / "predictions.csv"
     steps: list[tuple[list[object], list[str]]] = [
         (["audit", source, "--out", audit, "--workers", 0], ["n_samples", "n_unreadable", "issues", "suggested_drops"]),
         (["clean", source, "--audit", audit, "--out", cleaned], ["n_samples", "kept", "dropped"]),
@@ -114,6 +117,8 @@ def test_every_stage_has_a_command_and_a_function_of_its_name(
         (["train", cleaned, "--out", trained, "--splits", splits, *SETTINGS], ["best_epoch", "val_accuracy"]),
         (["evaluate", trained, cleaned, "--out", evaluated, "--splits", splits], ["n", "accuracy", "confusion_matrix"]),
         (["report", trained, "--out", tmp_path / "report"], ["runs", "files"]),
+        (["export", trained, "--out", exported, "--source", cleaned], ["n", "labels_equal", "logits_max_difference"]),
+        (["predict", cleaned, "--out", table, "--model", exported, "--workers", 0], ["n_samples", "predicted", "out"]),
     ]
     for words, keys in steps:
         code, out, err = call(*words, "--json")
@@ -164,6 +169,9 @@ def test_the_demo_works_with_small_settings(tmp_path: Path, call: Call, undrawn:
         ["evaluate", "nowhere", "{source}", "--out", "e"],
         ["evaluate", "nowhere", "{source}", "--out", "e", "--split", "holdout"],
         ["report", "nowhere", "--out", "r"],
+        ["export", "nowhere", "--out", "m.onnx"],
+        ["predict", "{source}", "--out", "p.csv", "--model", "nowhere.onnx"],
+        ["predict", "{source}", "--out", "p.txt"],
         ["clean", "{source}", "--audit", "nowhere", "--out", "c.npz"],
         ["demo", "--out", "d", "--per-class", "3"],
         ["audit", "--out", "a", "--colour"],

@@ -8,11 +8,16 @@ from PIL import Image
 
 from hemalens.core.types import Images
 
-__all__ = ["resize"]
+__all__ = ["resize", "resize_image"]
 
 
 def resize(picture: Images, size: int) -> Images:
     """Return a picture (H, W, 3) uint8 as (size, size, 3) by Pillow's antialiased bicubic filter."""
     if picture.shape[:2] == (size, size):
         return picture
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
+    return np.asarray(resize_image(Image.fromarray(picture), size))
+
+
+def resize_image(image: Image.Image, size: int) -> Image.Image:
+    """Return a PIL image of mode RGB as one of size x size by the same filter."""
+    return image.resize((size, size), Image.Resampling.BICUBIC)

@@ -124,7 +124,7 @@ def _decode_all(held: Sequence[_Raw], size: int) -> Decoded:
         try:
             if isinstance(raw, DecodeError):
                 raise raw
-            picture = decode_array(raw) if isinstance(raw, np.ndarray) else decode(raw)
+            picture = decode_array(raw) if isinstance(raw, np.ndarray) else decode(raw, side=size)
             pictures[place] = resize(picture.pixels, size)
             reasons.append("")
         except DecodeError as error:

@@ -28,8 +28,8 @@ PictureLike = npt.NDArray[Any] | Image.Image | str | Path
 Pictures = PictureLike | Sequence[PictureLike]
 """Pictures: one, a sequence of any of these, or an array (N, H, W, 3)."""
 
-# More pictures at a time fall out of the caches of a core, fewer leave the operations' own cost to show.
-_BATCH = 32
+# From 8 on the operations' own cost no longer shows (within 4 %), and few maps are held at a time.
+_BATCH = 16
 # What onnxruntime raises for bytes that are no model it can run; none of these has a base but Exception.
 _REFUSALS = (
     *("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NotImplemented"),

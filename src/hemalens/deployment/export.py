@@ -173,7 +173,7 @@ def _try_int8(
         "accuracy": {"fp32": before, "int8": after},
         "labels_equal_share": float((found.argmax(axis=1) == logits.argmax(axis=1)).mean()),
         "pictures_per_second": {name: round(rate, 1) for name, rate in rates.items()},
-        "timed": f"one thread, batches of 32 at {size} px, median of 7 in turn",
+        "timed": f"processor time of one thread, batches of 32 at {size} px, median of 7 rounds in turn",
         "bytes": {"fp32": len(data), "int8": len(smaller)},
         "calibrated_on": len(small),
     }
