@@ -57,7 +57,7 @@ def test_other_runtimes_are_let_in_where_the_zip_names_them(runtime, fp32: Fp32,
     package([fp32.run], tmp_path / "submission.zip", runtime=runtime)
     found = check(tmp_path / "submission.zip", source)
     assert (found["runtime"], found["notes"]) == (runtime, [])
-    with pytest.raises(ArtifactError, match="needs the package '(onnxruntime|torch)' .* the runtime numpy has not"):
+    with pytest.raises(ArtifactError, match=r"needs the package '(onnxruntime|torch)' .* the runtime numpy has not"):
         check(tmp_path / "submission.zip", source, runtime="numpy")
 
 

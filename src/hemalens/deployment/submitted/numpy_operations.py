@@ -299,6 +299,10 @@ def _shape(x: Array, *, start: int = 0, end: int | None = None) -> Array:
     return np.array(x.shape[start:end], np.int64)
 
 
+def _range(start: Array, end: Array, step: Array) -> Array:
+    return np.arange(start.item(), end.item(), step.item(), dtype=start.dtype)
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
     "Abs": np.abs,
     "Add": np.add,
@@ -344,7 +348,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Or": np.logical_or,
     "Pad": _pad,
     "Pow": lambda x, power: np.power(x, power).astype(x.dtype),
-    "Range": lambda start, end, step: np.arange(start, end, step, start.dtype),
+    "Range": _range,
     "Reciprocal": lambda x: 1 / x,
     "ReduceL2": _reduce(lambda x, axis, keepdims: np.sqrt(np.square(x).sum(axis=axis, keepdims=keepdims))),
     "ReduceMax": _reduce(np.max),
