@@ -1,10 +1,10 @@
 """The competition's zip of a run of `compact`: its labels against torch's, its speed with numpy alone, its size.
 
 Packs the run that `bench_run.py` leaves (or any other, `--run RUN`) and predicts the validation file (1,712 pictures of
-96 px) in processes that numpy may give 1 thread and 2 threads, in turn. Beside pictures a second it gives those a second
-of processor time, which other work on the machine changes least. Labels are compared with those of torch in evaluation
-mode, over the whole file, clean and distorted as `evaluate` distorts it. The zip is checked once more by
-`hemalens package --check`, which says how much memory it takes.
+96 px) in processes that numpy may give 1 thread and 2 threads, in turn. Rates are given by the clock and by processor
+time, which other work on the machine changes least. Labels are compared with those of torch in evaluation mode, over
+the whole file, clean and distorted as in `evaluate`. The zip is checked once more by `hemalens package --check`,
+which says how much memory it takes.
 
     python benchmarks/bench_package.py
 """

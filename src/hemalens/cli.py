@@ -343,7 +343,9 @@ def package(
     """
     if check is not None:
         if len(given) != 1 or out is not None or tta:
-            raise ConfigError(f"check of {check}", "takes one SOURCE, no --out and no --tta", "see hemalens package -h")
+            raise ConfigError(
+                f"check of {check}", "takes one SOURCE, no --out and no --tta", "see hemalens package --help"
+            )
         stage = _stage("hemalens.deployment.submission_check", "check")
         limits = {"seconds": seconds, "memory_gb": memory_gb}
         with watched() as progress:
