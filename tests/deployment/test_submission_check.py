@@ -127,9 +127,9 @@ def test_what_is_too_slow_is_stopped(source, tmp_path) -> None:
 
 
 def test_what_needs_too_much_memory_is_refused(source, tmp_path) -> None:
-    code = PREDICT + "return np.ones((len(X), 1 << 27)).argmin(1)"
-    with pytest.raises(ArtifactError, match=r"needs more than 2 GB of memory while predicting .*--memory-gb"):
-        check(packed(tmp_path, code), source, memory_gb=2)
+    code = PREDICT + "return np.ones((len(X), 1 << 30)).argmin(1)"
+    with pytest.raises(ArtifactError, match=r"needs more than 4 GB of memory while predicting .*--memory-gb"):
+        check(packed(tmp_path, code), source, memory_gb=4)
 
 
 def test_prints_and_what_was_denied_without_harm_are_noted(source, tmp_path) -> None:
