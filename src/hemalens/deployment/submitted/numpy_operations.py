@@ -168,6 +168,15 @@ def _gemm(
     return out if c is None else out + (c if beta == 1.0 else c * a.dtype.type(beta))
 
 
+def _matmul(a: Array, b: Array) -> Array:
+    # One product instead of one for each picture: BLAS's threads, if it has several, meet once and not a hundred times.
+    if b.ndim == 2 < a.ndim:
+        return np.asarray(a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[1])
+    if a.ndim == 2 < b.ndim:
+        return _matmul(b.swapaxes(-1, -2), a.T).swapaxes(-1, -2)
+    return np.asarray(a @ b)
+
+
 def _batch_norm(x: Array, scale: Array, shift: Array, mean: Array, variance: Array, *, epsilon: float = 1e-5) -> Array:
     factor = scale / np.sqrt(variance + np.float32(epsilon))
     shape = (1, -1, *(1,) * (x.ndim - 2))
@@ -338,7 +347,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "Less": np.less,
     "LessOrEqual": np.less_equal,
     "Log": np.log,
-    "MatMul": np.matmul,
+    "MatMul": _matmul,
     "Max": lambda *parts: parts[0] if len(parts) == 1 else np.maximum.reduce(np.broadcast_arrays(*parts)),
     "MaxPool": _max_pool,
     "Min": lambda *parts: parts[0] if len(parts) == 1 else np.minimum.reduce(np.broadcast_arrays(*parts)),
