@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -14,11 +15,15 @@ from hemalens.core.types import Progress
 
 __all__ = [
     "SHOWN",
+    "announce",
     "audit_lines",
     "check_lines",
+    "clean_lines",
+    "corruption_lines",
     "package_lines",
     "parity_lines",
     "rate_lines",
+    "review_lines",
     "score_lines",
     "show",
     "speaks",
@@ -70,6 +75,23 @@ def audit_lines(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def clean_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return how many samples were kept, and how many of them under another label."""
+    other = f", {summary['relabelled']} under another label" if summary["relabelled"] else ""
+    return [f"kept {summary['kept']} of {summary['n_samples']} samples{other} in {summary['out']}"]
+
+
+def announce(address: str) -> None:
+    """Say on stderr, at once, where a page waits and how to end it; stdout is for the summary."""
+    print(f"review at {address}\nCtrl-C ends it; every decision is kept", file=sys.stderr, flush=True)
+
+
+def review_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return what the decisions come to, and the command that follows them."""
+    counts = f"{summary['kept']} samples kept, {summary['relabelled']} of them under another label"
+    return [f"{counts}, {summary['dropped']} dropped; next: {summary['command']}"]
+
+
 def rate_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return the suggestion and every so-many-th point of the curve, so that the table stays small."""
     curve = summary["curve"]
@@ -112,3 +134,14 @@ def check_lines(summary: Mapping[str, Any]) -> list[str]:
     rate, memory = summary["pictures_per_second"], summary["peak_memory_mb"]
     cost = f"{summary['n']} pictures, {rate:.0f} a second, {memory:.0f} MB at most"
     return [f"{cost}; network: {summary['network']}", *summary["notes"]]
+
+
+def corruption_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return the mean balanced error over the corrupted sets, against the AlexNet's where the classes are the same."""
+    if "corruptions" not in summary:
+        return []
+    found, facts = summary["corruptions"], summary["corruption_facts"]
+    line = f"balanced error under corruptions: {100 * facts['mean_balanced_error']:.2f} %"
+    if found["be"] is None:
+        return [line]
+    return [f"{line} (BE {found['be']:.3f}, rBE {found['rbe']:.3f}; 1 is the AlexNet of MedMNIST-C)"]

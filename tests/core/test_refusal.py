@@ -64,10 +64,9 @@ def test_an_unsure_answer_is_refused_for_its_confidence(refusal: Refusal) -> Non
     assert judged.reasons == (f"confidence 0.3333 under {refusal.confidence_limit:.4f}",)
 
 
-def test_what_is_kept_has_no_reason_and_little_doubt(refusal: Refusal) -> None:
+def test_what_is_kept_has_no_reason(refusal: Refusal) -> None:
     judged = judge(refusal, *cells(500, 4)[:2])
-    for abstained, reason, doubt in zip(judged.abstained, judged.reasons, judged.strangeness, strict=True):
-        assert abstained == bool(reason) == (doubt > 1)
+    assert [bool(reason) for reason in judged.reasons] == judged.abstained.tolist()
     np.testing.assert_allclose(judged.probabilities.sum(axis=1), 1)
     np.testing.assert_array_equal(judged.probabilities.max(axis=1), judged.confidence)
     np.testing.assert_array_equal(judged.probabilities.argmax(axis=1), judged.predicted)
@@ -108,7 +107,6 @@ def test_without_training_features_confidence_alone_decides() -> None:
     assert judged.abstained.mean() == pytest.approx(0.05, abs=0.002)
     assert all(reason.startswith("confidence") for reason in judged.reasons if reason)
     assert np.isnan(judged.distance).all()
-    assert ((judged.strangeness > 1) == judged.abstained).all()
 
 
 def test_features_of_another_network_are_refused(refusal: Refusal) -> None:

@@ -55,7 +55,7 @@ def test_leading_directions_alone_keep_the_order_of_distances() -> None:
 
 
 def test_a_feature_that_never_changes_in_training_gives_a_stranger_away() -> None:
-    features, labels = clusters(500)
+    features, labels = clusters(5000)
     features[:, 3] = 0.0
     strange = features[:1].copy()
     strange[0, 3] = 5.0

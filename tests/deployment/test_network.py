@@ -35,6 +35,17 @@ def test_a_traced_network_says_what_torch_says(baseline: tuple[Normalised, onnx.
     assert feature_map.shape == (5, 128, 2, 2)
 
 
+def test_a_normalisation_by_picture_is_part_of_the_graph() -> None:
+    module = Normalised(build_model("compact", 4, seed=1), MEAN, STD, by_picture=True).eval()
+    model = assemble(trace_network(module, 16), module, 16)
+    session = open_session(model.SerializeToString(), threads=1, name="by picture")
+    pictures = np.random.default_rng(0).integers(60, 200, (3, 16, 16, 3), np.uint8)
+    logits, *_ = session.run(None, {"pictures": pictures})
+    np.testing.assert_allclose(logits, predict_features(module, torch.from_numpy(pictures))[1], atol=1e-5)
+    darker, *_ = session.run(None, {"pictures": pictures - 40})
+    np.testing.assert_allclose(darker, logits, atol=1e-4)
+
+
 def test_nothing_of_the_traced_code_is_left_in_the_model(baseline: tuple[Normalised, onnx.ModelProto]) -> None:
     text = baseline[1].SerializeToString()
     assert b"/hemalens/" not in text
@@ -48,7 +59,7 @@ def test_a_linear_head_on_a_mean_is_found_and_no_other() -> None:
     weight, bias = head
     picture = torch.rand((1, 3, 32, 32), generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        logits, _, found = Traced(module.network)(picture)
+        logits, _, found = Traced(module)(picture)
     np.testing.assert_allclose(found.mean((2, 3)).numpy() @ weight.T + bias, logits.numpy(), atol=1e-5)
     assert linear_head(normalised("baseline", 32), 32) is None
 
@@ -63,7 +74,7 @@ def test_a_linear_head_on_a_mean_is_found_and_no_other() -> None:
 )
 def test_maps_of_timms_networks_have_their_channels_first(name: str, size: int, shape: tuple[int, ...]) -> None:
     with torch.inference_mode():
-        _, _, found = Traced(normalised(name, size).network).eval()(torch.zeros(1, 3, size, size))
+        _, _, found = Traced(normalised(name, size)).eval()(torch.zeros(1, 3, size, size))
     assert found.shape[1:] == shape
 
 

@@ -100,7 +100,7 @@ def test_an_evaluation_holds_every_field_of_the_contract(trained: Trained, tmp_p
     assert written["calibration"]["before"]["ece"] == written["ece_uncalibrated"]
     assert list(written["calibration"]["after"]["per_class"]) == list(CLASSES)
     assert {"lac", "lac_by_class", "aps", "aps_by_class"} <= written["conformal"].keys()
-    assert written["risk_coverage"].keys() == {"rule", "confidence"}
+    assert written["risk_coverage"].keys() == {"confidence", "distance"}
     assert written["n_unknown_label"] == 0
     assert "groups" not in written
     drawn = ("confusion_matrix", "per_class_f1", "reliability", "reliability_by_class", "risk_coverage", "refusal")
@@ -198,6 +198,31 @@ def test_the_worst_mistakes_are_the_surest_ones_and_their_pictures_are_there(tra
         place = int(row["sample_id"].removeprefix("row-"))
         assert row["label"] == CLASSES[wrong[place]] != row["predicted"]
         assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / row["picture"])), images[place])
+        heated = np.asarray(Image.open(tmp_path / "out" / row["map"]))
+        assert heated.shape == images[place].shape
+        assert not np.array_equal(heated, images[place])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_corruptions_are_scored_where_they_are_asked_for(trained: Trained, tmp_path: Path) -> None:
+    cells = write_cells(tmp_path / "cells.npz", [0, 1, 2, 3, 0, 1], classes=(*CLASSES, "stranger"))
+    told: list[str] = []
+    summary = evaluate(
+        trained.run, cells, tmp_path / "out", corruptions=True, progress=lambda what, *_: told.append(what)
+    )
+    found = dict(summary["corruptions"])
+    assert (found.pop("be"), found.pop("rbe")) == (None, None)  # three classes: no AlexNet was tested on them
+    assert len(found) == 11
+    for severities in found.values():
+        assert list(severities) == ["1", "2", "3", "4", "5"]
+        assert all({"balanced_error", "ece"} == one.keys() for one in severities.values())
+    facts = summary["corruption_facts"]
+    assert facts["n"] == 5, "a label that the model does not know takes no part"
+    assert facts["clean_balanced_error"] == pytest.approx(1 - summary["balanced_accuracy"]["value"])
+    assert "corrupting" in told
+    assert len(pl.read_csv(tmp_path / "out" / "corruptions.csv")) == 55
+    assert (tmp_path / "out" / "corruptions.svg").exists()
+    assert read_json(tmp_path / "out" / "provenance.json")["options"]["corruptions"] is True
 
 
 def write_audit(path: Path, source: Path, batch: Sequence[str]) -> Path:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hemalens.core.metrics import softmax
-from hemalens.core.refusal import confidence_rule, judge
-from hemalens.evaluation.trust import Answers, calibration_scores, conformal_scores, doubt_histogram, trust_scores
+from hemalens.core.refusal import confidence_rule, fit_refusal, judge
+from hemalens.evaluation.trust import Answers, calibration_scores, conformal_scores, distance_histogram, trust_scores
 
 CLASSES = ("a", "b", "c")
 
@@ -61,7 +61,7 @@ def test_refusing_is_scored_as_it_is_done() -> None:
     assert abstention["accuracy_refused"] < abstention["accuracy_kept"]
     assert abstention["unknown_classes"]["n"] == 100
     assert abstention["unknown_classes"]["refused"]["value"] == judged.abstained[unknown].mean()
-    assert abstention["unknown_classes"]["auroc"]["value"] == pytest.approx(0.5, abs=0.1)
+    assert abstention["unknown_classes"]["auroc"]["confidence"]["value"] == pytest.approx(0.5, abs=0.1)
     assert abstention["threshold"] == rule.confidence_limit
     curve = found["risk_coverage"]["confidence"]
     assert curve["least_aurc"] < curve["aurc"] < 1 - right[~unknown].mean()
@@ -69,10 +69,15 @@ def test_refusing_is_scored_as_it_is_done() -> None:
     assert curve["risk"][-1] == pytest.approx(1 - right[~unknown].mean())
 
 
-def test_the_histogram_breaks_at_the_limit() -> None:
+def test_distances_are_counted_by_what_the_answer_was() -> None:
     logits, labels = answers(500, 5)
-    judged = judge(confidence_rule(logits, labels, rejection_rate=0.2), np.zeros((500, 4)), logits)
-    found = doubt_histogram(judged, Answers(logits, labels, np.zeros(500, bool)))
-    edges, counts = np.array(found["edges"]), np.array(found["right"]) + np.array(found["wrong"])
-    assert counts.sum() == 500
-    assert counts[edges[:-1] >= 1].sum() == judged.abstained.sum()
+    features = np.random.default_rng(0).normal(size=(500, 4)) + labels[:, None]
+    refusal = fit_refusal(features, labels, features, logits, labels)
+    judged = judge(refusal, features, logits)
+    unknown = np.arange(500) < 40
+    labels[unknown] = -1
+    found = distance_histogram(judged, Answers(logits, labels, unknown))
+    right = judged.predicted == labels
+    assert [sum(found[name]) for name in ("right", "wrong", "unknown")] == [right.sum(), 460 - right.sum(), 40]
+    assert found["edges"][0] == pytest.approx(judged.distance.min())
+    assert found["edges"][-1] == pytest.approx(judged.distance.max())

@@ -3,10 +3,12 @@
 Needs polars for tables; no torch.
 """
 
+import glob
 import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from typing import IO, Any
 import polars as pl
 
 from hemalens.core.errors import ArtifactError
-from hemalens.core.provenance import provenance, sha256_file
+from hemalens.core.provenance import PROVENANCE, STARTED, provenance, sha256_file
 
 __all__ = [
     "PROVENANCE",
@@ -28,6 +30,7 @@ __all__ = [
     "read_json",
     "read_provenance",
     "read_table",
+    "remove_leftovers",
     "require_complete",
     "text_digest",
     "write_atomically",
@@ -36,10 +39,9 @@ __all__ = [
     "write_text",
 ]
 
-PROVENANCE = "provenance.json"
-_STARTED = ".hemalens-started"
 _STARTED_WORDS = "hemalens is writing here; without provenance.json this directory is incomplete"
 _PARQUET_ROWS = 1_000_000
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.DOTALL)  # what a process leaves that was killed while writing
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -83,7 +85,7 @@ def write_table(path: Path, table: pl.DataFrame) -> Path:
     """Write a table as CSV, or as Parquet (another suffix) from a million rows; return the path written."""
     if path.suffix == ".parquet" or table.height >= _PARQUET_ROWS:
         twin = path.with_suffix(".parquet")
-        write_atomically(twin, table.write_parquet)
+        write_atomically(twin, lambda file: _write_parquet(table, file))
         if twin != path:
             path.unlink(missing_ok=True)  # an older CSV would be read in its place
         return twin
@@ -91,6 +93,13 @@ def write_table(path: Path, table: pl.DataFrame) -> Path:
     table.write_csv(buffer)
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
     return path
+
+
+def _write_parquet(table: pl.DataFrame, file: IO[bytes]) -> None:
+    try:
+        table.write_parquet(file)
+    except pl.exceptions.ComputeError as error:  # what polars makes of a full disk
+        raise OSError(str(error)) from error
 
 
 def find_table(path: Path) -> Path | None:
@@ -191,7 +200,7 @@ def output_directory(
     ours = sorted(name for name, stamp in _stamps(path).items() if foreign.get(name) != stamp)
     record["outputs"] = {name: sha256_file(path / name) for name in ours}
     write_json(path / PROVENANCE, record)
-    (path / _STARTED).unlink(missing_ok=True)
+    (path / STARTED).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -215,6 +224,7 @@ def output_file(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.unlink(missing_ok=True)
+        remove_leftovers(path)
     except OSError as error:
         raise ArtifactError(
             f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
@@ -224,6 +234,13 @@ def output_file(
     written = _as_written(path)
     record["outputs"] = {written.name: sha256_file(written)}
     write_json(beside, record)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that processes left beside ``path`` when they were killed while writing it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if _TEMPORARY.fullmatch(left.name):
+            left.unlink(missing_ok=True)
 
 
 def text_digest(text: str) -> str:
@@ -243,21 +260,26 @@ def _claim_directory(path: Path, *, overwrite: bool, resume: bool) -> dict[str, 
         raise ArtifactError(f"output {path}", "is a file, a directory is to be written", "choose another --out")
     try:
         path.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path / STARTED)
         occupied = any(path.iterdir())
     except OSError as error:
         raise ArtifactError(
             f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
         ) from error
-    unfinished = (path / _STARTED).exists()
+    unfinished = (path / STARTED).exists()
     if occupied and not (unfinished or overwrite or resume):
         raise ArtifactError(
             f"output {path}", "exists already and is not empty", "add --overwrite or choose another --out"
         )
     stamps, listed = _stamps(path), _listed_outputs(path)
-    noted = _noted_foreign(path / _STARTED) if unfinished else stamps
+    noted = _noted_foreign(path / STARTED) if unfinished else stamps
+    for name in stamps.keys() - noted.keys():
+        if _TEMPORARY.fullmatch(Path(name).name):
+            (path / name).unlink(missing_ok=True)
+            del stamps[name]
     foreign = {name: stamp for name, stamp in stamps.items() if noted.get(name) == stamp and name not in listed}
     # Marker first, removals last: a kill in between must leave a directory that nobody takes for complete.
-    write_json(path / _STARTED, {"about": _STARTED_WORDS, "foreign": foreign})
+    write_json(path / STARTED, {"about": _STARTED_WORDS, "foreign": foreign})
     (path / PROVENANCE).unlink(missing_ok=True)
     if overwrite and not resume:
         for name in listed & stamps.keys():  # only what was found inside: a listed "../name" is not followed
@@ -284,7 +306,7 @@ def _noted_foreign(marker: Path) -> dict[str, int]:
 
 def _stamps(path: Path) -> dict[str, int]:
     """Return the files below a directory, but for markers and its own provenance: name -> time of change in ns."""
-    files = (file for file in path.rglob("*") if file.is_file() and file.name != _STARTED and file != path / PROVENANCE)
+    files = (file for file in path.rglob("*") if file.is_file() and file.name != STARTED and file != path / PROVENANCE)
     return {file.relative_to(path).as_posix(): file.stat().st_mtime_ns for file in files}
 
 

@@ -26,7 +26,6 @@ _SCHEMA = 1
 _COVERAGE = 0.9
 # Of the directions of the features: 200,000 numbers are 1.1 MB in a sidecar; wider networks keep the leading ones.
 _LARGEST_BASIS = 200_000
-_TINY = 1e-12
 _WHAT = "refusal data"
 _STEP = "train the model again, or export it again"
 
@@ -91,7 +90,6 @@ class Judgement:
         predicted: class of the largest (N,).
         confidence: the largest (N,).
         distance: from the nearest class of training cells (N,); NaN where the model has no data to refuse by it.
-        strangeness: (N,), above 1 where refused: the doubt of the worse witness, as a multiple of what is allowed.
         abstained: (N,) bool.
         reasons: N texts, empty where the answer stands.
     """
@@ -100,7 +98,6 @@ class Judgement:
     predicted: IntArray
     confidence: FloatArray
     distance: FloatArray
-    strangeness: FloatArray
     abstained: npt.NDArray[np.bool_]
     reasons: tuple[str, ...]
 
@@ -161,10 +158,8 @@ def judge(refusal: Refusal, features: FloatArray, logits: FloatArray) -> Judgeme
         )
         found += [f"confidence {confidence[place]:.4f} under {least:.4f}"] if unsure[place] else []
         reasons.append("; ".join(found))
-    doubt = (1.0 - confidence) / max(1.0 - least, _TINY)
-    strangeness = doubt if refusal.gaussians is None else np.maximum(distance / max(limit, _TINY), doubt)
     predicted = probabilities.argmax(axis=1)
-    return Judgement(probabilities, predicted, confidence, distance, strangeness, strange | unsure, tuple(reasons))
+    return Judgement(probabilities, predicted, confidence, distance, strange | unsure, tuple(reasons))
 
 
 def _distance(refusal: Refusal, features: FloatArray) -> FloatArray:

@@ -12,15 +12,20 @@ from typing import Any
 
 import polars as pl
 
-from hemalens.core.artifacts import output_directory, write_json, write_table
+from hemalens.core.artifacts import output_directory, write_json, write_table, write_text
+from hemalens.core.provenance import sha256_file
 from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
 from hemalens.data.audit_page import AuditView, render_audit
+from hemalens.data.audit_pictures import write_pictures
 from hemalens.data.checks.finding import ISSUES, Finding
+from hemalens.data.checks.leakage import Against
+from hemalens.data.checks.near_pictures import check_scale
 from hemalens.data.checks.outliers import OutlierAnalysis
 from hemalens.data.findings import find_all
 from hemalens.data.sources import Source, open_source
 from hemalens.data.sources.entries import escape
-from hemalens.data.statistics import Statistics, measure_source
+from hemalens.data.split import read_splits
+from hemalens.data.statistics import Engine, Statistics, measure_source
 
 __all__ = ["audit", "suggested_drops"]
 
@@ -43,8 +48,11 @@ def audit(
     source: str | Path,
     out: Path,
     *,
+    against: str | Path | None = None,
+    splits: Path | None = None,
     classes: Sequence[str] | None = None,
     workers: int | None = None,
+    engine: Engine = "local",
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -53,28 +61,47 @@ def audit(
     Args:
         source: any SOURCE.
         out: directory to write; refused where it exists, unless ``overwrite``.
+        against: another SOURCE that must share no picture and no group with this one.
+        splits: a ``splits.csv`` of this source, to look for what lies on two sides; the source's own splits where None.
         classes: class names in label order, instead of the source's own.
         workers: processes that decode; None for one a core.
+        engine: "local", or "ray" to measure through Ray Data; the tables are the same.
         overwrite: replace an earlier audit.
         progress: told about the steps.
+
+    Raises:
+        ArtifactError: ``splits`` is not of this source, or ``out`` exists.
+        MissingExtraError: more than a million pictures, and faiss is not installed.
     """
     started = time.monotonic()
     opened = open_source(source, classes=classes)
+    other = open_source(against) if against is not None else None
+    check_scale(len(opened) + (len(other) if other else 0))
+    sides = read_splits(splits, opened.samples) if splits else None
     options = {"classes": list(classes) if classes else None}
-    with output_directory(out, "audit", overwrite=overwrite, inputs={"source": opened.fingerprint()}, options=options):
-        statistics = measure_source(opened, workers=workers, progress=progress)
-        progress("looking for outliers", 0, 1)
-        analysis, findings = find_all(statistics, opened.samples)
-        progress("looking for outliers", 1, 1)
+    inputs = {"source": opened.fingerprint()}
+    inputs |= ({"against": other.fingerprint()} if other else {}) | ({"splits": sha256_file(splits)} if splits else {})
+    with output_directory(out, "audit", overwrite=overwrite, inputs=inputs, options=options):
+        statistics = measure_source(opened, workers=workers, engine=engine, progress=progress)
+        compared = None
+        if other is not None:
+            measured = measure_source(other, workers=workers, engine=engine, progress=progress)
+            compared = Against(escape(other.spec), measured, other.samples)
+        progress("looking for outliers and copies", 0, 1)
+        analysis, findings = find_all(statistics, opened.samples, sides=sides, against=compared)
+        progress("looking for outliers and copies", 1, 1)
         write_table(out / "manifest.csv", _manifest(opened, statistics))
         write_table(out / "statistics.csv", _statistics(opened, statistics, analysis))
         write_table(out / "issues.csv", _issues(opened.samples, findings))
         summary = _summary(opened, statistics, findings)
-        view = AuditView(opened, statistics, analysis, tuple(findings), summary)
+        if other is not None:
+            summary |= {"against": escape(other.spec), "n_against": len(other)}
+        view = AuditView(opened, statistics, analysis, tuple(findings), summary, other)
         page = render_audit(view)
+        summary |= write_pictures(view, out)
         summary["seconds"] = round(time.monotonic() - started, 2)
         write_json(out / "audit.json", summary)
-        (out / "audit.html").write_text(page, encoding="utf-8")
+        write_text(out / "audit.html", page)
     return summary
 
 

@@ -26,6 +26,7 @@ from PIL import Image, UnidentifiedImageError
 from hemalens.core.errors import DecodeError
 from hemalens.core.types import Images
 from hemalens.data.headers import Header, foreign_content, read_header
+from hemalens.data.libtiff import silence_libtiff
 from hemalens.data.resize import resize, resize_image
 
 __all__ = ["MAX_PIXELS", "Picture", "decode", "decode_array"]
@@ -100,6 +101,12 @@ _TURNS: dict[Any, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     8: np.rot90,
 }
 
+# A scan of 9 bytes costs a pass over all pixels, so a JPEG of 9 MB could take hours; encoders write 14 at most.
+# Directories of a TIFF are walked one by one, 0.2 ms each: a long chain is not counted to its end.
+_MOST_SCANS = 100
+_MOST_COUNTED = 100
+_SCAN = b"\xff\xda"
+
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 _METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
@@ -145,6 +152,8 @@ def decode(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS, side: i
         _refuse_foreign(data, what)
     if header.size is not None:
         _check_pixels(header.size, max_pixels, what)
+    if header.format == "JPEG" and (scans := data.count(_SCAN)) > _MOST_SCANS:
+        raise DecodeError(what, f"has {scans:,} scans, the limit is {_MOST_SCANS}", "save it anew")
     notes = _name_notes(header.format, name)
     with nullcontext() if header.plain else _quietly():
         try:
@@ -235,6 +244,7 @@ def _register(name: str) -> None:
         logger = logging.getLogger("PIL.TiffImagePlugin")
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
+        silence_libtiff()
     elif name == "WEBP":
         from PIL import WebPImagePlugin  # noqa: F401 - registers itself
 
@@ -249,12 +259,27 @@ def _too_large(pixels: str, max_pixels: int, what: str) -> DecodeError:
 
 
 def _check_frames(image: Image.Image, what: str, notes: list[str]) -> None:
-    frames = getattr(image, "n_frames", 1)
+    frames = _count_frames(image)
     if frames == 1:
         return
     if image.format != "MPO":  # a camera's JPEG with a preview or a second view behind it
-        raise DecodeError(what, f"holds {frames} frames, one picture is expected", "save the frame you want alone")
+        count = f"more than {_MOST_COUNTED}" if image.format == "TIFF" and frames > _MOST_COUNTED else f"{frames}"
+        raise DecodeError(what, f"holds {count} frames, one picture is expected", "save the frame you want alone")
     notes.append(f"first of {frames} pictures taken (MPO)")
+
+
+def _count_frames(image: Image.Image) -> int:
+    """Return the number of pictures in a file; of a TIFF at most one more than are counted."""
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    frames = 1
+    try:
+        while frames <= _MOST_COUNTED:
+            image.seek(frames)
+            frames += 1
+    except EOFError:
+        image.seek(0)
+    return frames
 
 
 def _name_notes(content: str, name: str) -> list[str]:

@@ -29,23 +29,23 @@ _INPUT = "normalised"
 
 
 class Traced(nn.Module):
-    """A network with three outputs.
+    """A network with three outputs, from behind the normalisation by the training set's mean and spread.
 
     Of normalised pictures (N, 3, S, S): logits (N, C), what its last layer sees (N, D), its last map (N, D', h, w).
     Where there is no map of two axes (plain tokens, say), the features are one of 1 x 1.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, module: Normalised) -> None:
         super().__init__()
-        self.network = network
+        self.module = module
 
     def forward(self, normalised: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return logits, features and map."""
-        network: Any = self.network
+        network: Any = self.module.network
         seen: list[Tensor] = []
-        hook = last_layers(self.network)[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        hook = last_layers(network)[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
         try:
-            found = network.forward_features(normalised)
+            found = network.forward_features(self.module.standardise(normalised))
             logits = network.forward_head(found)
         finally:
             hook.remove()
@@ -55,7 +55,7 @@ class Traced(nn.Module):
 
 def trace_network(module: Normalised, image_size: int) -> onnx.ModelProto:
     """Return a network as a model of normalised pictures (N, 3, S, S) float32; raise ConfigError where torch cannot."""
-    traced = Traced(module.network).eval()
+    traced = Traced(module).eval()
     example = torch.zeros(2, 3, image_size, image_size)
     with _quietly():
         try:
@@ -108,7 +108,7 @@ def linear_head(module: Normalised, image_size: int) -> tuple[FloatArray, FloatA
     bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias
     noise = torch.randn((2, 3, image_size, image_size), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        logits, _, found = Traced(module.network).eval()(noise)
+        logits, _, found = Traced(module).eval()(noise)
         if found.shape[1] != layer.in_features:
             return None
         again = found.mean((2, 3)) @ layer.weight.T + bias

@@ -3,11 +3,11 @@
 Labels that the model does not know take no part in the scores; they are counted and predicted all the same.
 """
 
-import io
 import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,12 +22,14 @@ from hemalens.core.artifacts import (
     read_json,
     read_table,
     require_complete,
+    write_atomically,
     write_json,
     write_table,
     write_text,
 )
 from hemalens.core.charts import figure_svg
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
+from hemalens.core.heatmaps import normalise, overlay
 from hemalens.core.metrics import (
     accuracy,
     balanced_accuracy,
@@ -46,6 +48,8 @@ from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progr
 from hemalens.data.sources import Source, content_sha256, open_source
 from hemalens.data.split import read_splits
 from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1, reliability_diagram
+from hemalens.evaluation.gradcam import grad_cam
+from hemalens.evaluation.robustness import Scored, measure_robustness, write_robustness
 from hemalens.evaluation.trust import Answers, trust_scores
 from hemalens.evaluation.trust_figures import class_reliability, refusal_histogram, risk_coverage_curve
 from hemalens.training.checkpoint import LoadedModel, load_model, model_directory, read_validation
@@ -85,6 +89,7 @@ def evaluate(
     splits: Path | None = None,
     split: Side | None = None,
     audit: Path | None = None,
+    corruptions: bool = False,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -97,6 +102,7 @@ def evaluate(
         splits: a ``splits.csv`` of the source; then only one side is scored.
         split: which side; ``test`` where splits are given, ``all`` where not.
         audit: an audit of the source's samples: its background batches are scored apart.
+        corruptions: also score 55 corrupted copies of every picture (MedMNIST-C).
         overwrite: replace an earlier evaluation.
         progress: told about the steps.
     """
@@ -111,20 +117,24 @@ def evaluate(
         rule = f"has no sample labelled with a class of the model ({', '.join(loaded.classes)})"
         raise SourceError(f"source {source} ({side})", rule, "give labels, or use another source")
     batch = None if audit is None else _background_batch(audit)
-    options = {"split": side}
+    options = {"split": side, "corruptions": corruptions}
     inputs = {"source": opened.fingerprint(), "model": sha256_file(model_directory(model) / "model.safetensors")}
     with output_directory(out, "evaluate", overwrite=overwrite, inputs=inputs, options=options):
         with torch_threads(0):
             images = load_images(opened, chosen, size=loaded.image_size, progress=progress)
             scored = _Set(images, labels, unknown, tuple(chosen))
             result, judgement = _evaluate(loaded, model, scored, progress)
+            if corruptions:
+                result |= _robustness(loaded, opened, scored, result, progress)
         result = {"split": side, "source": str(source), "model": loaded.card["model"]} | result
         probabilities = judgement.probabilities
         if batch and (groups := _groups(batch, opened, scored, probabilities)):
             result["groups"] = groups
         write_table(out / "predictions.csv", _predictions(opened, scored, loaded.classes, judgement))
-        result["worst_mistakes"] = _write_mistakes(out, opened, scored, loaded.classes, probabilities)
+        result["worst_mistakes"] = _write_mistakes(out, opened, scored, loaded, probabilities)
         _write_figures(out, result, loaded.classes)
+        if corruptions:
+            write_robustness(out, result)
         write_json(out / "evaluation.json", result)
     return result
 
@@ -215,6 +225,23 @@ def _refusal(run: Path, validation: tuple[FloatArray, IntArray]) -> tuple[Refusa
     return confidence_rule(*validation), "confidence alone: this run kept nothing of its training cells to compare with"
 
 
+def _robustness(
+    loaded: LoadedModel, source: Source, scored: _Set, result: Mapping[str, Any], progress: Progress
+) -> dict[str, Any]:
+    """Score the corrupted copies of the samples whose label the model knows."""
+    known = np.flatnonzero(scored.labels >= 0)
+    chosen = Scored(
+        places=[scored.places[row] for row in known],
+        labels=scored.labels[known],
+        classes=loaded.classes,
+        size=loaded.image_size,
+        predict=lambda pictures: predict_logits(loaded.module, torch.from_numpy(pictures)),
+        temperature=result["temperature"],
+        clean_error=1 - result["balanced_accuracy"]["value"],
+    )
+    return measure_robustness(source, chosen, progress=progress)
+
+
 def _background_batch(audit: Path) -> set[str]:
     """Return the content hashes of the samples that an audit found on another background than the rest.
 
@@ -253,23 +280,36 @@ def _predictions(source: Source, scored: _Set, classes: Sequence[str], judgement
 
 
 def _write_mistakes(
-    out: Path, source: Source, scored: _Set, classes: Sequence[str], probabilities: FloatArray
+    out: Path, source: Source, scored: _Set, loaded: LoadedModel, probabilities: FloatArray
 ) -> list[dict[str, Any]]:
-    """Write the pictures of the mistakes made with most confidence and return what is known of them, worst first."""
+    """Write the pictures of the mistakes made with most confidence, each also under its heat map, worst first."""
+    classes = loaded.classes
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     wrong = np.flatnonzero((scored.labels >= 0) & (predicted != scored.labels))
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_WORST]
     (out / "mistakes").mkdir(exist_ok=True)
+    maps = _heat_maps(loaded, scored.images[worst], predicted[worst])
     rows = []
     for rank, row in enumerate(worst.tolist(), 1):
         sample = source.samples[scored.places[row]]
-        name = f"mistakes/{rank:02d}.png"
-        buffer = io.BytesIO()
-        Image.fromarray(source.picture(scored.places[row]).pixels).save(buffer, "PNG")
-        (out / name).write_bytes(buffer.getvalue())
+        name, drawn = f"mistakes/{rank:02d}.png", None
+        picture = source.picture(scored.places[row]).pixels
+        write_atomically(out / name, partial(Image.fromarray(picture).save, format="PNG"))
+        if maps is not None:
+            drawn = f"mistakes/{rank:02d}-map.png"
+            heated = Image.fromarray(overlay(picture, maps[rank - 1]))
+            write_atomically(out / drawn, partial(heated.save, format="PNG"))
         facts = {"sample_id": sample.sample_id, "label": sample.label, "predicted": classes[predicted[row]]}
-        rows.append(facts | {"confidence": float(confidence[row]), "picture": name})
+        rows.append(facts | {"confidence": float(confidence[row]), "picture": name, "map": drawn})
     return rows
+
+
+def _heat_maps(loaded: LoadedModel, pictures: Images, classes: IntArray) -> FloatArray | None:
+    """Return what speaks for the predicted classes (N, h, w) in [0, 1]; None where the network has no map."""
+    try:
+        return normalise(grad_cam(loaded.module, pictures, classes))
+    except ConfigError:
+        return None
 
 
 def _write_figures(out: Path, result: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -285,10 +325,11 @@ def _write_figures(out: Path, result: Mapping[str, Any], classes: Sequence[str])
             "probability of each class against its share",
         ),
         "risk_coverage": (
-            risk_coverage_curve(result["risk_coverage"], kept=result["abstention"]["coverage"]),
+            risk_coverage_curve(result["risk_coverage"], abstention=result["abstention"]),
             "error among the answers kept against their share",
         ),
-        "refusal": (refusal_histogram(result["abstention"]["histogram"]), "doubt of right and wrong answers"),
     }
+    if result["abstention"]["distance_threshold"] is not None:
+        figures["refusal"] = (refusal_histogram(result["abstention"]), "distance from the training cells")
     for name, (figure, label) in figures.items():
         write_text(out / f"{name}.svg", figure_svg(figure, label=label))

@@ -22,7 +22,7 @@ __all__ = [
     "abstention_scores",
     "calibration_scores",
     "conformal_scores",
-    "doubt_histogram",
+    "distance_histogram",
     "risk_coverage_scores",
     "trust_scores",
 ]
@@ -32,7 +32,7 @@ BoolArray = npt.NDArray[np.bool_]
 _COVERAGE = 0.9
 _SET_SEED = 0
 _POINTS = 101
-_LEAST_DOUBT, _MOST_DOUBT, _BINS = 0.01, 100.0, 32
+_NEAREST, _BINS = 0.01, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +78,10 @@ def trust_scores(
     return {
         "abstention": abstention_scores(judgement, answers.labels, unknown=answers.unknown)
         | limits
-        | {"histogram": doubt_histogram(judgement, answers)},
+        | {"histogram": distance_histogram(judgement, answers)},
         "calibration": calibration_scores(answers.logits[known], labels, refusal.temperature, classes),
         "conformal": conformal_scores(own, (probabilities, labels), classes),
-        "risk_coverage": {
-            "rule": risk_coverage_scores(judgement.strangeness[known], wrong),
-            "confidence": risk_coverage_scores(-judgement.confidence[known], wrong),
-        },
+        "risk_coverage": {name: risk_coverage_scores(one[known], wrong) for name, one in _orders(judgement).items()},
     }
 
 
@@ -177,21 +174,33 @@ def abstention_scores(judgement: Judgement, labels: IntArray, *, unknown: BoolAr
         found["unknown_classes"] = {
             "n": int(strange.sum()),
             "refused": share,
-            "auroc": asdict(auroc(judgement.strangeness[known], judgement.strangeness[strange])),
+            "auroc": {name: asdict(auroc(one[known], one[strange])) for name, one in _orders(judgement).items()},
         }
     return found
 
 
-def doubt_histogram(judgement: Judgement, answers: Answers) -> dict[str, list[float]]:
-    """Return counts of strangeness for right and wrong answers and unknown classes; 1 is one of the ``edges`` (33)."""
-    edges = np.geomspace(_LEAST_DOUBT, _MOST_DOUBT, _BINS + 1)
-    edges[_BINS // 2] = 1.0  # the limit itself, not a number next to it
+def distance_histogram(judgement: Judgement, answers: Answers) -> dict[str, list[Any]]:
+    """Return counts of the distances of right and wrong answers and unknown classes, between 41 ``edges``.
+
+    Both lists are empty where nothing is known of the training cells.
+    """
     known, right = answers.labels >= 0, judgement.predicted == answers.labels
-    # Refused is what lies above the limit, so the bins are (low, high]: looked for from the left.
-    bins = (np.searchsorted(edges, judgement.strangeness, side="left") - 1).clip(0, _BINS - 1)
     groups = {"right": known & right, "wrong": known & ~right, "unknown": answers.unknown}
-    counts = {name: np.bincount(bins[group], minlength=_BINS).tolist() for name, group in groups.items()}
+    if np.isnan(judgement.distance).any():
+        return {name: [] for name in ("edges", *groups)}
+    shown = judgement.distance[known | answers.unknown]
+    edges = np.geomspace(max(shown.min(), _NEAREST), max(shown.max(), 2 * _NEAREST), _BINS + 1)
+    counts = {
+        name: np.histogram(judgement.distance[group].clip(edges[0], edges[-1]), edges)[0].tolist()
+        for name, group in groups.items()
+    }
     return {"edges": edges.tolist()} | counts
+
+
+def _orders(judgement: Judgement) -> dict[str, FloatArray]:
+    """Return the witnesses by which samples can be put in order, the least trusted last."""
+    found = {"confidence": -judgement.confidence}
+    return found if np.isnan(judgement.distance).any() else found | {"distance": judgement.distance}
 
 
 def _set_scores(sets: BoolArray, labels: IntArray, classes: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Needs neither torch nor anything of training.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,35 +34,38 @@ def class_reliability(before: Mapping[str, Any], after: Mapping[str, Any]) -> Fi
             axes.plot([0, 1], [0, 1], color=INK, lw=0.8, ls=(0, (4, 3)))
             for bins, shade, marker in ((before[name], _THIRD, "o"), (after[name], colour, "s")):
                 count, x, y = (np.asarray(bins["reliability"][key]) for key in ("count", "confidence", "accuracy"))
-                axes.plot(x[count > 0], y[count > 0], marker, ls="-", lw=0.8, ms=3.5, color=shade)
-            axes.set_title(name)
-            axes.text(0.97, 0.04, f"ECE {after[name]['ece']:.2%}", transform=axes.transAxes, ha="right", fontsize=8)
+                x, y, count = x[count > 0], y[count > 0], count[count > 0]
+                axes.plot(x, y, lw=0.8, color=shade)
+                axes.scatter(x, y, 4 + 8 * np.log10(count), color=shade, marker=marker, zorder=3)
+            axes.set_title(f"{name}, ECE {100 * after[name]['ece']:.2f} %", fontsize=9)
             axes.set_xlim(-0.03, 1.03)
             axes.set_ylim(-0.03, 1.03)
             axes.grid()
         for axes in list(grid.flat)[len(names) :]:
             axes.set_visible(False)
-        figure.supxlabel("probability of the class (grey: before the temperature)", fontsize=9)
+        figure.supxlabel(
+            "probability of the class (grey: before the temperature; large marks: many samples)", fontsize=9
+        )
         figure.supylabel("share that is of the class", fontsize=9)
     return figure
 
 
-def risk_coverage_curve(curves: Mapping[str, Mapping[str, Any]], *, kept: float | None = None) -> Figure:
+def risk_coverage_curve(curves: Mapping[str, Mapping[str, Any]], *, abstention: Mapping[str, Any]) -> Figure:
     """Draw the error among the answers that are kept against the share of samples that are answered.
 
     Args:
-        curves: order in which samples are refused -> ``coverage``, ``risk`` and ``aurc``.
-        kept: the coverage at the model's limits, marked by a line.
+        curves: witness by which samples are refused -> ``coverage``, ``risk`` and ``aurc``.
+        abstention: ``coverage`` and ``accuracy_kept`` at the model's limits, marked by a point.
     """
-    words = {"rule": "refused by distance and confidence", "confidence": "refused by confidence alone"}
     with house_style():
         figure = Figure(figsize=(5.4, 3.4))
         axes = figure.add_subplot()
         for (name, curve), colour in zip(curves.items(), (_MAIN, _SECOND, _THIRD), strict=False):
-            label = f"{words.get(name, name)} (area {curve['aurc']:.2%})"
+            label = f"refused by {name} (area {100 * curve['aurc']:.2g} %)"
             axes.plot(curve["coverage"], curve["risk"], color=colour, label=label)
-        if kept is not None:
-            axes.axvline(kept, color=INK, lw=0.8, ls=(0, (4, 3)), label="at the model's limits")
+        if abstention["accuracy_kept"] is not None:
+            point = abstention["coverage"], 1.0 - abstention["accuracy_kept"]
+            axes.plot(*point, "o", color=INK, ms=5, label="by the model's limits")
         axes.set_xlim(0, 1.01)
         axes.set_ylim(bottom=0)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
@@ -74,31 +77,37 @@ def risk_coverage_curve(curves: Mapping[str, Mapping[str, Any]], *, kept: float 
     return figure
 
 
-def refusal_histogram(histogram: Mapping[str, Sequence[float]]) -> Figure:
-    """Draw how doubtful the samples are, right and wrong answers and unknown classes apart; above 1 is refused.
+def refusal_histogram(abstention: Mapping[str, Any]) -> Figure:
+    """Draw how far samples are from the training cells, right and wrong answers and unknown classes apart.
 
     Args:
-        histogram: ``edges`` (B + 1) and counts (B) of ``right``, ``wrong`` and ``unknown`` answers.
+        abstention: ``histogram`` of ``edges`` (B + 1) and counts (B) of ``right``, ``wrong`` and ``unknown`` answers,
+            and ``distance_threshold``, above which is refused.
     """
-    edges = np.asarray(histogram["edges"])
+    histogram, limit = abstention["histogram"], abstention["distance_threshold"]
     groups = (
         ("right", "right answers", _MAIN),
         ("wrong", "wrong answers", _SECOND),
         ("unknown", "cells of unknown classes", "#9c3ca8"),
     )
-    shown = [group for group in groups if sum(histogram.get(group[0], ())) > 0]
+    shown = [group for group in groups if sum(histogram[group[0]]) > 0]
     with house_style():
-        figure = Figure(figsize=(5.8, 0.5 + 1.25 * max(len(shown), 1)))
+        figure = Figure(figsize=(5.8, 0.6 + 1.2 * max(len(shown), 1)))
         grid = figure.subplots(max(len(shown), 1), 1, squeeze=False, sharex=True)[:, 0]
         for axes, (key, label, colour) in zip(grid, shown, strict=False):
             counts = np.asarray(histogram[key])
-            axes.stairs(counts / counts.sum(), edges, fill=True, color=colour, alpha=0.55)
-            axes.axvline(1.0, color=INK, lw=0.8, ls=(0, (4, 3)))
+            axes.stairs(counts / counts.sum(), histogram["edges"], fill=True, color=colour, alpha=0.55)
+            axes.axvline(limit, color=INK, lw=0.8, ls=(0, (4, 3)))
+            axes.set_title(f"{label} (n = {int(counts.sum())})")
             axes.set_xscale("log")
-            refused = counts[edges[:-1] >= 1.0].sum() / counts.sum()
-            axes.set_title(f"{label} (n = {int(counts.sum())}, {refused:.1%} refused)")
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
             axes.grid()
         grid[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        grid[-1].set_xlabel("doubt, as a multiple of what is allowed: refused above 1")
+        grid[-1].xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if _leads(value) else ""))
+        grid[-1].set_xlabel("distance from the nearest class of training cells; refused beyond the line")
     return figure
+
+
+def _leads(value: float) -> bool:
+    """Tell whether a value is worth a number on a logarithmic axis: 2 or 5 times a power of ten."""
+    return round(value / 10 ** np.floor(np.log10(value)), 6) in (2.0, 5.0)

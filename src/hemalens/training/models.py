@@ -25,6 +25,8 @@ __all__ = [
     "last_layers",
 ]
 
+_LEAST_VARIANCE = 1e-3
+
 
 class Baseline(nn.Module):
     """A plain CNN: three convolutions with pooling and two dense layers, for inputs (N, 3, S, S) float."""
@@ -117,12 +119,15 @@ class Compact(nn.Module):
 class Normalised(nn.Module):
     """A network behind its input normalisation: pictures (N, 3, S, S) float in [0, 1] to logits (N, C).
 
-    Mean and standard deviation per channel, in [0, 1], are buffers, so they travel with the weights.
+    Mean and standard deviation per channel, in [0, 1], are buffers, so they travel with the weights. By picture, each
+    is then brought to a mean of 0 per channel and to a common spread of 1 by its own values: other light, white balance
+    or exposure makes the same input.
     """
 
-    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, *, by_picture: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.by_picture = by_picture
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", mean.reshape(1, -1, 1, 1))
@@ -130,8 +135,20 @@ class Normalised(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits (N, C)."""
-        logits: Tensor = self.network((pictures - self.mean) / self.std)
+        logits: Tensor = self.network(self.prepare(pictures))
         return logits
+
+    def prepare(self, pictures: Tensor) -> Tensor:
+        """Return what the network itself takes of pictures (N, 3, S, S) in [0, 1]."""
+        return self.standardise((pictures - self.mean) / self.std)
+
+    def standardise(self, normalised: Tensor) -> Tensor:
+        """Return pictures (N, 3, S, S), normalised by mean and std, as the network takes them."""
+        if not self.by_picture:
+            return normalised
+        centred = normalised - normalised.mean(dim=(2, 3), keepdim=True)
+        # A blank picture stays blank.
+        return centred / (centred.square().mean(dim=(1, 2, 3), keepdim=True) + _LEAST_VARIANCE).sqrt()
 
 
 MODELS: dict[str, Callable[[int, float], nn.Module]] = {"baseline": Baseline, "compact": Compact}

@@ -15,7 +15,7 @@ from hemalens.training.tensors import LabelledImages, load_images
 
 __all__ = ["learn_refusal"]
 
-# More change nothing that can be measured (docs/decisions/0018), and a set of a million is not read once more.
+# From 250 on nothing changes for foreign pictures (docs/decisions/0018); a set of a million is not read once more.
 _PER_CLASS = 1000
 
 

@@ -198,6 +198,7 @@ def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]
         "weights": config.weights,
         "weights_sha256": weights.sha256 if (weights := find_weights(config)) else None,
         "freeze": config.freeze,
+        "normalise": config.normalise,
         "classes": list(source.classes),
         "image_size": config.image_size,
         "parameters": count_parameters(fitted.module),
