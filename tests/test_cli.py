@@ -18,6 +18,7 @@ from hemalens import cli
 from hemalens.core.errors import UserError
 from hemalens.core.provenance import version
 from hemalens.data.synthetic import synthetic_set
+from hemalens.deployment import submission, submission_check
 
 STAGES = {
     "audit": "hemalens.data.audit",
@@ -32,6 +33,7 @@ STAGES = {
     "export": "hemalens.deployment.export",
     "predict": "hemalens.deployment.predict",
     "serve": "hemalens.deployment.serve",
+    "package": "hemalens.deployment.submission",
     "run": "hemalens.pipeline",
     "demo": "hemalens.pipeline",
 }
@@ -91,7 +93,7 @@ def test_the_version_is_printed_alone(call: Call) -> None:
     assert call("--version") == (0, f"{version()}\n", "")
 
 
-@pytest.mark.parametrize("command", STAGES)
+@pytest.mark.parametrize("command", STAGES.keys() - {"package"})
 def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
     name = command.replace("-", "_")
     stage = getattr(importlib.import_module(STAGES[command]), name)
@@ -106,6 +108,36 @@ def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
     assert offered.keys() == behind.keys()
     for option, default in behind.items():
         assert offered[option] == (None if default == () else default), option
+
+
+def test_packages_options_are_those_of_its_two_functions() -> None:
+    behind = inspect.signature(submission.package).parameters | inspect.signature(submission_check.check).parameters
+    offered = inspect.signature(cli.package).parameters
+    assert offered.keys() - {"given", "check", "as_json"} == behind.keys() - {
+        *("models", "submission", "source", "progress")
+    }
+    for name in ("tta", "perturbed", "seconds", "memory_gb", "overwrite"):
+        assert offered[name].default == behind[name].default
+
+
+def test_a_zip_is_packed_and_checked_from_the_command_line(
+    source: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    interval = {"value": 0.5, "low": 0.25, "high": 0.75}
+    found = {"accuracy": interval, "macro_f1": interval, "n": 42, "pictures_per_second": 9.0, "peak_memory_mb": 80.0}
+    given: dict[str, Any] = {}
+
+    def check(*words: object, **options: object) -> dict[str, Any]:
+        given.update(options, words=words)
+        return found | {"network": "none", "notes": ["it prints"]}
+
+    monkeypatch.setattr(submission_check, "check", check)
+    code, out, err = call("package", "--check", "s.zip", source, "--perturbed", "--seconds", 5)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0] == "accuracy: 50.00 % [25.00, 75.00]"
+    assert out.splitlines()[2:] == ["42 pictures, 9 a second, 80 MB at most; network: none", "it prints"]
+    assert given["words"] == (Path("s.zip"), str(source))
+    assert (given["perturbed"], given["seconds"], given["memory_gb"]) == (True, 5.0, 8.0)
 
 
 def test_every_stage_has_a_command_and_a_function_of_its_name(
@@ -126,6 +158,7 @@ def test_every_stage_has_a_command_and_a_function_of_its_name(
         (["explain", trained, cleaned, "--out", tmp_path / "explained", "--limit", 3], ["n_explained", "check"]),
         (["report", trained, "--out", tmp_path / "report"], ["runs", "files"]),
         (["export", trained, "--out", exported, "--source", cleaned], ["n", "labels_equal", "logits_max_difference"]),
+        (["package", trained, "--out", tmp_path / "s.zip"], ["runtime", "labels", "compared", "bytes"]),
         (["predict", cleaned, "--out", table, "--model", exported, "--workers", 0], ["n_samples", "predicted", "out"]),
     ]
     for words, keys in steps:
@@ -202,6 +235,11 @@ def test_the_demo_works_with_small_settings(tmp_path: Path, call: Call, undrawn:
         ["evaluate", "nowhere", "{source}", "--out", "e", "--split", "holdout"],
         ["report", "nowhere", "--out", "r"],
         ["export", "nowhere", "--out", "m.onnx"],
+        ["package", "nowhere", "--out", "s.zip"],
+        ["package", "nowhere"],
+        ["package", "nowhere", "--out", "s.zip", "--runtime", "jax"],
+        ["package", "--check", "nowhere.zip", "{source}"],
+        ["package", "--check", "nowhere.zip", "{source}", "--out", "s.zip"],
         ["predict", "{source}", "--out", "p.csv", "--model", "nowhere.onnx"],
         ["predict", "{source}", "--out", "p.txt"],
         ["clean", "{source}", "--audit", "nowhere", "--out", "c.npz"],

@@ -21,8 +21,10 @@ from hemalens.console import (
     announce,
     announce_service,
     audit_lines,
+    check_lines,
     clean_lines,
     corruption_lines,
+    package_lines,
     parity_lines,
     rate_lines,
     review_lines,
@@ -30,7 +32,7 @@ from hemalens.console import (
     show,
     watched,
 )
-from hemalens.core.errors import MissingExtraError, UserError
+from hemalens.core.errors import ConfigError, MissingExtraError, UserError
 from hemalens.core.provenance import version
 
 __all__ = ["app", "main"]
@@ -427,6 +429,44 @@ def serve(
     )
     counts = f"{summary['pictures']} pictures in {summary['requests']} requests"
     show(summary, as_json, [f"{counts}, {summary['seconds']:.0f} s"])
+
+
+@app.command()
+def package(
+    given: Annotated[list[str], typer.Argument(metavar="RUN...", help="RUN directories; with --check the SOURCE.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The .zip to write.")] = None,
+    check: Annotated[Path | None, typer.Option(help="A zip to run on SOURCE as the competition would.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="numpy, onnx or torch; numpy by default, with --check what the zip names.")
+    ] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Average over the 8 symmetries of each picture.")] = False,
+    perturbed: Annotated[bool, typer.Option("--perturbed", help="With --check: score distorted copies too.")] = False,
+    seconds: Annotated[float, typer.Option(min=1, help="With --check: limit of time.")] = 600.0,
+    memory_gb: Annotated[float, typer.Option(min=0.5, help="With --check: limit of memory.")] = 8.0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the competition's zip of a run, of several their average; or check such a zip on a source.
+
+    Example: `hemalens package runs/first --out submission.zip`, `hemalens package --check submission.zip val_set.npz`
+    """
+    if check is not None:
+        if len(given) != 1 or out is not None or tta:
+            raise ConfigError(
+                f"check of {check}", "takes one SOURCE, no --out and no --tta", "see hemalens package --help"
+            )
+        stage = _stage("hemalens.deployment.submission_check", "check")
+        limits = {"seconds": seconds, "memory_gb": memory_gb}
+        with watched() as progress:
+            summary = stage(check, given[0], runtime=runtime, perturbed=perturbed, progress=progress, **limits)
+        show(summary, as_json, [*score_lines(summary), *check_lines(summary)])
+        return
+    if out is None or perturbed:
+        raise ConfigError("package", "needs --out (and --perturbed needs --check)", "write --out submission.zip")
+    stage = _stage("hemalens.deployment.submission", "package")
+    with watched() as progress:
+        summary = stage(given, out, runtime=runtime or "numpy", tta=tta, overwrite=overwrite, progress=progress)
+    show(summary, as_json, package_lines(summary))
 
 
 @app.command()

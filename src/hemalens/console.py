@@ -19,8 +19,10 @@ __all__ = [
     "announce",
     "announce_service",
     "audit_lines",
+    "check_lines",
     "clean_lines",
     "corruption_lines",
+    "package_lines",
     "parity_lines",
     "rate_lines",
     "review_lines",
@@ -121,12 +123,29 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
         f"{words}: {100 * summary[key]['value']:.2f} % "
         f"[{100 * summary[key]['low']:.2f}, {100 * summary[key]['high']:.2f}]"
         for key, words in names.items()
+        if key in summary
     ]
 
 
 def adaptation_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return how the pictures were adapted to the model, where that was asked for."""
     return [f"adapted: {summary['adaptation']['words']}"] if "adaptation" in summary else []
+
+
+def package_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return what was packed and how to check it."""
+    several = "" if summary["models"] == 1 else f" of {summary['models']} models"
+    turned = ", over 8 symmetries" if summary["tta"] else ""
+    size = f"{summary['bytes'] / 1e6:.1f} MB"
+    lines = [f"{size}{several}, run by {summary['runtime']}{turned}, in {summary['out']}"]
+    return [*lines, f"check it: hemalens package --check {summary['out']} SOURCE"]
+
+
+def check_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return what a checked submission costs, and what was noticed."""
+    rate, memory = summary["pictures_per_second"], summary["peak_memory_mb"]
+    cost = f"{summary['n']} pictures, {rate:.0f} a second, {memory:.0f} MB at most"
+    return [f"{cost}; network: {summary['network']}", *summary["notes"]]
 
 
 def corruption_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """One run of the compact network on a tiny set and one export of it, made once for all tests of the phase."""
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from hemalens.data.synthetic import synthetic_set
-from hemalens.deployment.export import export
+from hemalens.deployment.export import export, export_once
 from hemalens.training.train import train
 
 QUICK = ("image_size=16", "epochs=1", "batch_size=16", "per_class=16", "threads=1", "device=cpu", "precision=fp32")
@@ -34,3 +35,18 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     onnx = folder / "models" / "cells.onnx"
     parity = export(folder / "train", onnx, int8=True)
     return Exported(folder / "train", source, onnx, parity)
+
+
+@dataclass(frozen=True)
+class Fp32:
+    """A copy of the run with its export in full precision; nobody may write to them."""
+
+    run: Path
+    onnx: Path
+
+
+@pytest.fixture(scope="session")
+def fp32(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> Fp32:
+    run = tmp_path_factory.mktemp("fp32") / "train"
+    shutil.copytree(exported.run, run)
+    return Fp32(run, export_once(run))
