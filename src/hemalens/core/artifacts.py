@@ -20,6 +20,7 @@ from hemalens.core.provenance import provenance, sha256_file
 
 __all__ = [
     "PROVENANCE",
+    "check_vacant",
     "find_table",
     "is_complete",
     "output_directory",
@@ -168,6 +169,22 @@ def require_complete(directory: Path, command: str) -> dict[str, Any]:
     return found
 
 
+def check_vacant(path: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Raise ArtifactError where ``output_directory`` would refuse a path for what is there; touch nothing."""
+    if path.exists() and not path.is_dir():
+        raise ArtifactError(f"output {path}", "is a file, a directory is to be written", "choose another --out")
+    try:
+        occupied = path.is_dir() and any(path.iterdir())
+    except OSError as error:
+        raise ArtifactError(
+            f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
+        ) from error
+    if occupied and not ((path / _STARTED).exists() or overwrite or resume):
+        raise ArtifactError(
+            f"output {path}", "exists already and is not empty", "add --overwrite or choose another --out"
+        )
+
+
 @contextmanager
 def output_directory(
     path: Path,
@@ -239,20 +256,14 @@ def _as_written(path: Path) -> Path:
 
 def _claim_directory(path: Path, *, overwrite: bool, resume: bool) -> dict[str, int]:
     """Make a directory ours to write in; return the files in it that are not ours, name -> time of change."""
-    if path.exists() and not path.is_dir():
-        raise ArtifactError(f"output {path}", "is a file, a directory is to be written", "choose another --out")
+    check_vacant(path, overwrite=overwrite, resume=resume)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        occupied = any(path.iterdir())
     except OSError as error:
         raise ArtifactError(
             f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
         ) from error
     unfinished = (path / _STARTED).exists()
-    if occupied and not (unfinished or overwrite or resume):
-        raise ArtifactError(
-            f"output {path}", "exists already and is not empty", "add --overwrite or choose another --out"
-        )
     stamps, listed = _stamps(path), _listed_outputs(path)
     noted = _noted_foreign(path / _STARTED) if unfinished else stamps
     foreign = {name: stamp for name, stamp in stamps.items() if noted.get(name) == stamp and name not in listed}

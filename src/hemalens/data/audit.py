@@ -7,23 +7,29 @@ that ``clean`` will follow unless a person edits it. Needs no torch.
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from hemalens.core.artifacts import output_directory, write_json, write_table
+from hemalens.core.provenance import sha256_file
 from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
 from hemalens.data.audit_page import AuditView, render_audit
 from hemalens.data.checks.finding import ISSUES, Finding
+from hemalens.data.checks.labels import LabelCheck, check_labels
 from hemalens.data.checks.outliers import OutlierAnalysis
-from hemalens.data.findings import find_all
+from hemalens.data.checks.shortcuts import find_shortcuts
+from hemalens.data.findings import arrange, find_all
+from hemalens.data.probabilities import read_probabilities
 from hemalens.data.sources import Source, open_source
 from hemalens.data.sources.entries import escape
 from hemalens.data.statistics import Statistics, measure_source
 
 __all__ = ["audit", "suggested_drops"]
 
+_ORDERED = frozenset({"npz", "medmnist", "manifest"})
 _MANIFEST = ("width", "height", "mode", "bytes", "sha256", "phash")
 _STATISTICS = (
     "pixel_sha256",
@@ -45,6 +51,7 @@ def audit(
     *,
     classes: Sequence[str] | None = None,
     workers: int | None = None,
+    probabilities: Path | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -55,21 +62,33 @@ def audit(
         out: directory to write; refused where it exists, unless ``overwrite``.
         classes: class names in label order, instead of the source's own.
         workers: processes that decode; None for one a core.
+        probabilities: out-of-fold class probabilities (``read_probabilities``), by which labels are doubted.
         overwrite: replace an earlier audit.
         progress: told about the steps.
     """
     started = time.monotonic()
     opened = open_source(source, classes=classes)
     options = {"classes": list(classes) if classes else None}
-    with output_directory(out, "audit", overwrite=overwrite, inputs={"source": opened.fingerprint()}, options=options):
+    inputs = {"source": opened.fingerprint()}
+    chances = None
+    if probabilities is not None:
+        chances = read_probabilities(probabilities, opened.samples, opened.classes)
+        inputs |= {"probabilities": sha256_file(probabilities)}
+    with output_directory(out, "audit", overwrite=overwrite, inputs=inputs, options=options):
         statistics = measure_source(opened, workers=workers, progress=progress)
         progress("looking for outliers", 0, 1)
         analysis, findings = find_all(statistics, opened.samples)
         progress("looking for outliers", 1, 1)
+        drops = suggested_drops(findings)
+        checked = None if chances is None else check_labels(opened.samples, opened.classes, chances, without=drops)
+        findings = arrange([*findings, *checked.findings]) if checked else findings
+        # Files are sorted by path, and in class folders that holds the label.
+        shortcuts = find_shortcuts(statistics, opened.samples, ordered=opened.kind in _ORDERED, without=drops)
         write_table(out / "manifest.csv", _manifest(opened, statistics))
         write_table(out / "statistics.csv", _statistics(opened, statistics, analysis))
         write_table(out / "issues.csv", _issues(opened.samples, findings))
-        summary = _summary(opened, statistics, findings)
+        summary = _summary(opened, statistics, findings) | {"shortcuts": [asdict(one) for one in shortcuts]}
+        summary |= {"labels": _doubts(checked)} if checked else {}
         view = AuditView(opened, statistics, analysis, tuple(findings), summary)
         page = render_audit(view)
         summary["seconds"] = round(time.monotonic() - started, 2)
@@ -81,6 +100,12 @@ def audit(
 def suggested_drops(findings: Sequence[Finding]) -> set[int]:
     """Return the places of the samples that at least one finding suggests to drop."""
     return {finding.index for finding in findings if finding.suggestion == "drop"}
+
+
+def _doubts(checked: LabelCheck) -> dict[str, Any]:
+    pairs = [{"label": label, "looks_like": other, "samples": count} for label, other, count in checked.pairs]
+    noise = round(checked.noise, 4)
+    return {"checked": checked.samples, "agreement": round(checked.agreement, 4), "noise": noise, "pairs": pairs}
 
 
 def _manifest(source: Source, statistics: Statistics) -> pl.DataFrame:

@@ -14,16 +14,18 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from hemalens.core.charts import bar_counts, figure_svg, house_style, scatter_map
 from hemalens.core.errors import UserError
-from hemalens.core.page import number, picture_uri, render_page, thousands
+from hemalens.core.page import ABSENT, interval, number, percent, picture_uri, render_page, thousands
 from hemalens.core.types import IntArray
 from hemalens.data.checks.finding import ISSUES, Finding, Issue
 from hemalens.data.checks.outliers import OutlierAnalysis
+from hemalens.data.checks.shortcuts import ATTRIBUTES
 from hemalens.data.sources import Source
 from hemalens.data.statistics import Statistics
 
 __all__ = ["AuditView", "render_audit"]
 
 _GALLERY = 12
+_RANKED = 48  # doubted labels are to be looked through, not only exemplified
 _MEANINGS: dict[Issue, tuple[str, str]] = {
     "unreadable": ("Unreadable", "Files that are no picture, are damaged, or are refused by a rule of safety."),
     "converted": ("Converted while reading", "Read by a rule for their format; the rule is named for each."),
@@ -39,6 +41,10 @@ _MEANINGS: dict[Issue, tuple[str, str]] = {
     "blurry": ("Blurry", "Far less sharp than the median picture."),
     "dark": ("Dark", "Pictures without light."),
     "bright": ("Bright", "Washed-out pictures."),
+    "label_issue": (
+        "Doubted labels",
+        "Labels that a model which never saw the sample contradicts, the surest first. It errs too: look, then decide.",
+    ),
 }
 
 
@@ -79,6 +85,11 @@ def render_audit(view: AuditView) -> str:
         "threshold": view.analysis.threshold,
         "issue_rows": _issue_rows(view.summary, by_issue),
         "galleries": galleries,
+        "shortcut_rows": [_shortcut_row(one) for one in view.summary["shortcuts"]],
+        "doubt_rows": [
+            [one["label"], one["looks_like"], thousands(one["samples"])]
+            for one in view.summary.get("labels", {}).get("pairs", ())
+        ],
     }
     return render_page("audit.html", "hemalens.data", context)
 
@@ -98,6 +109,20 @@ def _issue_rows(summary: Mapping[str, Any], by_issue: Mapping[Issue, Sequence[Fi
     return rows
 
 
+def _shortcut_row(found: Mapping[str, Any]) -> list[Any]:
+    """Return an attribute, how often it alone names the class, whom it gives away, and where."""
+    name = found["attribute"]
+    named = {"lines": [interval(found["accuracy"]), f"chance {percent(found['chance'])}"]}
+    if not found["leaks"]:
+        return [name, named, "nothing certain", ABSENT]
+    leaks = ", ".join(f"{leak['label']} ({leak['auroc']:.2f})" for leak in found["leaks"])
+    more = ", ".join(
+        f"{percent(share, 0)} {label} ({percent(usual, 0)} of all)" for label, share, usual in found["shares"]
+    )
+    where = {"lines": [found["where"], f"{thousands(found['samples'])} samples: {more}"]}
+    return [{"lines": [name, *(["depends on the cell, too"] if ATTRIBUTES[name] else [])]}, named, leaks, where]
+
+
 def _gallery(view: AuditView, issue: Issue, rows: Sequence[Finding]) -> dict[str, Any]:
     """Show up to 12 findings, one of each group first; where a group is one picture, its copies are only counted."""
     seen: set[str] = set()
@@ -108,8 +133,9 @@ def _gallery(view: AuditView, issue: Issue, rows: Sequence[Finding]) -> dict[str
         seen.add(finding.group)
         (first if fresh else more).append(finding)
     title, meaning = _MEANINGS[issue]
-    chosen = (first if issue in _COPIES else first + more)[:_GALLERY]
+    chosen = (first if issue in _COPIES else first + more)[: _RANKED if issue == "label_issue" else _GALLERY]
     shown = f"{len(chosen)}, one of each group{'' if issue in _COPIES else ' first'}"
+    shown = f"the first {len(chosen)}" if issue == "label_issue" else shown
     facts = {"anchor": issue, "title": title, "meaning": meaning, "count": len(rows), "shown": shown}
     return facts | {"items": _items(view, chosen)}
 

@@ -12,7 +12,7 @@ from hemalens.data.checks.outliers import OutlierAnalysis, analyse_outliers
 from hemalens.data.checks.quality import find_blurry, find_bright, find_dark
 from hemalens.data.statistics import Statistics
 
-__all__ = ["find_all"]
+__all__ = ["arrange", "find_all"]
 
 
 def find_all(statistics: Statistics, samples: Sequence[Sample]) -> tuple[OutlierAnalysis, list[Finding]]:
@@ -31,5 +31,10 @@ def find_all(statistics: Statistics, samples: Sequence[Sample]) -> tuple[Outlier
         *find_dark(statistics),
         *find_bright(statistics),
     ]
+    return analysis, arrange(findings)
+
+
+def arrange(findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings ordered by issue, group and falling score."""
     order = {issue: place for place, issue in enumerate(ISSUES)}
-    return analysis, sorted(findings, key=lambda f: (order[f.issue], f.group, -f.score, f.index))
+    return sorted(findings, key=lambda f: (order[f.issue], f.group, -f.score, f.index))

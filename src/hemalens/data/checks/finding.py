@@ -17,6 +17,7 @@ Issue = Literal[
     "blurry",
     "dark",
     "bright",
+    "label_issue",
 ]
 Suggestion = Literal["keep", "drop", "review"]
 ISSUES: tuple[Issue, ...] = get_args(Issue)
