@@ -32,7 +32,7 @@ from hemalens.training.out_of_fold import TABLE, out_of_fold
 from hemalens.training.tensors import encode_labels
 from prepared import prepare
 
-PEER = "cleanlab==2.7.1"
+PEER = "cleanlab==2.9.0"
 SHARE, FALSE_ALARMS = 0.03, 0.01
 HOME = BUILD / "label-issues"
 METHODS = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
@@ -80,7 +80,7 @@ def exchange_along(labels: np.ndarray, confusions: np.ndarray, seed: int) -> np.
 
 
 def judged(cells: Path, labels: np.ndarray, name: str, given: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities (M, C) and places (M,) of the cells that were judged, under labels (N,) in place of theirs."""
+    """Return probabilities (M, C) and places (M,) of the judged cells under labels (N,) in place of theirs."""
     path = HOME / f"{name}.npz"
     if not path.exists():
         with np.load(cells) as file:

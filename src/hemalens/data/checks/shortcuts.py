@@ -235,15 +235,22 @@ def _with_example(
 
 
 def _in_words(inside: Mapping[str, FloatArray], everywhere: Mapping[str, FloatArray]) -> str:
-    """Return the ranges of a group's values, of those facts that set it apart from all samples.
+    """Return the usual range (5th to 95th percentile) of a group's values, of those facts that set it apart.
 
     >>> _in_words({"width": np.array([80.0, 82.0])}, {"width": np.array([80.0, 96.0])})
     'width 80 to 82'
     """
     said = []
     for name, values in inside.items():
-        low, high, least, most = values.min(), values.max(), everywhere[name].min(), everywhere[name].max()
-        if (low, high) == (least, most):
+        if values.min() == everywhere[name].min() and values.max() == everywhere[name].max():
             continue
-        said.append(f"{name} {low:.4g}" if low == high else f"{name} {low:.4g} to {high:.4g}")
+        if set(np.unique(everywhere[name])) <= {0.0, 1.0}:  # one of several modes
+            said += [name] if values.min() == 1 else []
+            continue
+        low, high = (_rounded(float(value)) for value in np.quantile(values, (0.05, 0.95)))
+        said.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
     return ", ".join(said)
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
