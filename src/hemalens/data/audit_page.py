@@ -112,15 +112,18 @@ def _issue_rows(summary: Mapping[str, Any], by_issue: Mapping[Issue, Sequence[Fi
 def _shortcut_row(found: Mapping[str, Any]) -> list[Any]:
     """Return an attribute, how often it alone names the class, whom it gives away, and where."""
     name = found["attribute"]
-    named = {"lines": [interval(found["accuracy"]), f"chance {percent(found['chance'])}"]}
+    named = _cell(interval(found["accuracy"]), f"chance {percent(found['chance'])}")
+    attribute = _cell(name, *(["depends on the cell, too"] if ATTRIBUTES[name] else []))
     if not found["leaks"]:
-        return [name, named, "nothing certain", ABSENT]
+        return [attribute, named, "nothing certain", ABSENT]
     leaks = ", ".join(f"{leak['label']} ({leak['auroc']:.2f})" for leak in found["leaks"])
-    more = ", ".join(
-        f"{percent(share, 0)} {label} ({percent(usual, 0)} of all)" for label, share, usual in found["shares"]
-    )
-    where = {"lines": [found["where"], f"{thousands(found['samples'])} samples: {more}"]}
-    return [{"lines": [name, *(["depends on the cell, too"] if ATTRIBUTES[name] else [])]}, named, leaks, where]
+    shares = (f"{percent(share, 0)} {label} ({percent(usual, 0)} of all)" for label, share, usual in found["shares"])
+    where = _cell(found["where"], f"{thousands(found['samples'])} samples: {', '.join(shares)}")
+    return [attribute, named, leaks, where]
+
+
+def _cell(*lines: str) -> dict[str, Any]:
+    return {"lines": list(lines), "best": False}
 
 
 def _gallery(view: AuditView, issue: Issue, rows: Sequence[Finding]) -> dict[str, Any]:

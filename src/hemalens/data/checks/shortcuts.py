@@ -247,7 +247,7 @@ def _in_words(inside: Mapping[str, FloatArray], everywhere: Mapping[str, FloatAr
         if set(np.unique(everywhere[name])) <= {0.0, 1.0}:  # one of several modes
             said += [name] if values.min() == 1 else []
             continue
-        low, high = (_rounded(float(value)) for value in np.quantile(values, (0.05, 0.95)))
+        low, high = (_rounded(float(value)) for value in np.quantile(values, (0.05, 0.95), method="nearest"))
         said.append(f"{name} {low}" if low == high else f"{name} {low} to {high}")
     return ", ".join(said)
 
