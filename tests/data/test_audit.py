@@ -207,7 +207,7 @@ def test_a_size_that_only_one_class_has_is_a_shortcut_in_summary_and_page(tmp_pa
     assert {leak["label"] for leak in size["leaks"]} == {"ig", "monocyte"}
     assert size["accuracy"]["value"] == pytest.approx(0.75)
     assert (size["where"], size["samples"]) == ("width 9, height 9", 20)
-    assert size["shares"] == [["ig", 1.0, 0.5]]
+    assert size["shares"] == [{"label": "ig", "share": 1.0, "usual": 0.5}]
     assert "order in the source" not in {one["attribute"] for one in summary["shortcuts"]}
     page = (tmp_path / "audit" / "audit.html").read_text()
     assert "width 9, height 9" in page.partition('id="shortcut-table"')[2]

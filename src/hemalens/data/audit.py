@@ -20,7 +20,7 @@ from hemalens.data.audit_page import AuditView, render_audit
 from hemalens.data.checks.finding import ISSUES, Finding
 from hemalens.data.checks.labels import LabelCheck, check_labels
 from hemalens.data.checks.outliers import OutlierAnalysis
-from hemalens.data.checks.shortcuts import find_shortcuts
+from hemalens.data.checks.shortcuts import Shortcut, find_shortcuts
 from hemalens.data.findings import arrange, find_all
 from hemalens.data.probabilities import read_probabilities
 from hemalens.data.sources import Source, open_source
@@ -87,7 +87,7 @@ def audit(
         write_table(out / "manifest.csv", _manifest(opened, statistics))
         write_table(out / "statistics.csv", _statistics(opened, statistics, analysis))
         write_table(out / "issues.csv", _issues(opened.samples, findings))
-        summary = _summary(opened, statistics, findings) | {"shortcuts": [asdict(one) for one in shortcuts]}
+        summary = _summary(opened, statistics, findings) | {"shortcuts": [_told(one) for one in shortcuts]}
         summary |= {"labels": _doubts(checked)} if checked else {}
         view = AuditView(opened, statistics, analysis, tuple(findings), summary)
         page = render_audit(view)
@@ -106,6 +106,11 @@ def _doubts(checked: LabelCheck) -> dict[str, Any]:
     pairs = [{"label": label, "looks_like": other, "samples": count} for label, other, count in checked.pairs]
     noise = round(checked.noise, 4)
     return {"checked": checked.samples, "agreement": round(checked.agreement, 4), "noise": noise, "pairs": pairs}
+
+
+def _told(shortcut: Shortcut) -> dict[str, Any]:
+    shares = [{"label": label, "share": share, "usual": usual} for label, share, usual in shortcut.shares]
+    return asdict(shortcut) | {"leaks": [asdict(leak) for leak in shortcut.leaks], "shares": shares}
 
 
 def _manifest(source: Source, statistics: Statistics) -> pl.DataFrame:

@@ -117,7 +117,9 @@ def _shortcut_row(found: Mapping[str, Any]) -> list[Any]:
     if not found["leaks"]:
         return [attribute, named, "nothing certain", ABSENT]
     leaks = ", ".join(f"{leak['label']} ({leak['auroc']:.2f})" for leak in found["leaks"])
-    shares = (f"{percent(share, 0)} {label} ({percent(usual, 0)} of all)" for label, share, usual in found["shares"])
+    shares = (
+        f"{percent(one['share'], 0)} {one['label']} ({percent(one['usual'], 0)} of all)" for one in found["shares"]
+    )
     where = _cell(found["where"], f"{thousands(found['samples'])} samples: {', '.join(shares)}")
     return [attribute, named, leaks, where]
 

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
+from scipy.stats import mannwhitneyu
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from hemalens.core.types import IntArray
-from hemalens.data.checks.shortcuts import ATTRIBUTES, Shortcut, find_shortcuts, permutation_p_value
+from hemalens.data.checks.shortcuts import ATTRIBUTES, Shortcut, find_shortcuts, permutation_p_value, rank_test
 from hemalens.data.statistics import Measurement, Statistics
 from tests.data.measured import samples_of
 
@@ -106,6 +107,21 @@ def test_fewer_than_two_classes_of_ten_are_not_looked_at(labels: list[str | None
 
 def confusion(labels: IntArray, predicted: IntArray, n_classes: int) -> IntArray:
     return np.bincount(labels * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def test_the_rank_test_is_that_of_scipy_and_folds_are_compared_within_themselves() -> None:
+    draw = np.random.default_rng(3)
+    own = draw.random(200) < 0.3
+    scores = np.round(draw.normal(0, 1, 200) + 0.5 * own, 1)
+    auroc, p_value = rank_test([scores], [own])
+    options = {"alternative": "greater", "method": "asymptotic", "use_continuity": False}
+    expected = mannwhitneyu(scores[own], scores[~own], **options)
+    assert p_value == pytest.approx(expected.pvalue)
+    assert auroc == pytest.approx(roc_auc_score(own, scores))
+    twice = rank_test([scores, scores + 100], [own, own])
+    assert twice[0] == pytest.approx(auroc)
+    assert twice[1] < p_value
+    assert rank_test([np.ones(9)], [own[:9]]) == (0.5, 1.0)
 
 
 def test_the_p_value_in_closed_form_is_that_of_shuffling() -> None:
