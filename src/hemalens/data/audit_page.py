@@ -25,6 +25,7 @@ from hemalens.data.statistics import Statistics
 __all__ = ["AuditView", "render_audit"]
 
 _GALLERY = 12
+_NAMED = 3  # classes given away that are named; audit.json has all
 _RANKED = 48  # doubted labels are to be looked through, not only exemplified
 _MEANINGS: dict[Issue, tuple[str, str]] = {
     "unreadable": ("Unreadable", "Files that are no picture, are damaged, or are refused by a rule of safety."),
@@ -111,17 +112,18 @@ def _issue_rows(summary: Mapping[str, Any], by_issue: Mapping[Issue, Sequence[Fi
 
 def _shortcut_row(found: Mapping[str, Any]) -> list[Any]:
     """Return an attribute, how often it alone names the class, whom it gives away, and where."""
-    name = found["attribute"]
+    name, leaks = found["attribute"], found["leaks"]
     named = _cell(interval(found["accuracy"]), f"chance {percent(found['chance'])}")
-    attribute = _cell(name, *(["depends on the cell, too"] if ATTRIBUTES[name] else []))
-    if not found["leaks"]:
-        return [attribute, named, "nothing certain", ABSENT]
-    leaks = ", ".join(f"{leak['label']} ({leak['auroc']:.2f})" for leak in found["leaks"])
+    if not leaks:
+        return [name, named, "nothing certain", ABSENT]
+    most = ", ".join(f"{leak['label']} ({leak['auroc']:.2f})" for leak in leaks[:_NAMED])
+    more = [f"and {len(leaks) - _NAMED} more classes"] if len(leaks) > _NAMED else []
+    given = _cell(most, *more, *(["depends on the cell itself, too"] if ATTRIBUTES[name] else []))
     shares = (
         f"{percent(one['share'], 0)} {one['label']} ({percent(one['usual'], 0)} of all)" for one in found["shares"]
     )
     where = _cell(found["where"], f"{thousands(found['samples'])} samples: {', '.join(shares)}")
-    return [attribute, named, leaks, where]
+    return [name, named, given, where]
 
 
 def _cell(*lines: str) -> dict[str, Any]:
