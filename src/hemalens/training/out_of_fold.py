@@ -49,6 +49,7 @@ TABLE = "out_of_fold.csv"
 _SUMMARY = "out_of_fold.json"
 _FOLDS = 4
 _PLAN = "plan.json"
+_SHARES = "shares.parquet"
 # The epoch is chosen by pictures that are trained on: those of the held-out fold must not choose who judges them.
 _WATCHED = 256
 _COPIES = frozenset({"exact_duplicate", "near_duplicate"})
@@ -113,7 +114,7 @@ def out_of_fold(
             shutil.rmtree(out / "folds", ignore_errors=True)
             (out / "folds").mkdir()
             write_json(out / "folds" / _PLAN, plan)
-        task = _prepare(opened, folds, config, workers=workers, progress=progress)
+        task = _prepare(opened, folds, config, out / "folds", workers=workers, progress=progress)
         probabilities = np.empty((len(task.places), len(opened.classes)))
         for fold in range(folds):
             probabilities[task.folds == fold] = _judge_fold(task, fold, out / "folds", progress)
@@ -141,21 +142,35 @@ class _Task:
     config: TrainConfig
 
 
-def _prepare(source: Source, folds: int, config: TrainConfig, *, workers: int | None, progress: Progress) -> _Task:
-    """Leave out what an audit would drop and what has no label; share the rest out among the folds."""
+def _prepare(
+    source: Source, folds: int, config: TrainConfig, folder: Path, *, workers: int | None, progress: Progress
+) -> _Task:
+    """Share the samples out among the folds, or read how an earlier start of this run did."""
+    labels = encode_labels([sample.label for sample in source.samples], source.classes)
+    kept = folder / _SHARES
+    if not kept.is_file():
+        places, drawn = _share_out(source, labels, folds, seed=config.seed, workers=workers, progress=progress)
+        write_table(kept, pl.DataFrame({"place": places, "fold": drawn}))
+    table = read_table(kept, {"place": pl.Int64, "fold": pl.Int64})
+    places = table["place"].to_numpy()
+    return _Task(source, places, labels[places], table["fold"].to_numpy(), config)
+
+
+def _share_out(
+    source: Source, labels: IntArray, folds: int, *, seed: int, workers: int | None, progress: Progress
+) -> tuple[IntArray, IntArray]:
+    """Return places (M,) and folds (M,), without what an audit would drop and what has no label (-1)."""
     _, findings = find_all(measure_source(source, workers=workers, progress=progress), source.samples)
     drops = {finding.index for finding in findings if finding.suggestion == "drop"}
-    labels = encode_labels([sample.label for sample in source.samples], source.classes)
     places = np.array([place for place in range(len(source)) if labels[place] >= 0 and place not in drops], np.int64)
     present = len(np.unique(labels[places]))
     copies = _copies(findings)
     samples = [source.samples[place] for place in places.tolist()]
-    links = [copies.get(place) for place in places.tolist()]
-    drawn = choose_folds(samples, links, folds, seed=config.seed)
+    drawn = choose_folds(samples, [copies.get(place) for place in places.tolist()], folds, seed=seed)
     if present < 2 or len(places) < 2 * folds or not np.bincount(drawn, minlength=folds).all():
         rule = f"has {len(places)} usable labelled samples of {present} classes, too few for {folds} folds"
         raise SourceError(f"source {source.spec}", rule, "bring more samples, or another source")
-    return _Task(source, places, labels[places], drawn, config)
+    return places, drawn
 
 
 def _copies(findings: Sequence[Finding]) -> dict[int, str]:
