@@ -142,9 +142,10 @@ def reported_as(reported: np.ndarray, wrong: np.ndarray) -> dict[str, float]:
     }
 
 
-def sheet(folder: Path, cells: Path, out: Path, *, columns: int = 8, rows: int = 4, side: int = 96) -> None:
+def sheet(folder: Path, cells: Path, out: Path, *, columns: int = 8, most: int = 40, side: int = 96) -> None:
     """Draw the most doubtful labels of an audit, each with its label and the class that it looks like."""
-    issues = pl.read_csv(folder / "issues.csv").filter(pl.col("issue") == "label_issue").head(columns * rows)
+    issues = pl.read_csv(folder / "issues.csv").filter(pl.col("issue") == "label_issue").head(most)
+    rows = -(-issues.height // columns)
     source = open_source(cells)
     places = {sample.sample_id: place for place, sample in enumerate(source.samples)}
     font = ImageFont.load_default(11)

@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemalens.core.types import FloatArray, IntArray
-from hemalens.data.checks.labels import check_labels, class_thresholds, confident_classes, confident_joint, doubt
+from hemalens.data.checks.labels import (
+    check_labels,
+    class_thresholds,
+    confident_classes,
+    confident_joint,
+    doubt,
+    suspects,
+)
 from tests.data.measured import samples_of
 
 CLASSES = ("ig", "monocyte", "platelet")
@@ -52,6 +59,16 @@ def test_doubt_lies_in_0_to_1_and_is_above_a_half_where_another_class_is_likelie
     score = doubt(labels, chances)
     assert ((score >= 0) & (score <= 1)).all()
     assert ((score > 0.5) == (chances.argmax(axis=1) != labels)).all()
+
+
+def test_as_many_are_suspected_as_the_joint_counts_those_with_the_largest_margins() -> None:
+    labels = np.zeros(40, np.int64)
+    labels[20:] = 1
+    sure = np.r_[np.linspace(0.80, 0.99, 17), [0.1, 0.2, 0.3]]
+    chances = np.stack([np.r_[sure, np.full(20, 0.1)], np.r_[1 - sure, np.full(20, 0.9)]], axis=1)
+    # One sample of class 0 reaches the threshold 0.9 of class 1, 17 reach their own of 0.79: 20 * 1 / 18 is about 1.
+    assert confident_joint(labels, chances).round().tolist() == [[19.0, 1.0], [0.0, 20.0]]
+    assert suspects(labels, chances).tolist() == [17]
 
 
 def test_a_class_without_samples_has_no_threshold_that_could_be_reached() -> None:

@@ -12,7 +12,15 @@ import numpy.typing as npt
 from hemalens.core.types import FloatArray, IntArray, Sample
 from hemalens.data.checks.finding import Finding
 
-__all__ = ["LabelCheck", "check_labels", "class_thresholds", "confident_classes", "confident_joint", "doubt"]
+__all__ = [
+    "LabelCheck",
+    "check_labels",
+    "class_thresholds",
+    "confident_classes",
+    "confident_joint",
+    "doubt",
+    "suspects",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +49,9 @@ def check_labels(
     *,
     without: frozenset[int] | set[int] = frozenset(),
 ) -> LabelCheck | None:
-    """Report the samples whose label the probabilities confidently contradict; None where nothing can be checked.
+    """Report the samples whose label the probabilities contradict most; None where nothing can be checked.
 
-    A label is doubted where the confident class is another one (Northcutt et al. 2021, eq. 1) and is also the more
-    probable one; the score is ``doubt``.
+    As many are reported as the confident joint says are wrong (``suspects``); the score is ``doubt``.
 
     Args:
         samples: N samples, labelled or not.
@@ -61,9 +68,8 @@ def check_labels(
     if len(np.unique(labels)) < 2:
         return None
     likely, score = chances.argmax(axis=1), doubt(labels, chances)
-    confident = confident_classes(labels, chances)
     joint = confident_joint(labels, chances)
-    doubted = np.flatnonzero((confident >= 0) & (confident != labels) & (likely != labels))
+    doubted = suspects(labels, chances)
     findings, counts = [], np.zeros((len(classes), len(classes)), np.int64)
     for row in doubted[np.argsort(-score[doubted], kind="stable")].tolist():
         given, other = int(labels[row]), int(likely[row])
@@ -79,6 +85,22 @@ def check_labels(
         pairs=tuple(sorted(pairs, key=lambda pair: -pair[2])),
         findings=tuple(findings),
     )
+
+
+def suspects(labels: IntArray, probabilities: FloatArray) -> IntArray:
+    """Return the places (M,), ascending, of the labels to doubt: pruning by noise rate (Northcutt et al. 2021, 3.2).
+
+    For each pair of classes as many samples as the confident joint counts there, those whose probability of the other
+    class exceeds that of the label most; of these, the ones that another class is likelier for than the label.
+    """
+    margins = probabilities - probabilities[np.arange(len(labels)), labels][:, None]
+    counts = np.rint(confident_joint(labels, probabilities)).astype(np.int64)
+    chosen = np.zeros(len(labels), bool)
+    for given, other in np.argwhere(counts).tolist():
+        if given != other:
+            members = np.flatnonzero(labels == given)
+            chosen[members[np.argsort(-margins[members, other], kind="stable")[: counts[given, other]]]] = True
+    return np.flatnonzero(chosen & (probabilities.argmax(axis=1) != labels))
 
 
 def doubt(labels: IntArray, probabilities: FloatArray) -> FloatArray:
