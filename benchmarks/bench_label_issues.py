@@ -174,18 +174,19 @@ def main() -> None:
     n_classes = len(source.classes)
     flat = labels[places] * n_classes + values.argmax(axis=1)
     confusions = np.bincount(flat, minlength=n_classes**2).reshape(n_classes, n_classes)
+    kinds = {
+        "random": exchange_at_random(labels, n_classes, given.seed),
+        "confusions": exchange_along(labels, confusions, given.seed),
+    }
+    answers = {name: judged(cells, changed, name, given) for name, changed in kinds.items()}
     summary = audit(
         HOME / "untouched.npz", HOME / "audit", probabilities=HOME / "untouched-out-of-fold" / TABLE, overwrite=True
     )
     if given.sheet:
         sheet(HOME / "audit", HOME / "untouched.npz", given.sheet)
     figures: dict[str, Any] = {"untouched": summary["labels"] | {"issues": summary["issues"].get("label_issue")}}
-    kinds = {
-        "random": exchange_at_random(labels, n_classes, given.seed),
-        "confusions": exchange_along(labels, confusions, given.seed),
-    }
     for name, changed in kinds.items():
-        figures[name] = compare(name, labels, changed, *judged(cells, changed, name, given))
+        figures[name] = compare(name, labels, changed, *answers[name])
     record(
         "label_issues",
         figures,
