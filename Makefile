@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs bench clean
+.PHONY: help setup demo test lint docs bench fuzz clean model
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,12 @@ docs: $(READY) ## write docs/reference anew from the code
 
 bench: $(READY) ## run the benchmarks (real cells: set HEMALENS_DATA)
 	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+fuzz: $(READY) ## decode 100,000 mutated pictures in worker processes (COUNT=N: up to N; goes on where it was)
+	$(BIN)/python tests/fuzz.py $(COUNT)
+
+model: $(READY) ## train the embedded model anew (real cells: set HEMALENS_DATA)
+	$(BIN)/python benchmarks/make_model.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) out build .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+_BLANK = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1" aria-label="nothing"></svg>'
+
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
@@ -18,5 +20,5 @@ def real_data() -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave figures undrawn where a test does not look at them: they take most of an evaluation's time."""
-    for module in ("evaluate", "report", "report_results"):
-        monkeypatch.setattr(f"hemalens.evaluation.{module}.figure_svg", lambda *_, **__: "<svg></svg>")
+    for module in ("evaluate", "report_parts", "robustness"):
+        monkeypatch.setattr(f"hemalens.evaluation.{module}.figure_svg", lambda *_, **__: _BLANK)

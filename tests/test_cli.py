@@ -27,7 +27,10 @@ STAGES = {
     "overfit-check": "hemalens.training.overfit",
     "train": "hemalens.training.train",
     "evaluate": "hemalens.evaluation.evaluate",
+    "explain": "hemalens.evaluation.explain",
     "report": "hemalens.evaluation.report",
+    "export": "hemalens.deployment.export",
+    "predict": "hemalens.deployment.predict",
     "run": "hemalens.pipeline",
     "demo": "hemalens.pipeline",
 }
@@ -94,8 +97,10 @@ def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
     behind = {name: one.default for name, one in inspect.signature(stage).parameters.items() if name != "progress"}
     offered = {name: one.default for name, one in inspect.signature(getattr(cli, name)).parameters.items()}
     assert offered.pop("as_json") is False
-    if command == "audit":  # another function's work, done before this one's
+    if command == "audit":  # training for probabilities and the review are functions of their own, before and after it
         assert offered.pop("label_issues") is False
+        review = inspect.signature(importlib.import_module("hemalens.data.review").review).parameters
+        assert (offered.pop("review"), offered.pop("port")) == (False, review["port"].default)
     assert offered.keys() == behind.keys()
     for option, default in behind.items():
         assert offered[option] == (None if default == () else default), option
@@ -107,6 +112,7 @@ def test_every_stage_has_a_command_and_a_function_of_its_name(
     audit, cleaned, splits = tmp_path / "audit", tmp_path / "clean.npz", tmp_path / "splits.csv"
     trained, evaluated = tmp_path / "train", tmp_path / "evaluate"
     found, memory = tmp_path / "lr", tmp_path / "overfit"
+    exported, table = tmp_path / "model.onnx", tmp_path / "predictions.csv"
     steps: list[tuple[list[object], list[str]]] = [
         (["audit", source, "--out", audit, "--workers", 0], ["n_samples", "n_unreadable", "issues", "suggested_drops"]),
         (["clean", source, "--audit", audit, "--out", cleaned], ["n_samples", "kept", "dropped"]),
@@ -115,7 +121,10 @@ def test_every_stage_has_a_command_and_a_function_of_its_name(
         (["overfit-check", cleaned, "--out", memory, "--splits", splits, *SETTINGS], ["reached", "never_learned"]),
         (["train", cleaned, "--out", trained, "--splits", splits, *SETTINGS], ["best_epoch", "val_accuracy"]),
         (["evaluate", trained, cleaned, "--out", evaluated, "--splits", splits], ["n", "accuracy", "confusion_matrix"]),
+        (["explain", trained, cleaned, "--out", tmp_path / "explained", "--limit", 3], ["n_explained", "check"]),
         (["report", trained, "--out", tmp_path / "report"], ["runs", "files"]),
+        (["export", trained, "--out", exported, "--source", cleaned], ["n", "labels_equal", "logits_max_difference"]),
+        (["predict", cleaned, "--out", table, "--model", exported, "--workers", 0], ["n_samples", "predicted", "out"]),
     ]
     for words, keys in steps:
         code, out, err = call(*words, "--json")
@@ -166,6 +175,30 @@ def test_label_issues_trains_beside_the_audit_once_it_is_sure_that_the_audit_may
     assert len(asked) == 1
 
 
+def test_a_review_follows_an_audit_and_does_not_repeat_one(
+    source: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def review(*_: object, announce: Callable[[str], None], **options: Any) -> dict[str, Any]:
+        announce("http://127.0.0.1:1/x/")
+        asked.append(options)
+        return {"kept": 3, "dropped": 2, "relabelled": 1, "command": "hemalens clean"}
+
+    monkeypatch.setattr("hemalens.data.review.review", review)
+    words = ["audit", source, "--out", tmp_path / "audit", "--workers", 0, "--review"]
+    code, out, err = call(*words)
+    assert (code, err.splitlines()[0]) == (0, "review at http://127.0.0.1:1/x/")
+    assert "suggested to drop" in out
+    assert out.endswith("3 samples kept, 1 of them under another label, 2 dropped; next: hemalens clean\n")
+    written = (tmp_path / "audit" / "audit.json").read_bytes()
+    code, out, _ = call(*words, "--port", 8700, "--json")
+    assert code == 0
+    assert json.loads(out)["review"]["relabelled"] == 1
+    assert asked[-1]["port"] == 8700
+    assert (tmp_path / "audit" / "audit.json").read_bytes() == written
+
+
 def test_a_run_without_json_says_its_scores_and_where_to_look(
     source: Path, tmp_path: Path, call: Call, undrawn: None
 ) -> None:
@@ -196,6 +229,9 @@ def test_the_demo_works_with_small_settings(tmp_path: Path, call: Call, undrawn:
         ["evaluate", "nowhere", "{source}", "--out", "e"],
         ["evaluate", "nowhere", "{source}", "--out", "e", "--split", "holdout"],
         ["report", "nowhere", "--out", "r"],
+        ["export", "nowhere", "--out", "m.onnx"],
+        ["predict", "{source}", "--out", "p.csv", "--model", "nowhere.onnx"],
+        ["predict", "{source}", "--out", "p.txt"],
         ["clean", "{source}", "--audit", "nowhere", "--out", "c.npz"],
         ["demo", "--out", "d", "--per-class", "3"],
         ["audit", "--out", "a", "--colour"],

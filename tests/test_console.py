@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hemalens.console import SHOWN, audit_lines, rate_lines, score_lines, show, speaks, watched
+from hemalens.console import SHOWN, audit_lines, corruption_lines, rate_lines, score_lines, show, speaks, watched
 
 INTERVAL = {"value": 0.5, "low": 0.25, "high": 0.755}
 
@@ -53,3 +53,12 @@ def test_scores_are_in_percent_with_their_interval() -> None:
     lines = score_lines(dict.fromkeys(("accuracy", "macro_f1", "perturbed"), INTERVAL))
     assert lines[0] == "accuracy: 50.00 % [25.00, 75.50]"
     assert len(lines) == 3
+
+
+def test_corruptions_are_one_line_with_the_alexnet_where_it_knew_the_classes() -> None:
+    facts = {"mean_balanced_error": 0.05125}
+    lines = corruption_lines({"corruptions": {"be": 0.4561, "rbe": 0.3}, "corruption_facts": facts})
+    assert lines == ["balanced error under corruptions: 5.12 % (BE 0.456, rBE 0.300; 1 is the AlexNet of MedMNIST-C)"]
+    lines = corruption_lines({"corruptions": {"be": None, "rbe": None}, "corruption_facts": facts})
+    assert lines == ["balanced error under corruptions: 5.12 %"]
+    assert corruption_lines({}) == []

@@ -11,6 +11,7 @@ from hemalens.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES += sorted((ROOT / "docs" / "how-to").glob("*.md"))
 COMMAND = re.compile(r"^ {4}(?:\.venv/bin/)?hemalens (.+)$|`(?:\.venv/bin/)?hemalens (\w+ [^`]+)`", re.MULTILINE)
 TREE = typer.main.get_command(app)
 

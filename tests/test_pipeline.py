@@ -67,6 +67,28 @@ def same_model(one: Path, two: Path) -> bool:
     return sha256_file(one / "train" / "model.safetensors") == sha256_file(two / "train" / "model.safetensors")
 
 
+def test_tables_of_a_million_rows_are_parquet_and_are_read_by_every_stage(
+    finished: Path, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, undrawn: None
+) -> None:
+    monkeypatch.setattr("hemalens.core.artifacts._PARQUET_ROWS", 2)  # the history has one row an epoch
+    go(source, tmp_path / "out")
+    again = stamps_of_tables(tmp_path / "out")
+    assert {path.suffix for path in again} == {".parquet"}
+    names = ("audit/manifest", "audit/statistics", "audit/issues", "splits", "evaluate/predictions")
+    assert {path.relative_to(tmp_path / "out").with_suffix("").as_posix() for path in again} >= set(names)
+    for name in names:
+        one, two = tmp_path / "out" / f"{name}.parquet", finished / f"{name}.csv"
+        assert pl.read_parquet(one).shape == pl.read_csv(two).shape
+    assert same_model(tmp_path / "out", finished)
+    go(source, tmp_path / "out")
+    assert stamps_of_tables(tmp_path / "out") == again, "nothing is done twice"
+
+
+def stamps_of_tables(out: Path) -> dict[Path, int]:
+    tables = (path for path in out.rglob("*") if path.suffix in (".csv", ".parquet") and path.name != "history.csv")
+    return {path: path.stat().st_mtime_ns for path in tables}
+
+
 def test_a_run_writes_every_artifact_and_the_report_last(finished: Path, cells: SyntheticSet) -> None:
     times = stamps(finished)
     assert list(times.values()) == sorted(times.values())
@@ -75,6 +97,8 @@ def test_a_run_writes_every_artifact_and_the_report_last(finished: Path, cells: 
         "audit/issues.csv",
         "dropped.csv",
         "train/history.csv",
+        "report.pdf",
+        "model_card.md",
         "evaluate/predictions.csv",
     ):
         assert (finished / name).is_file()

@@ -1,1 +1,37 @@
 """hemalens: from a pile of labelled blood-cell pictures, dirty as they come, to a classifier its user can trust."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hemalens.deployment.classifier import Classifier as ExportedClassifier
+    from hemalens.training.estimator import Classifier
+
+__all__ = ["Classifier", "load"]
+
+
+def load(model: "str | Path" = "embedded", *, threads: int = 0) -> "ExportedClassifier":
+    """Return an exported model ready to predict: ``embedded``, or the path of an .onnx file.
+
+    Its ``predict`` and ``predict_proba`` take uint8 arrays, PIL images and paths; ``classes_`` names what they return.
+    Needs no torch and no network.
+
+    Args:
+        model: ``embedded``, or an .onnx file that ``hemalens export`` wrote.
+        threads: of each inference; 0 for one a core.
+
+    Raises:
+        ArtifactError: the model is not there or damaged.
+    """
+    from hemalens.deployment.classifier import Classifier as ExportedClassifier  # here, so that importing stays free
+
+    return ExportedClassifier.open(model, threads=threads)
+
+
+def __getattr__(name: str) -> object:
+    """Import ``Classifier`` when it is asked for: scikit-learn takes half a second."""
+    if name == "Classifier":
+        from hemalens.training.estimator import Classifier
+
+        return Classifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,21 +8,33 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from typer.exceptions import TyperException
 
-from hemalens.console import SHOWN, audit_lines, rate_lines, score_lines, show, watched
+from hemalens.console import (
+    SHOWN,
+    announce,
+    audit_lines,
+    clean_lines,
+    corruption_lines,
+    parity_lines,
+    rate_lines,
+    review_lines,
+    score_lines,
+    show,
+    watched,
+)
 from hemalens.core.errors import ConfigError, MissingExtraError, UserError
 from hemalens.core.provenance import version
 
 __all__ = ["app", "main"]
 
 _INTERRUPTED = 130
-_TRAIN_PACKAGES = frozenset({"safetensors", "timm", "torch", "torchvision"})
+_TRAIN_PACKAGES = frozenset({"onnx", "onnxscript", "safetensors", "timm", "torch", "torchvision"})
 
 app = typer.Typer(
     name="hemalens",
@@ -68,6 +80,12 @@ def common(
 def audit(
     source: SourceArgument,
     out: OutDirectory,
+    against: Annotated[
+        str | None, typer.Option(help="Another source: report pictures and groups that both have as leakage.")
+    ] = None,
+    splits: Annotated[
+        Path | None, typer.Option(help="splits.csv of this source: report what lies on two sides as leakage.")
+    ] = None,
     classes: ClassesOption = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
     label_issues: Annotated[
@@ -76,28 +94,49 @@ def audit(
     probabilities: Annotated[
         Path | None, typer.Option(help="Out-of-fold probabilities to doubt labels by: sample_id and p_CLASS, or .npy.")
     ] = None,
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Measure here or through Ray Data (files and shards).")
+    ] = "local",
     overwrite: OverwriteOption = False,
+    review: Annotated[
+        bool, typer.Option("--review", help="Then decide on the findings in a page; a finished audit is not repeated.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the page on this machine; 0 for a free one.")
+    ] = 0,
     as_json: JsonOption = False,
 ) -> None:
     """Inspect a source and list what is wrong with it; nothing is changed.
 
-    Example: `hemalens audit cells/ --out audit/`
+    Example: `hemalens audit cells/ --out audit/ --review`
     """
-    stage = _stage("hemalens.data.audit", "audit")
-    with watched() as progress:
-        if label_issues:
-            options = {"classes": _names(classes), "workers": workers, "overwrite": overwrite, "progress": progress}
-            probabilities = _out_of_fold(source, out, probabilities, options)
-        summary = stage(
-            source,
-            out,
-            classes=_names(classes),
-            workers=workers,
-            probabilities=probabilities,
-            overwrite=overwrite,
-            progress=progress,
-        )
-    show(summary, as_json, [*audit_lines(summary), f"look at {out / 'audit.html'}"])
+    summary = _stage("hemalens.data.review", "finished_audit")(out) if review and not overwrite else None
+    if summary is None or ((label_issues or probabilities) and "labels" not in summary):
+        stage = _stage("hemalens.data.audit", "audit")
+        with watched() as progress:
+            if label_issues:
+                options = {"classes": _names(classes), "workers": workers, "overwrite": overwrite, "progress": progress}
+                probabilities = _out_of_fold(source, out, probabilities, options)
+            summary = stage(
+                source,
+                out,
+                against=against,
+                splits=splits,
+                classes=_names(classes),
+                workers=workers,
+                probabilities=probabilities,
+                engine=engine,
+                overwrite=overwrite,
+                progress=progress,
+            )
+    lines = [*audit_lines(summary), f"look at {out / 'audit.html'}"]
+    if review:
+        if not as_json:
+            show(summary, as_json, lines)
+        stage = _stage("hemalens.data.review", "review")
+        decided = stage(source, out, classes=_names(classes), port=port, announce=announce)
+        summary, lines = {**summary, "review": decided}, review_lines(decided)
+    show(summary, as_json, lines)
 
 
 @app.command()
@@ -105,12 +144,14 @@ def clean(
     source: SourceArgument,
     audit: Annotated[Path, typer.Option(help="Directory that `hemalens audit` wrote; edit its issues.csv first.")],
     out: Annotated[Path, typer.Option("--out", help="FILE.npz, or a directory of class folders.")],
-    restore: Annotated[list[str] | None, typer.Option(help="Id of a dropped sample to take back; repeatable.")] = None,
+    restore: Annotated[
+        list[str] | None, typer.Option(help="Id of a dropped or relabelled sample to take back; repeatable.")
+    ] = None,
     classes: ClassesOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the samples that the decisions in issues.csv keep, and list the dropped ones.
+    """Write the samples that the decisions in issues.csv keep, and list the dropped and relabelled ones.
 
     Example: `hemalens clean cells/ --audit audit/ --out clean/`
     """
@@ -125,7 +166,7 @@ def clean(
             overwrite=overwrite,
             progress=progress,
         )
-    show(summary, as_json, [f"kept {summary['kept']} of {summary['n_samples']} samples in {out}"])
+    show(summary, as_json, clean_lines(summary))
 
 
 @app.command()
@@ -137,7 +178,7 @@ def split(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Share samples out among train, val and test: stratified, duplicates and groups on one side.
+    """Share samples out among train, val and test: stratified, copies of a picture and groups on one side.
 
     Example: `hemalens split clean/ --out splits.csv --ratios 83:13:4`
     """
@@ -250,6 +291,7 @@ def evaluate(
     splits: Annotated[Path | None, typer.Option(help="splits.csv of this source.")] = None,
     split: Annotated[str | None, typer.Option(help="test, val, train or all.")] = None,
     audit: Annotated[Path | None, typer.Option(help="Audit whose background batches are scored apart.")] = None,
+    corruptions: Annotated[bool, typer.Option("--corruptions", help="Also score 55 corrupted copies of each.")] = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -260,9 +302,37 @@ def evaluate(
     stage = _stage("hemalens.evaluation.evaluate", "evaluate")
     with watched() as progress:
         summary = stage(
-            model, source, out, splits=splits, split=split, audit=audit, overwrite=overwrite, progress=progress
+            model,
+            source,
+            out,
+            splits=splits,
+            split=split,
+            audit=audit,
+            corruptions=corruptions,
+            overwrite=overwrite,
+            progress=progress,
         )
-    show(summary, as_json, [*score_lines(summary), f"details in {out}"])
+    show(summary, as_json, [*score_lines(summary), *corruption_lines(summary), f"details in {out}"])
+
+
+@app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(help="RUN directory, .onnx file, or embedded.")],
+    source: SourceArgument,
+    out: OutDirectory,
+    limit: Annotated[int, typer.Option(min=1, help="Samples to explain at most; the worst mistakes come first.")] = 96,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw what in each picture speaks for the predicted class, and check whether that means something.
+
+    Example: `hemalens explain runs/first val_set.npz --out explained/`
+    """
+    stage = _stage("hemalens.evaluation.explain", "explain")
+    with watched() as progress:
+        summary = stage(model, source, out, limit=limit, overwrite=overwrite, progress=progress)
+    lines = [f"{summary['n_explained']} samples explained; against random maps: {summary['check']['verdict']}"]
+    show(summary, as_json, [*lines, f"look at {out / 'explain.html'}"])
 
 
 @app.command()
@@ -283,6 +353,50 @@ def report(
     stage = _stage("hemalens.evaluation.report", "report")
     summary = stage(runs, out, evaluations=evaluations or (), overwrite=overwrite)
     show(summary, as_json, [f"look at {out / 'report.html'}"])
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="RUN directory.")],
+    out: Annotated[Path, typer.Option("--out", help="The .onnx file to write; its sidecar goes beside it.")],
+    source: Annotated[
+        str | None, typer.Option(help="What the run was trained on; looked for where it was by default.")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit integers, if faster here and as good.")] = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model as ONNX with its preprocessing inside, and prove that it says what torch says.
+
+    Example: `hemalens export runs/first --out model.onnx`
+    """
+    stage = _stage("hemalens.deployment.export", "export")
+    with watched() as progress:
+        summary = stage(run, out, source=source, int8=int8, overwrite=overwrite, progress=progress)
+    show(summary, as_json, [*parity_lines(summary), f"written to {out}"])
+
+
+@app.command()
+def predict(
+    source: SourceArgument,
+    out: Annotated[Path, typer.Option("--out", help="The .csv or .parquet to write.")],
+    model: Annotated[str, typer.Option(help="RUN directory, .onnx file, or embedded.")] = "embedded",
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for the machines of a cluster.")] = "local",
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict a class for every picture of a source, however many. Give it again to go on after a stop.
+
+    Example: `hemalens predict cells/ --out predictions.csv --model model.onnx`
+    """
+    stage = _stage("hemalens.deployment.predict", "predict")
+    with watched() as progress:
+        summary = stage(
+            source, out, model=model, workers=workers, engine=engine, overwrite=overwrite, progress=progress
+        )
+    counts = f"{summary['n_samples']} samples, {summary['n_abstained']} refused, {summary['n_unreadable']} unreadable"
+    show(summary, as_json, [f"{counts} in {summary['out']}"])
 
 
 @app.command()

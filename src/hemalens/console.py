@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,20 @@ from rich.progress import Progress as Bars
 
 from hemalens.core.types import Progress
 
-__all__ = ["SHOWN", "audit_lines", "rate_lines", "score_lines", "show", "speaks", "watched"]
+__all__ = [
+    "SHOWN",
+    "announce",
+    "audit_lines",
+    "clean_lines",
+    "corruption_lines",
+    "parity_lines",
+    "rate_lines",
+    "review_lines",
+    "score_lines",
+    "show",
+    "speaks",
+    "watched",
+]
 
 SHOWN = 12  # lines of a list on the screen
 
@@ -59,12 +73,38 @@ def audit_lines(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def clean_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return how many samples were kept, and how many of them under another label."""
+    other = f", {summary['relabelled']} under another label" if summary["relabelled"] else ""
+    return [f"kept {summary['kept']} of {summary['n_samples']} samples{other} in {summary['out']}"]
+
+
+def announce(address: str) -> None:
+    """Say on stderr, at once, where a page waits and how to end it; stdout is for the summary."""
+    print(f"review at {address}\nCtrl-C ends it; every decision is kept", file=sys.stderr, flush=True)
+
+
+def review_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return what the decisions come to, and the command that follows them."""
+    counts = f"{summary['kept']} samples kept, {summary['relabelled']} of them under another label"
+    return [f"{counts}, {summary['dropped']} dropped; next: {summary['command']}"]
+
+
 def rate_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return the suggestion and every so-many-th point of the curve, so that the table stays small."""
     curve = summary["curve"]
     step = max(1, -(-len(curve) // SHOWN))
     lines = [f"suggested lr {summary['suggestion']:.2g} (the recipe has {summary['configured']:g})", "       lr   loss"]
     return lines + [f"{point['lr']:>9.2g}  {point['loss']:.3f}" for point in curve[::step]]
+
+
+def parity_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return how an export compares with torch, on what, and what became of 8 bits where they were asked for."""
+    equal = f"{summary['labels_equal']} of {summary['n']} labels as torch's"
+    lines = [f"{equal}, logits within {summary['logits_max_difference']:.1g}, on {summary['pictures']}"]
+    if tried := summary["int8"]:
+        lines.append(f"8 bits {'kept' if tried['kept'] else 'refused'}: {tried['reason']}")
+    return lines
 
 
 def score_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -75,3 +115,14 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
         f"[{100 * summary[key]['low']:.2f}, {100 * summary[key]['high']:.2f}]"
         for key, words in names.items()
     ]
+
+
+def corruption_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return the mean balanced error over the corrupted sets, against the AlexNet's where the classes are the same."""
+    if "corruptions" not in summary:
+        return []
+    found, facts = summary["corruptions"], summary["corruption_facts"]
+    line = f"balanced error under corruptions: {100 * facts['mean_balanced_error']:.2f} %"
+    if found["be"] is None:
+        return [line]
+    return [f"{line} (BE {found['be']:.3f}, rBE {found['rbe']:.3f}; 1 is the AlexNet of MedMNIST-C)"]

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from hemalens.core.artifacts import (
+    find_table,
     is_complete,
     output_directory,
     read_json,
@@ -22,10 +23,10 @@ from hemalens.core.artifacts import (
 )
 from hemalens.core.config import load_config
 from hemalens.core.errors import ArtifactError, SourceError
-from hemalens.core.provenance import sha256_file
 from hemalens.core.types import Progress, no_progress
 from hemalens.data.audit import audit
 from hemalens.data.clean import clean
+from hemalens.data.decisions import decisions_digest
 from hemalens.data.sources import open_source
 from hemalens.data.split import RATIOS, SPLITS, parse_ratios, split
 from hemalens.data.synthetic import write_synthetic
@@ -77,7 +78,7 @@ def run(
         work.stage(
             "clean",
             cleaned,
-            {"decisions": sha256_file(audited / "issues.csv")},
+            {"decisions": decisions_digest(audited)},
             lambda _: clean(source, cleaned, audit=audited, overwrite=True, progress=progress),
         )
         work.stage(
@@ -155,7 +156,8 @@ class _Work:
         """Perform a stage unless it was completed from these inputs; tell it whether it was begun from them."""
         digest = text_digest(repr(sorted(inputs.items())))
         begun, done = self.record["begun"], self.record["done"]
-        if done.get(name) == digest and output.exists() and read_provenance(output) is not None:
+        present = output.exists() or find_table(output) is not None  # a large table is Parquet
+        if done.get(name) == digest and present and read_provenance(output) is not None:
             return
         resumed = begun.get(name) == digest
         begun[name] = digest

@@ -373,3 +373,30 @@ def test_the_provenance_of_a_directory_is_plain_json_of_this_schema(tmp_path):
     record = json.loads((tmp_path / PROVENANCE).read_text())
     assert record["schema_version"] == 1
     assert {"command", "version", "commit", "dirty", "time", "hardware", "libraries", "seed", "inputs"} <= set(record)
+
+
+def test_what_a_killed_process_left_is_removed_and_other_hidden_files_stay(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "..hemalens-started.a1b2_c3d.tmp").write_text("{")  # killed while it wrote the marker
+    write_directory(out, "a")
+    assert names_in(out) == ["a", PROVENANCE]
+    interrupt_directory(out, "a", overwrite=True)
+    (out / ".a.a1b2_c3d.tmp").write_text("part")
+    write_directory(out, "a")
+    assert names_in(out) == ["a", PROVENANCE]
+    for name in (".t[1].csv.a1b2_c3d.tmp", ".t[1].csv.mine.tmp", ".t1.csv.a1b2_c3d.tmp"):
+        (tmp_path / name).write_text("part")
+    with output_file(tmp_path / "t[1].csv", "split"):
+        (tmp_path / "t[1].csv").write_text("whole")
+    assert sorted(path.name for path in tmp_path.glob(".*")) == [".t1.csv.a1b2_c3d.tmp", ".t[1].csv.mine.tmp"]
+
+
+def test_a_table_of_parquet_on_a_full_disk_is_one_clear_line(tmp_path, monkeypatch):
+    def full(table, file):
+        raise pl.exceptions.ComputeError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(pl.DataFrame, "write_parquet", full)
+    with pytest.raises(ArtifactError, match=r"t.parquet: cannot be written \(No space left"):
+        write_table(tmp_path / "t.parquet", pl.DataFrame({"a": [1]}))
+    assert list(tmp_path.iterdir()) == []

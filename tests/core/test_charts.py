@@ -15,6 +15,7 @@ from hemalens.core.charts import (
     figure_png,
     figure_svg,
     house_style,
+    print_svg,
     scatter_map,
 )
 from hemalens.core.types import CELL_CLASSES
@@ -159,6 +160,14 @@ def test_many_points_become_one_picture_inside_the_svg(count, pictures):
 
 def test_a_map_of_nothing_is_still_a_figure():
     assert figure_svg(scatter_map(np.empty((0, 2)), {}), label="empty").startswith("<svg")
+
+
+def test_an_svg_for_paper_is_inked_in_the_font_it_was_laid_out_for():
+    svg = print_svg(figure_svg(bar_counts({"ig": 3}), label="a"))
+    assert "currentColor" not in svg
+    assert INK in svg
+    assert "DejaVu Sans" in svg
+    assert "system-ui" not in svg
 
 
 def test_a_png_is_one_on_white():

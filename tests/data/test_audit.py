@@ -15,7 +15,7 @@ from hemalens.core.errors import ArtifactError
 from hemalens.core.types import Images
 from hemalens.data.audit import audit, suggested_drops
 from hemalens.data.checks.finding import ISSUES, Finding
-from hemalens.data.synthetic import SyntheticSet
+from hemalens.data.synthetic import SyntheticSet, synthetic_set
 from hemalens.data.synthetic.foreign import colour_chart, landscape
 from tests.data.conftest import Audited
 from tests.data.hostile import (
@@ -118,8 +118,9 @@ def test_what_is_planted_is_suggested_to_drop_and_hardly_a_cell_beside_it(audite
 
 
 def test_a_bluish_background_is_reported_and_kept(tmp_path: Path, cells: SyntheticSet) -> None:
-    batch = np.clip(cells.images[::8] * np.array([0.875, 0.945, 1.17]), 0, 255).astype(np.uint8)
-    labels = [*cells.labels, *cells.labels[::8]]
+    others = synthetic_set(5, size=48, seed=5, contamination=False)
+    batch = np.clip(others.images * np.array([0.875, 0.945, 1.17]), 0, 255).astype(np.uint8)
+    labels = [*cells.labels, *others.labels]
     np.savez(tmp_path / "two.npz", images=[*cells.images, *batch], labels=labels)
     summary = audit(tmp_path / "two.npz", tmp_path / "audit", workers=0)
     assert summary["issues"]["colour_cluster"] == {"samples": len(batch), "groups": 1}
@@ -163,9 +164,11 @@ def test_the_summary_agrees_with_the_tables(audited: Audited) -> None:
 
 def test_the_provenance_names_all_that_was_written(audited: Audited) -> None:
     record = json.loads((audited.out / PROVENANCE).read_text())
-    written = {path.name for path in audited.out.iterdir()} - {PROVENANCE}
+    files = (path for path in audited.out.rglob("*") if path.is_file())
+    written = {path.relative_to(audited.out).as_posix() for path in files} - {PROVENANCE}
     assert set(record["outputs"]) == written
-    assert written == {"manifest.csv", "statistics.csv", "issues.csv", "audit.json", "audit.html"}
+    own = {name for name in written if not name.startswith("pictures/")}
+    assert own == {"manifest.csv", "statistics.csv", "issues.csv", "audit.json", "audit.html"}
     assert record["command"] == "audit"
 
 
@@ -217,6 +220,44 @@ def small_set(folder: Path, images: Images | None = None) -> Path:
     images = np.stack([cell(8, seed) for seed in range(6)]) if images is None else images
     np.savez(folder / "small.npz", images=images, labels=np.arange(len(images)) % 3)
     return folder / "small.npz"
+
+
+def test_a_source_is_audited_against_another_and_along_a_split(tmp_path: Path, cells: SyntheticSet) -> None:
+    def pictures(name: str, rows: Images) -> Path:
+        np.savez(tmp_path / name, images=rows, labels=np.zeros(len(rows), int))
+        return tmp_path / name
+
+    turned = np.ascontiguousarray(cells.images[:2, ::-1])
+    here = pictures("here.npz", np.concatenate([cells.images[:30], turned]))
+    there = pictures("there.npz", np.concatenate([cells.images[30:50], cells.images[2:3], turned]))
+    summary = audit(here, tmp_path / "against", against=there, workers=0)
+    assert summary["issues"]["leakage"] == {"samples": 5, "groups": 3}
+    assert summary["n_samples"] == 32
+    assert summary["n_against"] == 23
+    leaks = pl.read_csv(tmp_path / "against" / "issues.csv").filter(pl.col("issue") == "leakage")
+    assert set(leaks["sample_id"]) == {f"row-{row:06d}" for row in (0, 1, 2, 30, 31)}
+    assert set(leaks["suggestion"]) == {"drop"}
+    assert leaks["reason"].str.contains("there.npz").all()
+    record = json.loads((tmp_path / "against" / PROVENANCE).read_text())
+    assert set(record["inputs"]) == {"source", "against"}
+    page = (tmp_path / "against" / "audit.html").read_text()
+    assert 'id="leakage"' in page
+    assert page.count('<li class="pair">') == 2 + 5  # one of each pair of copies, each leak
+    assert "right: row-000020 (basophil)" in page
+
+    ids = [f"row-{row:06d}" for row in range(32)]
+    pl.DataFrame({"sample_id": ids, "split": ["train"] * 30 + ["test", "train"]}).write_csv(tmp_path / "splits.csv")
+    summary = audit(here, tmp_path / "along", splits=tmp_path / "splits.csv", workers=0)
+    leaks = pl.read_csv(tmp_path / "along" / "issues.csv").filter(pl.col("issue") == "leakage")
+    assert leaks["sample_id"].to_list() == ["row-000000", "row-000030"]
+    assert leaks["reason"][1] == "in test, nearly the same picture as row-000000 in train"
+    assert summary["issues"]["near_duplicate"] == {"samples": 4, "groups": 2}
+
+
+def test_the_splits_a_source_brings_are_looked_at_without_asking(tmp_path: Path, cells: SyntheticSet) -> None:
+    rows = np.concatenate([cells.images[:10], cells.images[:1]])
+    np.savez(tmp_path / "own.npz", images=rows, labels=np.zeros(11, int), splits=["train"] * 10 + ["test"])
+    assert audit(tmp_path / "own.npz", tmp_path / "audit", workers=0)["issues"]["leakage"]["samples"] == 2
 
 
 def test_an_existing_output_is_refused_unless_overwritten_and_comes_out_the_same(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_suggestions_are_followed_and_dropped_samples_listed(folder: Path) -> None:
     done = clean(folder / "cells", folder / "clean", audit=folder / "audit")
-    assert done == {"n_samples": 5, "kept": 2, "dropped": 3, "out": str(folder / "clean")}
+    assert done == {"n_samples": 5, "kept": 2, "dropped": 3, "relabelled": 0, "out": str(folder / "clean")}
     table = pl.read_csv(folder / "clean" / "dropped.csv", infer_schema=False)
     assert table.columns == ["sample_id", "label", "issue", "reason"]
     rows = {row[0]: row[1:] for row in table.iter_rows()}
@@ -85,6 +85,67 @@ def test_edited_decisions_are_obeyed_both_ways(folder: Path) -> None:
     assert (folder / "clean" / "ig" / "0.png").exists()
 
 
+def say(folder: Path, **decisions: str) -> None:
+    """Write a decision into all rows of samples, which are named without folder and suffix."""
+    edit(
+        folder / "audit",
+        lambda rows: [
+            row | {"suggestion": decisions.get(Path(row["sample_id"]).stem, row["suggestion"])} for row in rows
+        ],
+    )
+
+
+@pytest.mark.parametrize("out", ["clean", "clean.npz"])
+def test_relabelled_samples_are_kept_under_the_new_label_and_listed(folder: Path, out: str) -> None:
+    say(folder, grey="relabel:ig")
+    done = clean(folder / "cells", folder / out, audit=folder / "audit")
+    assert (done["kept"], done["dropped"], done["relabelled"]) == (2, 3, 1)
+    written = open_source(folder / out)
+    labels = {Path(sample.sample_id).name: sample.label for sample in written.samples}
+    assert labels == {"1.png": "ig", "grey.png": "ig"}
+    home = folder if out.endswith(".npz") else folder / out
+    table = pl.read_csv(home / "relabelled.csv", infer_schema=False)
+    assert table.columns == ["sample_id", "label", "new_label", "issue", "reason"]
+    assert table.row(0)[:4] == ("platelet/grey.png", "platelet", "ig", "converted")
+    assert (folder / "cells" / "platelet" / "grey.png").exists()
+
+
+def test_one_drop_beats_a_relabel_of_the_same_sample(folder: Path) -> None:
+    def change(rows: list[dict[str, str]]) -> Iterable[dict[str, str]]:
+        yield from rows
+        yield rows[0] | {"sample_id": "platelet/grey.png", "issue": "blurry", "suggestion": "relabel:ig"}
+        yield rows[0] | {"sample_id": "platelet/grey.png", "issue": "dark", "suggestion": "drop"}
+
+    edit(folder / "audit", change)
+    assert clean(folder / "cells", folder / "clean", audit=folder / "audit")["relabelled"] == 0
+    assert "platelet/grey.png" in dropped_ids(folder / "clean")
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (["neutrofil"], r"relabel:neutrofil: names no class of the source \(ig, platelet\)"),
+        (["ig", "platelet"], r"contradicts an earlier line of the sample \(ig\)"),
+    ],
+)
+def test_a_relabel_that_means_nothing_is_refused(folder: Path, labels: list[str], words: str) -> None:
+    def change(rows: list[dict[str, str]]) -> Iterable[dict[str, str]]:
+        return [*rows, *(rows[-1] | {"sample_id": "ig/1.png", "suggestion": f"relabel:{label}"} for label in labels)]
+
+    edit(folder / "audit", change)
+    with pytest.raises(ArtifactError, match=words):
+        clean(folder / "cells", folder / "clean", audit=folder / "audit")
+
+
+def test_restoring_gives_a_relabelled_sample_its_label_back(folder: Path) -> None:
+    say(folder, grey="relabel:ig")
+    clean(folder / "cells", folder / "clean.npz", audit=folder / "audit")
+    again = clean(folder / "cells", folder / "clean.npz", audit=folder / "audit", restore=["platelet/grey.png"])
+    assert again["relabelled"] == 0
+    assert not (folder / "relabelled.csv").exists()
+    assert [sample.label for sample in open_source(folder / "clean.npz").samples] == ["ig", "platelet"]
+
+
 def test_review_keeps(folder: Path) -> None:
     edit(
         folder / "audit", lambda rows: [r | {"suggestion": "review"} if r["issue"] != "unreadable" else r for r in rows]
@@ -95,7 +156,7 @@ def test_review_keeps(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "words"),
     [
-        ("suggestion", "dorp", "line 4: suggestion dorp: must be one of keep, drop, review"),
+        ("suggestion", "dorp", "line 4: suggestion dorp: must be one of keep, drop, review, relabel:CLASS"),
         ("suggestion", None, "line 4: suggestion None"),
         ("sample_id", "ig/9.png", "line 4: sample ig/9.png: is not in the source"),
         ("sample_id", None, "line 4: sample None"),

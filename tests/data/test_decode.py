@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from hemalens.core.errors import DecodeError
 from hemalens.data.decode import decode, decode_array
 from hemalens.data.headers import PICTURE_FORMATS, read_header
+from hemalens.data.resize import resize
 
 from . import hostile
 
@@ -223,6 +224,7 @@ def test_the_limit_can_be_chosen():
 _PEAK = """
 import resource, sys
 from hemalens.data.decode import DecodeError, decode
+from hemalens.data.resize import resize
 data = [open(name, "rb").read() for name in sys.argv[1:]]
 idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for bytes_ in data:
@@ -370,3 +372,22 @@ def test_other_rows_are_refused_with_type_and_range(array, words):
         decode_array(array, name="row-000007")
     assert words in str(caught.value)
     assert str(caught.value).startswith("picture 'row-000007': ")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "turned", "alpha", "grey", "TIFF"])
+def test_a_side_gives_what_resizing_after_decoding_gives(kind: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 31, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = {"alpha": image.convert("RGBA"), "grey": image.convert("L")}.get(kind, image)
+    buffer = io.BytesIO()
+    if kind == "turned":
+        image.save(buffer, "JPEG", exif=exif)
+    else:
+        image.save(buffer, kind if kind.isupper() else "PNG")
+    wanted = decode(buffer.getvalue())
+    found = decode(buffer.getvalue(), side=12)
+    assert np.array_equal(found.pixels, resize(wanted.pixels, 12))
+    assert (found.mode, found.conversions) == (wanted.mode, wanted.conversions)
+    assert found.pixels.flags.writeable

@@ -211,3 +211,23 @@ def test_the_real_cells_open_as_shards():
     pixels = source.picture(0).pixels
     assert pixels.shape == (216, 216, 3)
     assert source.picture(0).conversions == ()
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar", "shards", "manifest"])
+def test_a_part_sent_to_another_process_reads_the_same_bytes_and_carries_nothing_else(kinds, kind):
+    source = open_source(kinds[kind])
+    for place in range(len(source)):
+        part = pickle.loads(pickle.dumps(source.part(place, place + 1)))
+        assert part.samples == source.samples[place : place + 1]
+        assert part.read(0) == source.read(place)
+        assert part.ignored == ()
+        assert all(len(getattr(part, name)) == 1 for name in part.listed)
+
+
+def test_a_part_of_shards_names_only_the_shards_that_it_reads(tmp_path):
+    for shard in range(3):
+        hostile.write_tar(tmp_path / f"{shard}.tar", [(f"{n}.png", hostile.encode(hostile.cell(8, n))) for n in (0, 1)])
+    source = open_source(tmp_path)
+    part = source.part(1, 4)
+    assert part.names == ("0.tar", "1.tar")
+    assert [part.read(index) for index in range(3)] == [source.read(index) for index in (1, 2, 3)]

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.types import Sample
@@ -23,6 +24,7 @@ from hemalens.data.split import (
     split,
     splits_table,
 )
+from hemalens.data.synthetic import SyntheticSet
 from tests.data.hostile import cell, encode
 
 SHARES = st.tuples(st.integers(1, 100), st.integers(0, 100), st.integers(0, 100)).map(
@@ -104,10 +106,14 @@ def test_another_seed_draws_another_split() -> None:
     )
 
 
+def copies_of(hashes: list[str | None]) -> list[list[int]]:
+    return [[n for n, found in enumerate(hashes) if found == digest] for digest in sorted({*hashes} - {None})]
+
+
 def test_links_reach_from_group_to_copy_to_group() -> None:
     groups = ["p1", "p1", None, "p2", "p2", None, "p3"]
     hashes = ["h0", "h1", "h1", "h1", "h4", None, None]
-    units = linked_units([Sample(str(n), group=group) for n, group in enumerate(groups)], hashes)
+    units = linked_units([Sample(str(n), group=group) for n, group in enumerate(groups)], copies_of(hashes))
     assert len(set(units[:5])) == 1
     assert len(set(units.tolist())) == 3
 
@@ -118,7 +124,8 @@ LINK = st.tuples(st.none() | st.integers(0, 5).map(str), st.none() | st.integers
 @settings(max_examples=150, deadline=None)
 @given(links=st.lists(LINK, max_size=25))
 def test_units_are_the_connected_components(links: list[tuple[str | None, str | None]]) -> None:
-    units = linked_units([Sample(str(n), group=group) for n, (group, _) in enumerate(links)], [h for _, h in links])
+    samples = [Sample(str(n), group=group) for n, (group, _) in enumerate(links)]
+    units = linked_units(samples, copies_of([digest for _, digest in links]))
     expected = [{n} for n in range(len(links))]
     for one, (group, digest) in enumerate(links):
         for other in range(one):
@@ -184,6 +191,20 @@ def test_groups_and_the_copies_that_join_them_are_on_one_side(tmp_path: Path, se
     sides = choose_splits(open_source(write_rows(tmp_path / "rows.npz", **arrays)), shares=(0.5, 0.3, 0.2), seed=seed)
     assert len(set(sides[:10])) == 1
     assert all(len(set(sides[n : n + 5])) == 1 for n in range(0, 60, 5))
+
+
+def test_copies_encoded_anew_and_turned_are_on_one_side_where_they_are_no_equal_bytes(
+    tmp_path: Path, cells: SyntheticSet
+) -> None:
+    for place in range(40):
+        picture = Image.fromarray(cells.images[place])
+        (tmp_path / "cells" / "ig").mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "cells" / "ig" / f"{place:02d}.png")
+        picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "cells" / "ig" / f"{place:02d}.jpg", quality=85)
+    split(tmp_path / "cells", tmp_path / "splits.csv", ratios="5:3:2", seed=1)
+    sides = dict(pl.read_csv(tmp_path / "splits.csv").select("sample_id", "split").iter_rows())
+    assert all(sides[f"ig/{place:02d}.png"] == sides[f"ig/{place:02d}.jpg"] for place in range(40))
+    assert set(sides.values()) == set(SPLITS)
 
 
 def test_the_splits_a_source_brings_are_obeyed(tmp_path: Path) -> None:

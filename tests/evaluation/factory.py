@@ -105,9 +105,57 @@ def extras() -> dict[str, Any]:
     }
 
 
+def trust() -> dict[str, Any]:
+    """Make what evaluations with a refusal know beyond ``extras``."""
+    bins = extras()["reliability"]
+    before = {"ece": 0.0456, "reliability": bins}
+    classes = {name: {"ece": 0.001 * place, "reliability": bins} for place, name in enumerate(CELL_CLASSES, 1)}
+    doubled = {name: one | {"ece": 2 * one["ece"]} for name, one in classes.items()}
+    coverage = np.linspace(0.05, 1, 20)
+    histogram = {"edges": [0.5, 1.0, 2.0, 4.0], "right": [5, 80, 3], "wrong": [0, 2, 4], "unknown": [0, 0, 0]}
+    shares = {name: {"coverage": 0.9, "low": 0.8, "high": 0.95, "n": 50} for name in CELL_CLASSES}
+    sets = {"coverage": 0.912, "low": 0.884, "high": 0.934, "n": 500, "mean_size": 0.93, "empty": 0.07}
+    errors = {
+        name: {str(level): {"balanced_error": 0.02 * level, "ece": 0.01 * level} for level in range(1, 6)}
+        for name in ("pixelate", "motion_blur")
+    }
+    return {
+        "calibration": {
+            "temperature": 1.31,
+            "before": before | {"per_class": doubled},
+            "after": {"ece": 0.0213, "reliability": bins, "per_class": classes},
+        },
+        "abstention": {
+            "coverage": 0.94,
+            "accuracy_kept": 0.995,
+            "accuracy_refused": 0.625,
+            "threshold": 0.71,
+            "distance_threshold": 2.5,
+            "rejection_rate": 0.05,
+            "histogram": histogram,
+            "unknown_classes": {"n": 40, "refused": {"value": 0.75, "low": 0.6, "high": 0.86}, "auroc": {}},
+        },
+        "risk_coverage": {
+            "confidence": {
+                "aurc": 0.0042,
+                "least_aurc": 0.0002,
+                "coverage": coverage.tolist(),
+                "risk": (coverage**4 / 50).tolist(),
+            }
+        },
+        "conformal": {
+            "wanted": 0.9,
+            "lac": sets | {"per_class": shares | {"ig": shares["ig"] | {"coverage": 0.82}}},
+            "aps_by_class": sets | {"per_class": shares},
+        },
+        "corruptions": errors | {"be": 0.41, "rbe": 0.37},
+        "corruption_facts": {"benchmark": "MedMNIST-C", "alexnet_mean_balanced_error": 0.1125},
+    }
+
+
 def make_train(path: Path, *, config: Mapping[str, Any] = CONFIG, epochs: int = 12, perturbed: bool = True) -> Path:
     """Write a finished training directory."""
-    with output_directory(path, "train", seed=config.get("seed"), inputs={"source.npz": "a" * 64}) as out:
+    with output_directory(path, "train", seed=config.get("seed"), inputs={"source": "a" * 64}) as out:
         steps = np.arange(1, epochs + 1)
         table = {
             "epoch": steps,

@@ -7,12 +7,18 @@ import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
+from pypdf import PdfReader
 
-from hemalens.core.artifacts import read_json, require_complete, write_json
+from hemalens.core.artifacts import output_directory, read_json, require_complete, write_json
+from hemalens.core.document import Document
 from hemalens.core.errors import ArtifactError
+from hemalens.core.page import render_document
 from hemalens.core.types import CELL_CLASSES
+from hemalens.data.audit import audit
+from hemalens.data.synthetic import synthetic_set
 from hemalens.evaluation.report import report, write_report
 from hemalens.evaluation.report_inputs import load_inputs
+from hemalens.evaluation.report_results import results_section
 from tests.core.test_page import Page
 from tests.evaluation.factory import (
     CONFIG,
@@ -24,12 +30,21 @@ from tests.evaluation.factory import (
     make_run,
     make_splits,
     make_train,
+    trust,
 )
+
+# Where a test does not look at drawings they are left out; `whole` and `bare`, made before, have them.
+pytestmark = pytest.mark.usefixtures("undrawn")
 
 
 def plain(text):
     """Drop tags and fold every kind of space, so that sentences can be looked for."""
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", text)).replace(" .", ".").replace(" ;", ";").replace(" ,", ",")
+
+
+def paper(path):
+    """Read the text of a PDF, every kind of space folded."""
+    return re.sub(r"\s+", " ", " ".join(page.extract_text() for page in PdfReader(path).pages))
 
 
 def pages_of(runs, out):
@@ -57,7 +72,7 @@ def test_a_report_is_a_finished_directory_that_vouches_for_what_it_read(tmp_path
     run = make_run(tmp_path / "baseline")
     summary = report([run], tmp_path / "out")
     record = require_complete(tmp_path / "out", "report")
-    assert set(record["outputs"]) == {"report.html", "model_card.md", "experiments.csv"}
+    assert set(record["outputs"]) == {"report.html", "report.pdf", "model_card.md", "experiments.csv"}
     assert set(record["inputs"]) == {
         f"baseline/{name}"
         for name in (
@@ -85,14 +100,17 @@ def test_an_existing_report_is_refused_unless_overwritten(tmp_path):
 def test_the_same_runs_make_the_same_pages(tmp_path):
     run = make_run(tmp_path / "a")
     assert pages_of([run], tmp_path / "one") == pages_of([run], tmp_path / "two")
+    assert (tmp_path / "one" / "report.pdf").read_bytes() == (tmp_path / "two" / "report.pdf").read_bytes()
 
 
-def test_a_lone_report_is_written_into_the_run_and_links_to_its_audit(tmp_path):
+def test_a_lone_report_is_written_into_the_run_last_and_links_to_its_audit(tmp_path):
     run = make_run(tmp_path / "a")
-    assert write_report(run / "report.html", [run])["files"] == ["report.html"]
+    names = write_report(run / "report.html", [run])["files"]
+    assert names == ["report.pdf", "model_card.md", "report.html"]
+    times = [(run / name).stat().st_mtime_ns for name in names]
+    assert times == sorted(times)
     html = (run / "report.html").read_text(encoding="utf-8")
     assert '<a href="audit/audit.html">' in html
-    assert not (run / "model_card.md").exists()
     write_report(run / "report.html", [run])
 
 
@@ -133,9 +151,20 @@ def test_headings_descend_without_a_gap_and_pictures_have_words(whole):
             assert attributes["aria-label"]
 
 
-def test_the_six_sections_stand_in_order(whole):
-    anchors = re.findall(r'<section id="(\w+)">', whole[1])
-    assert anchors == ["problem", "method", "experiments", "results", "limits", "reproduction"]
+SECTIONS = {
+    "problem": "Problem analysis",
+    "method": "Method",
+    "experiments": "Experiments",
+    "results": "Results",
+    "discussion": "Discussion",
+    "conclusions": "Conclusions",
+    "reproduction": "How to reproduce",
+}
+
+
+def test_the_sections_of_the_course_report_stand_in_order(whole, bare):
+    for html in (whole[1], bare[0]):
+        assert re.findall(r'<section id="(\w+)">\s*<h2>([^<]+)</h2>', html) == list(SECTIONS.items())
 
 
 def test_names_from_the_data_cannot_become_markup(tmp_path):
@@ -152,6 +181,8 @@ def test_names_from_the_data_cannot_become_markup(tmp_path):
     assert "<script" not in html
     Page(html)
     assert "<script" not in markdown.replace(r"\<script", "")
+    text = paper(tmp_path / "out" / "report.pdf")
+    assert "<script>alert(1)</script> | `x`" in text
 
 
 # --- what it says
@@ -198,7 +229,7 @@ def test_the_report_says_what_the_run_found(whole, words):
         "| ig | 2895 | 2689 | 206 |",
         "| Accuracy on perturbed pictures | 91.3 % [88.9, 93.4] |",
         "| platelet | 100.0 % | 91.7 % [64.6, 98.5] | 0.957 | 12 |",
-        "every score is an upper bound",
+        "every score here is an upper bound",
         "sha256 of model.safetensors",
     ],
 )
@@ -231,7 +262,7 @@ def test_what_was_not_done_is_said_plainly(bare, words):
 
 
 def test_without_an_evaluation_no_score_is_written(bare):
-    results = bare[0][bare[0].index('<section id="results">') : bare[0].index('<section id="limits">')]
+    results = bare[0][bare[0].index('<section id="results">') : bare[0].index('<section id="discussion">')]
     assert not re.search(r"\d\s*%", results)
     assert "Not evaluated" in bare[1]
     assert "Not audited" in bare[1]
@@ -292,7 +323,7 @@ def test_group_names_change_what_the_limits_say(tmp_path):
     assert "Samples carry 10 group names, and a group is never torn apart." in plain(html)
     assert "The split keeps groups whole." in plain(html)
     assert "neither patients nor slides" not in html
-    assert "keeps 10 groups whole" in card
+    assert "The split keeps groups whole." in card
 
 
 @pytest.mark.parametrize(("split", "optimistic"), [("test", False), ("val", True), ("train", True), ("all", True)])
@@ -302,6 +333,14 @@ def test_scores_on_what_the_model_has_seen_are_called_optimistic(tmp_path, split
     html, card = pages_of([train], tmp_path / "out")
     assert ("they are optimistic" in plain(html)) is optimistic
     assert ("they are optimistic" in card) is optimistic
+
+
+def test_all_samples_of_another_source_are_not_called_seen(tmp_path):
+    train = make_train(tmp_path / "train")
+    make_evaluation(tmp_path / "evaluate", train, split="all", source="b")
+    html, card = pages_of([train], tmp_path / "out")
+    assert "they are optimistic" not in plain(html)
+    assert "they are optimistic" not in card
 
 
 @pytest.mark.parametrize(
@@ -332,6 +371,200 @@ def test_a_configuration_of_other_keys_makes_no_sentence_and_no_error(tmp_path):
     words = plain(pages_of([make_train(tmp_path / "train", config={"model": "x"})], tmp_path / "out")[0])
     assert "None" not in words
     assert "It was trained with" not in words
+
+
+# --- what evaluations may know beyond
+
+
+@pytest.fixture(scope="module")
+def trusted(tmp_path_factory):
+    """Make the report of a run whose evaluation knows all that evaluations know; returns (html, card, pdf's text)."""
+    base = tmp_path_factory.mktemp("trusted")
+    train = make_train(base / "train")
+    make_evaluation(base / "evaluate", train, **extras() | trust())
+    return *(plain(page) for page in pages_of([train], base / "out")), paper(base / "out" / "report.pdf")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "takes the expected calibration error from 0.0456 to 0.0213.",
+        "ig 0.0080 0.0040",
+        "a confidence under 0.71 or a distance from the training cells over 2.5, limits that refuse 5 % of the",
+        "Of what it refused it would have named 62.5 % rightly.",
+        "Of 40 cells of classes that it does not know it refused 75.0 % [60.0, 86.0].",
+        "the mean risk, is 0.42 % by confidence.",
+        "holds the true class for 90 % of the samples",
+        "least ambiguous (LAC) 91.2 % [88.4, 93.4] 0.93 ig 82 %",
+        "Under 2 corruptions of 5 severities the mean balanced error is 6.0 %, the AlexNet",
+        "(BE) that is 0.41, relative to its loss from clean pictures (rBE) 0.37",
+        "motion blur 2.0 % 4.0 % 6.0 % 8.0 % 10.0 % 6.0 %",
+        "The mean expected calibration error is, by severity, 0.01 at 1, 0.02 at 2",
+        "Over all corruptions and severities it errs on 6.0 % of the samples",
+    ],
+)
+def test_calibration_refusal_sets_and_corruptions_are_told_where_they_were_measured(trusted, words):
+    assert words in trusted[0]
+    assert re.sub(r"\W", "", words) in re.sub(r"\W", "", trusted[2].replace("-\n", ""))
+
+
+def test_the_card_names_the_error_under_corruptions(trusted):
+    assert "Mean balanced error over corruptions 6.0 %." in trusted[1]
+
+
+@pytest.mark.parametrize("key", sorted(trust()))
+@pytest.mark.parametrize("value", [None, {}])
+def test_a_piece_that_is_missing_is_left_out_and_ends_nothing(tmp_path, key, value):
+    train = make_train(tmp_path / "train")
+    make_evaluation(tmp_path / "evaluate", train, **extras() | trust() | {key: value})
+    inputs = load_inputs([train])
+    words = render_document(Document("t", (), (results_section(inputs.main.evaluation),), ""))
+    assert "None" not in plain(words)
+
+
+@pytest.mark.parametrize("key", ["accuracy_kept", "accuracy_refused", "histogram", "rejection_rate", "unknown_classes"])
+def test_a_refusal_that_knows_less_says_less(tmp_path, key):
+    train, more = make_train(tmp_path / "train"), extras() | trust()
+    del more["abstention"][key]
+    make_evaluation(tmp_path / "evaluate", train, **more)
+    words = plain(render_document(Document("t", (), (results_section(load_inputs([train]).main.evaluation),), "")))
+    assert "None" not in words
+    assert "Risk against coverage" in words
+
+
+# --- what the audit and the other stages leave
+
+
+def test_the_pictures_and_the_map_of_an_audit_are_shown(tmp_path):
+    run = tmp_path / "run"
+    make_train(run / "train")
+    cells = synthetic_set({"basophil": 40, "platelet": 40}, size=24)
+    (tmp_path / "s").mkdir()
+    np.savez(tmp_path / "s" / "cells.npz", images=cells.images, labels=cells.labels)
+    audit(tmp_path / "s" / "cells.npz", run / "audit", workers=0)
+    html = pages_of([run], tmp_path / "out")[0]
+    shown = len(read_json(run / "audit" / "audit.json")["pictures"]["classes"])
+    assert html.count('src="data:image/') >= shown > 0
+    for anchor in ("samples", "map"):
+        assert f'<figure class="numbered" id="{anchor}"' in html
+    pictures = [picture for page in PdfReader(tmp_path / "out" / "report.pdf").pages for picture in page.images]
+    assert len(pictures) >= shown
+    assert {f"run/audit/{name}" for name in ("audit.json", "issues.csv", "statistics.csv")} <= set(
+        require_complete(tmp_path / "out", "report")["inputs"]
+    )
+
+
+@pytest.mark.parametrize("file", ["../secret.jpg", "/etc/passwd", "pictures/none.jpg"])
+def test_pictures_that_an_audit_lists_and_that_lie_elsewhere_are_not_read(tmp_path, file):
+    run = make_run(tmp_path / "a")
+    Image.new("RGB", (40, 40)).save(run / "secret.jpg")
+    document = read_json(run / "audit" / "audit.json")
+    entry = {"file": file, "sample_id": "x", "label": "ig", "words": ""}
+    write_json(run / "audit" / "audit.json", document | {"pictures": {"classes": [entry]}})
+    assert "no picture" in pages_of([run], tmp_path / "out")[0]
+
+
+def test_what_was_left_out_is_counted_by_its_reasons(tmp_path):
+    run = make_run(tmp_path / "a")
+    rows = [("a", "ig", "foreign", "x"), ("b", "ig", "exact_duplicate; foreign", "x"), ("c", "ig", "foreign", "x")]
+    pl.DataFrame(rows, ["sample_id", "label", "issue", "reason"], orient="row").write_csv(run / "dropped.csv")
+    words = plain(pages_of([run], tmp_path / "out")[0])
+    assert "3 samples were left out before anything else" in words
+    assert "(foreign: 2; exact_duplicate and foreign: 1)" in words
+
+
+@pytest.mark.parametrize(
+    ("reached", "words"),
+    [
+        (True, "on 24 training samples: it learned all of them by heart after 30 epochs"),
+        (False, "on 24 training samples: it named 87.5 % of them rightly after 30 epochs and did not learn them all"),
+    ],
+)
+def test_the_check_that_a_network_can_learn_by_heart_is_told(tmp_path, reached, words):
+    run = make_run(tmp_path / "a")
+    with output_directory(run / "overfit", "overfit-check") as out:
+        write_json(out / "overfit.json", {"reached": reached, "n_samples": 24, "epoch": 30, "accuracy": 0.875})
+    assert words in plain(pages_of([run], tmp_path / "out")[0])
+
+
+def test_without_that_check_the_report_says_so(bare):
+    assert "is not recorded beside this run" in plain(bare[0])
+
+
+def test_the_slip_of_the_original_report_is_named_only_for_its_eight_classes(tmp_path, bare):
+    slip = "sums over 12 classes, a slip: there are 8."
+    assert slip in plain(bare[0])
+    assert "C = 8 classes" in plain(bare[0]).replace("  ", " ")
+    train = make_train(tmp_path / "train")
+    write_json(train / "model.json", read_json(train / "model.json") | {"classes": ["a", "b"]})
+    assert slip not in plain(pages_of([train], tmp_path / "out")[0])
+
+
+# --- paper
+
+
+def test_paper_says_what_the_page_says(whole):
+    text = paper(whole[0].parent / "out" / "report.pdf")
+    for place, title in enumerate(SECTIONS.values(), 1):
+        assert f"{place} {title}" in text
+    for words in (
+        "13 759 pictures, of which the audit suggested dropping 1812",
+        "all 13 759 11 947 1812",
+        "91.3 % [88.9, 93.4]",
+        "perturbed to look like the field",
+        "platelet 100.0 % 91.7 % [64.6, 98.5] 0.957 12",
+        "Not for diagnosis.",
+    ):
+        assert words in text, words
+    assert PdfReader(whole[0].parent / "out" / "report.pdf").metadata.title == "Blood-cell classification: baseline"
+
+
+def test_paper_has_pictures_of_cells_and_no_others(whole):
+    pages = PdfReader(whole[0].parent / "out" / "report.pdf").pages
+    assert [picture.image.size for page in pages for picture in page.images] == [(96, 96)] * 3
+
+
+def test_what_is_drawn_on_paper_is_named_in_letters_that_can_be_found(whole):
+    text = paper(whole[0].parent / "out" / "report.pdf")
+    for words in ("perfect calibration", "validation, perturbed", "F1 score", "predicted"):
+        assert words in text
+
+
+def test_a_damaged_time_in_the_provenance_leaves_the_date_out(tmp_path):
+    train = make_train(tmp_path / "train")
+    write_json(train / "provenance.json", read_json(train / "provenance.json") | {"time": "yesterday"})
+    report([train], tmp_path / "out")
+    assert PdfReader(tmp_path / "out" / "report.pdf").metadata.creation_date is None
+
+
+# --- the card
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "## Intended use",
+        "Users:",
+        "Out of scope:",
+        "Harm to expect from misuse:",
+        "Reference standard:",
+        "Age, sex, illness",
+        "Loss: cross-entropy over 8 classes",
+        "## Scores",
+        "Fairness:",
+        "Universality:",
+        "Robustness: accuracy 91.3 %",
+        "Uncertainty: probabilities calibrated by one temperature (1.31)",
+        "Explainability:",
+        "Traceability:",
+        "Usability and clinical benefit: not studied.",
+        "Seed: 7",
+        "## Limits",
+        "CLAIM (Tejani et al. 2024) and FUTURE-AI (Lekadir et al. 2025)",
+    ],
+)
+def test_the_card_answers_the_items_of_the_guidelines(whole, item):
+    assert item in re.sub(r"[^\S\n]+", " ", whole[2])
 
 
 # --- mistakes
@@ -370,7 +603,7 @@ def test_several_runs_make_a_table_and_the_first_is_described(tmp_path):
         r"first compact 423 112, 64 px scratch flip, rotate, zoom replicate 2000, bf16 97\.8\d % \[", words
     )
     assert re.search(r"second compact 423 112, 64 px scratch flip, rotate, zoom not balanced, bf16 97\.8\d % \[", words)
-    assert "choosing the best of several by this table makes its score optimistic" in words
+    assert "Choosing the best of several by this table makes its score optimistic" in words
     assert "scored on different numbers of samples" in words
     assert "natural frequencies" not in words
 

@@ -14,6 +14,8 @@ from hemalens.evaluation.report_experiments import augmentation_words, experimen
 from hemalens.evaluation.report_inputs import load_inputs
 from tests.evaluation.factory import CONFIG, confusion, extras, make_evaluation, make_run, make_train, scores
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
 
 def matrix_of(mistakes, per_class=100):
     """Make a matrix of eight classes in which ``mistakes`` of class 0 are taken for class 1."""
@@ -68,10 +70,11 @@ def test_runs_on_the_same_samples_are_compared_pair_by_pair(three):
 
 
 def test_differences_are_claimed_only_where_they_are_more_than_chance(three):
-    clean, perturbed = experiments_context(load_inputs(three).runs)["verdicts"]
+    clean, macro, perturbed = experiments_context(load_inputs(three).runs)["verdicts"]
     assert clean == (
         "The highest accuracy is that of good. No difference from it can be claimed for near. Worse than it is bad."
     )
+    assert macro == clean.replace("accuracy", "macro-F1")
     assert perturbed == (
         "The highest accuracy on perturbed pictures is that of near. No difference from it can be claimed for bad. "
         "Worse than it is good."

@@ -18,6 +18,7 @@ from hemalens.training.colour import (
     saturation,
     signed,
     stain,
+    vivid,
 )
 
 
@@ -75,7 +76,23 @@ def test_hed_changes_the_amounts_of_three_dyes(pictures: Tensor) -> None:
         np.testing.assert_allclose(after.numpy(), wanted, atol=2e-5)
 
 
-@pytest.mark.parametrize("step", [brightness, channels, contrast, hed, hue, saturation, stain])
+def test_vivid_adds_to_the_saturation_alone(pictures: Tensor) -> None:
+    drawn = draws(1)
+    for before, draw, after in zip(
+        pictures.flatten(2), drawn[:, 0].tolist(), vivid(pictures, drawn, 2.0).flatten(2), strict=True
+    ):
+        for old, new in zip(before.T.tolist(), after.T.tolist(), strict=True):
+            hue_, saturation_, value = colorsys.rgb_to_hsv(*old)
+            wanted = colorsys.hsv_to_rgb(hue_, min(max(saturation_ + 0.5 * (2 * draw - 1), 0.0), 1.0), value)
+            assert new == pytest.approx(wanted, abs=1e-5)
+
+
+def test_vivid_leaves_grey_grey() -> None:
+    grey = torch.full((8, 3, 2, 2), 0.4)
+    assert torch.equal(vivid(grey, draws(1), 3.0), grey)
+
+
+@pytest.mark.parametrize("step", [brightness, channels, contrast, hed, hue, saturation, stain, vivid])
 def test_by_no_strength_colours_stay(step, pictures: Tensor) -> None:
     torch.testing.assert_close(step(pictures, draws(6), 0.0), pictures, rtol=0, atol=1e-5)
 

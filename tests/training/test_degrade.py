@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from hemalens.data.synthetic import render_cell
-from hemalens.training.degrade import _steps, blur, jpeg, jpeg_like, noise, pixelate
+from hemalens.training.degrade import _steps, blur, chroma, jpeg, jpeg_like, noise, pixelate
 
 
 @pytest.fixture(scope="module")
@@ -93,13 +93,28 @@ def test_pixelate_is_pillows_box_and_back_where_blocks_are_whole(cells: np.ndarr
         assert np.abs(picture - wanted).max() <= 1.01
 
 
-@pytest.mark.parametrize("step", [blur, jpeg, noise, pixelate])
+def test_chroma_keeps_lightness_and_makes_colour_coarse(cells: np.ndarray) -> None:
+    pictures, drawn = as_pictures(cells), torch.tensor([[0.0, 1.0], [0.5, 0.5], [1.0, 0.25]])
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    for place, after in enumerate(chroma(pictures, drawn, 1.0)):
+        before = pictures[place]
+        lightness = torch.einsum("chw,c->hw", after, luma)
+        torch.testing.assert_close(lightness, torch.einsum("chw,c->hw", before, luma), rtol=0, atol=1e-5)
+        blue = (after[2] - lightness) / 1.772  # Cb of JFIF
+        step = 16 * float(drawn[place, 1]) / 255
+        torch.testing.assert_close(torch.round(blue / step) * step, blue, rtol=0, atol=1e-5)
+        blocks = round(64 / (3 + 3 * float(drawn[place, 0])))
+        own = torch.floor((torch.arange(52) + 0.5) * blocks / 52)
+        assert all(blue[own == block][:, own == block].std() < 1e-5 for block in range(blocks))
+
+
+@pytest.mark.parametrize("step", [blur, chroma, jpeg, noise, pixelate])
 def test_by_no_strength_nothing_gets_worse(step, cells: np.ndarray) -> None:
     pictures = as_pictures(cells)
     torch.testing.assert_close(step(pictures, draws(2), 0.0), pictures, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("step", [blur, jpeg, noise, pixelate])
+@pytest.mark.parametrize("step", [blur, chroma, jpeg, noise, pixelate])
 def test_a_stronger_step_changes_more(step, cells: np.ndarray) -> None:
     pictures = as_pictures(cells)
 

@@ -55,6 +55,19 @@ def test_the_normalisation_is_part_of_the_network_and_its_weights() -> None:
     assert set(module.state_dict()) == {"mean", "std"}
 
 
+def test_by_picture_light_and_white_balance_do_not_matter() -> None:
+    module = Normalised(
+        torch.nn.Identity(), torch.tensor([0.6, 0.5, 0.4]), torch.tensor([0.2, 0.2, 0.2]), by_picture=True
+    )
+    pictures = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain = module(pictures)
+    torch.testing.assert_close(plain.mean(dim=(2, 3)), torch.zeros(3, 3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(plain.square().mean(dim=(1, 2, 3)), torch.ones(3), rtol=1e-2, atol=0)
+    lit = 0.6 * pictures + torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+    torch.testing.assert_close(module(lit), plain, rtol=0, atol=2e-3)
+    assert module(torch.full((1, 3, 8, 8), 0.3)).abs().max() < 1e-5
+
+
 def test_parameters_are_counted() -> None:
     assert count_parameters(torch.nn.Linear(4, 3)) == 15
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from hemalens.training.occlude import cutout, erase, gridmask
+from hemalens.training.occlude import BLOTS_DRAWS, blots, cutout, erase, gridmask
 
 
 def draws(count: int, n: int = 400) -> Tensor:
@@ -69,16 +69,44 @@ def test_gridmask_keeps_what_the_paper_says(pictures: Tensor) -> None:
     assert 1 - hidden == pytest.approx(0.84, abs=0.02)
 
 
-@pytest.mark.parametrize("step", [cutout, erase, gridmask])
+def test_blots_are_one_to_three_dark_spots_of_the_drawn_size(pictures: Tensor) -> None:
+    large = torch.nn.functional.interpolate(pictures[:60], size=200)
+    drawn = draws(BLOTS_DRAWS, 60)
+    spots = drawn[:, 2:].view(60, 6, 3)
+    spots[:, :2] = 0.25 + 0.5 * spots[:, :2]  # none is cut by the border
+    spots[:, 3] = 0.0  # round
+    after = blots(large, drawn, 1.0)
+    found = set()
+    for picture, (count, dark, *_), own in zip(after, drawn.tolist(), spots.transpose(1, 2).tolist(), strict=True):
+        hidden = picture[0] != 2.0
+        assert float(picture[:, hidden].max()) == pytest.approx(2.0 * 0.3 * dark, abs=1e-6)
+        places = torch.arange(200) + 0.5
+        wanted = torch.zeros(200, 200, dtype=torch.bool)
+        for x, y, size, *_ in own[: int(count * 3) + 1]:
+            radius = (0.03 + 0.05 * size) * 200
+            wanted |= (places[:, None] - y * 200) ** 2 + (places - x * 200) ** 2 < radius**2
+        assert (hidden != wanted).float().mean() < 1e-3
+        found.add(int(count * 3))
+    assert found == {0, 1, 2}
+
+
+def test_a_ragged_blot_is_no_disc(pictures: Tensor) -> None:
+    drawn = draws(BLOTS_DRAWS)
+    ragged = blots(pictures, drawn, 2.0)
+    drawn[:, 2:].view(400, 6, 3)[:, 3] = 0.0
+    assert not torch.equal(ragged, blots(pictures, drawn, 2.0))
+
+
+@pytest.mark.parametrize("step", [blots, cutout, erase, gridmask])
 def test_by_no_strength_nothing_is_hidden(step, pictures: Tensor) -> None:
-    assert torch.equal(step(pictures, draws(5), 0.0), pictures)
+    assert torch.equal(step(pictures, draws(BLOTS_DRAWS), 0.0), pictures)
 
 
-@pytest.mark.parametrize("step", [cutout, erase, gridmask])
+@pytest.mark.parametrize("step", [blots, cutout, erase, gridmask])
 def test_a_stronger_step_hides_more(step) -> None:
     pictures = torch.rand(400, 3, 24, 24, generator=torch.Generator().manual_seed(0))
 
     def hidden(strength: float) -> float:
-        return float((step(pictures, draws(5), strength) != pictures).float().mean())
+        return float((step(pictures, draws(BLOTS_DRAWS), strength) != pictures).float().mean())
 
     assert hidden(1.5) > hidden(0.5) > 0

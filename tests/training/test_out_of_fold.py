@@ -14,6 +14,7 @@ from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.types import Sample, no_progress
 from hemalens.data.audit import audit
 from hemalens.data.sources import open_source
+from hemalens.data.split import linked_units
 from hemalens.training.out_of_fold import _judge_fold, _Task, choose_folds, out_of_fold
 from tests.training.conftest import MakeSet
 
@@ -116,14 +117,13 @@ def test_what_is_there_is_used_again_and_what_is_of_something_else_is_refused(so
 def test_groups_and_copies_stay_in_one_fold_and_classes_are_shared_out_evenly() -> None:
     labels = ["ig", "monocyte"] * 60
     groups = [f"patient {place // 7}" if place < 42 else None for place in range(120)]
-    links = [f"copies {place % 5}" if place >= 110 else None for place in range(120)]
     samples = [
         Sample(f"{place}", label, group) for place, (label, group) in enumerate(zip(labels, groups, strict=True))
     ]
-    folds = choose_folds(samples, links, 4, seed=1)
-    for names in (groups, links):
-        for name in {name for name in names if name}:
-            assert len({folds[place] for place in range(120) if names[place] == name}) == 1
+    copies = [list(range(110 + number, 120, 5)) for number in range(5)]
+    folds = choose_folds(labels, linked_units(samples, copies), 4, seed=1)
+    together = [[place for place in range(42) if place // 7 == patient] for patient in range(6)]
+    assert all(len({folds[place] for place in unit}) == 1 for unit in (*copies, *together))
     counts = Counter(zip(labels, folds.tolist(), strict=True))
     assert len(counts) == 8
     assert max(counts.values()) - min(counts.values()) <= 3

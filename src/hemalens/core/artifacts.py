@@ -3,10 +3,12 @@
 Needs polars for tables; no torch.
 """
 
+import glob
 import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from typing import IO, Any
 import polars as pl
 
 from hemalens.core.errors import ArtifactError
-from hemalens.core.provenance import provenance, sha256_file
+from hemalens.core.provenance import PROVENANCE, STARTED, provenance, sha256_file
 
 __all__ = [
     "PROVENANCE",
@@ -29,6 +31,7 @@ __all__ = [
     "read_json",
     "read_provenance",
     "read_table",
+    "remove_leftovers",
     "require_complete",
     "text_digest",
     "write_atomically",
@@ -37,10 +40,9 @@ __all__ = [
     "write_text",
 ]
 
-PROVENANCE = "provenance.json"
-_STARTED = ".hemalens-started"
 _STARTED_WORDS = "hemalens is writing here; without provenance.json this directory is incomplete"
 _PARQUET_ROWS = 1_000_000
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp", re.DOTALL)  # what a process leaves that was killed while writing
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -84,7 +86,7 @@ def write_table(path: Path, table: pl.DataFrame) -> Path:
     """Write a table as CSV, or as Parquet (another suffix) from a million rows; return the path written."""
     if path.suffix == ".parquet" or table.height >= _PARQUET_ROWS:
         twin = path.with_suffix(".parquet")
-        write_atomically(twin, table.write_parquet)
+        write_atomically(twin, lambda file: _write_parquet(table, file))
         if twin != path:
             path.unlink(missing_ok=True)  # an older CSV would be read in its place
         return twin
@@ -92,6 +94,13 @@ def write_table(path: Path, table: pl.DataFrame) -> Path:
     table.write_csv(buffer)
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
     return path
+
+
+def _write_parquet(table: pl.DataFrame, file: IO[bytes]) -> None:
+    try:
+        table.write_parquet(file)
+    except pl.exceptions.ComputeError as error:  # what polars makes of a full disk
+        raise OSError(str(error)) from error
 
 
 def find_table(path: Path) -> Path | None:
@@ -171,18 +180,22 @@ def require_complete(directory: Path, command: str) -> dict[str, Any]:
 
 def check_vacant(path: Path, *, overwrite: bool = False, resume: bool = False) -> None:
     """Raise ArtifactError where ``output_directory`` would refuse a path for what is there; touch nothing."""
-    if path.exists() and not path.is_dir():
-        raise ArtifactError(f"output {path}", "is a file, a directory is to be written", "choose another --out")
+    _refuse_file(path)
     try:
-        occupied = path.is_dir() and any(path.iterdir())
+        occupied = path.is_dir() and any(not _TEMPORARY.fullmatch(entry.name) for entry in path.iterdir())
     except OSError as error:
         raise ArtifactError(
             f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
         ) from error
-    if occupied and not ((path / _STARTED).exists() or overwrite or resume):
+    if occupied and not ((path / STARTED).exists() or overwrite or resume):
         raise ArtifactError(
             f"output {path}", "exists already and is not empty", "add --overwrite or choose another --out"
         )
+
+
+def _refuse_file(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ArtifactError(f"output {path}", "is a file, a directory is to be written", "choose another --out")
 
 
 @contextmanager
@@ -208,7 +221,7 @@ def output_directory(
     ours = sorted(name for name, stamp in _stamps(path).items() if foreign.get(name) != stamp)
     record["outputs"] = {name: sha256_file(path / name) for name in ours}
     write_json(path / PROVENANCE, record)
-    (path / _STARTED).unlink(missing_ok=True)
+    (path / STARTED).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -232,6 +245,7 @@ def output_file(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.unlink(missing_ok=True)
+        remove_leftovers(path)
     except OSError as error:
         raise ArtifactError(
             f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
@@ -241,6 +255,13 @@ def output_file(
     written = _as_written(path)
     record["outputs"] = {written.name: sha256_file(written)}
     write_json(beside, record)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files that processes left beside ``path`` when they were killed while writing it."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if _TEMPORARY.fullmatch(left.name):
+            left.unlink(missing_ok=True)
 
 
 def text_digest(text: str) -> str:
@@ -256,19 +277,25 @@ def _as_written(path: Path) -> Path:
 
 def _claim_directory(path: Path, *, overwrite: bool, resume: bool) -> dict[str, int]:
     """Make a directory ours to write in; return the files in it that are not ours, name -> time of change."""
-    check_vacant(path, overwrite=overwrite, resume=resume)
+    _refuse_file(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path / STARTED)
     except OSError as error:
         raise ArtifactError(
             f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
         ) from error
-    unfinished = (path / _STARTED).exists()
+    check_vacant(path, overwrite=overwrite, resume=resume)
+    unfinished = (path / STARTED).exists()
     stamps, listed = _stamps(path), _listed_outputs(path)
-    noted = _noted_foreign(path / _STARTED) if unfinished else stamps
+    noted = _noted_foreign(path / STARTED) if unfinished else stamps
+    for name in stamps.keys() - noted.keys():
+        if _TEMPORARY.fullmatch(Path(name).name):
+            (path / name).unlink(missing_ok=True)
+            del stamps[name]
     foreign = {name: stamp for name, stamp in stamps.items() if noted.get(name) == stamp and name not in listed}
     # Marker first, removals last: a kill in between must leave a directory that nobody takes for complete.
-    write_json(path / _STARTED, {"about": _STARTED_WORDS, "foreign": foreign})
+    write_json(path / STARTED, {"about": _STARTED_WORDS, "foreign": foreign})
     (path / PROVENANCE).unlink(missing_ok=True)
     if overwrite and not resume:
         for name in listed & stamps.keys():  # only what was found inside: a listed "../name" is not followed
@@ -295,7 +322,7 @@ def _noted_foreign(marker: Path) -> dict[str, int]:
 
 def _stamps(path: Path) -> dict[str, int]:
     """Return the files below a directory, but for markers and its own provenance: name -> time of change in ns."""
-    files = (file for file in path.rglob("*") if file.is_file() and file.name != _STARTED and file != path / PROVENANCE)
+    files = (file for file in path.rglob("*") if file.is_file() and file.name != STARTED and file != path / PROVENANCE)
     return {file.relative_to(path).as_posix(): file.stat().st_mtime_ns for file in files}
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "figure_png",
     "figure_svg",
     "house_style",
+    "print_svg",
     "scatter_map",
 ]
 
@@ -61,6 +62,7 @@ FALLBACK_COLOURS = ("#3c60e4", "#fc6018", "#9c3ca8", "#789c78", "#4890fc", "#c03
 _MARKERS = "osD^vPX*"
 _RASTER_POINTS = 2000  # more points than this make an SVG heavier than a picture of them
 _FADED = 0.3
+_FONT, _PLAIN = "DejaVu Sans", "system-ui, sans-serif"  # that figures are laid out for, that a page shows
 
 _STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -77,7 +79,7 @@ _STYLE: dict[Any, Any] = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 100,
     "figure.facecolor": "none",
-    "font.family": "DejaVu Sans",
+    "font.family": _FONT,
     "font.size": 9,
     "grid.alpha": 0.18,
     "grid.color": INK,
@@ -140,12 +142,17 @@ def figure_svg(figure: Figure, *, label: str) -> str:
     # Matplotlib's one rule for "*" would reach the whole page; inherited from the root it says the same.
     svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", svg, flags=re.DOTALL)
     svg = svg.replace(INK, "currentColor")
-    svg = svg.replace("'DejaVu Sans'", "system-ui, sans-serif")
+    svg = svg.replace(f"'{_FONT}'", _PLAIN)
     prefix = f"f{hashlib.sha256(svg.encode()).hexdigest()[:8]}-"
     svg = re.sub(r'(\bid="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", svg)
     words = html.escape(" ".join(label.split()))
     root = f'<svg role="img" aria-label="{words}" style="stroke-linejoin: round; stroke-linecap: butt"'
     return svg.replace("<svg", root, 1)
+
+
+def print_svg(svg: str) -> str:
+    """Return an inline ``<svg>`` as a drawing of its own for paper: our ink, in the font it was laid out for."""
+    return svg.replace("currentColor", INK).replace(_PLAIN, f"'{_FONT}'")
 
 
 def figure_png(figure: Figure, *, dpi: int = 150) -> bytes:

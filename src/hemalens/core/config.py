@@ -41,6 +41,9 @@ class TrainConfig(_Frozen):
         1.0, description="each layer group's learning rate over that of the group after it"
     )
     image_size: Annotated[int, Field(ge=16, le=1024)] = Field(64, description="pixels per side the network sees")
+    normalise: Literal["set", "picture"] = Field(
+        "set", description="inputs by the training set's mean and spread per channel, or further by each picture's own"
+    )
     # Bilinear sampling reads four neighbours: from more than twice the size it would skip pixels.
     oversample: Annotated[float, Field(ge=1, le=2)] = Field(
         1.0, description="training pictures are kept so many times image_size, to be turned and zoomed without blur"

@@ -16,17 +16,20 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
+from hemalens.core.document import Document, numbers
 from hemalens.core.types import Images
 
 __all__ = [
     "ABSENT",
     "contact_sheet_uri",
     "duration",
+    "encode_picture",
     "interval",
     "markdown",
     "number",
     "percent",
     "picture_uri",
+    "render_document",
     "render_page",
     "thousands",
 ]
@@ -55,14 +58,28 @@ def render_page(template: str, package: str, context: Mapping[str, object]) -> s
     return _environment(package).get_template(template).render(context)
 
 
-def picture_uri(pixels: Images, *, quality: int = 85, max_side: int = 192) -> str:
-    """Return one picture (H, W, 3) uint8 as a ``data:`` address: JPEG, or PNG where it is tiny.
+def render_document(document: Document) -> str:
+    """Return a document as one self-contained page with a list of its sections beside it."""
+    sections = {section.anchor: section.title for section in document.sections}
+    context = {"title": document.title, "document": document, "sections": sections, "names": numbers(document)}
+    return render_page("document.html", "hemalens.core", context)
 
-    Larger pictures are scaled down, so that the longer side has ``max_side`` pixels. Raises ValueError where the array
-    is no such picture.
+
+def picture_uri(pixels: Images, *, quality: int = 85, max_side: int = 192) -> str:
+    """Return one picture (H, W, 3) uint8 as a ``data:`` address, see ``encode_picture``.
 
     >>> picture_uri(np.zeros((8, 8, 3), np.uint8))[:22]
     'data:image/png;base64,'
+    """
+    data, kind = encode_picture(pixels, quality=quality, max_side=max_side)
+    return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def encode_picture(pixels: Images, *, quality: int = 85, max_side: int = 192) -> tuple[bytes, str]:
+    """Return one picture (H, W, 3) uint8 as a file for a page and its media type: JPEG, or PNG where it is tiny.
+
+    Larger pictures are scaled down, so that the longer side has ``max_side`` pixels. Raises ValueError where the array
+    is no such picture.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
         raise ValueError(f"pixels {pixels.shape} {pixels.dtype}: must be (H, W, 3) uint8 and not empty")
@@ -75,8 +92,7 @@ def picture_uri(pixels: Images, *, quality: int = 85, max_side: int = 192) -> st
         picture.save(buffer, "PNG", optimize=True)
     else:
         picture.save(buffer, "JPEG", quality=quality, optimize=True)
-    kind = "png" if tiny else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    return buffer.getvalue(), "image/png" if tiny else "image/jpeg"
 
 
 def contact_sheet_uri(images: Sequence[Images] | Images, columns: int, *, side: int = 96) -> str:
@@ -172,7 +188,7 @@ def markdown(text: object) -> str:
     >>> markdown("a|b_c\n<i>")
     'a\\|b\\_c \\<i\\>'
     """
-    return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*_{}\[\]<>#|$~&])", r"\\\1", " ".join(str(text).split()))
 
 
 @cache

@@ -14,7 +14,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["provenance", "sha256_file", "version"]
+__all__ = ["PROVENANCE", "STARTED", "provenance", "sha256_file", "version"]
+
+PROVENANCE = "provenance.json"
+"""The file that is written last into a directory, and makes it complete."""
+
+STARTED = ".hemalens-started"
+"""The file that marks a directory as begun and not written to its end."""
 
 _LIBRARIES = ("numpy", "pillow", "polars", "scipy", "scikit-learn", "torch", "torchvision", "timm", "onnxruntime")
 _BLOCK = 1 << 20

@@ -13,19 +13,23 @@ from typing import Any
 
 import polars as pl
 
-from hemalens.core.artifacts import output_directory, write_json, write_table
+from hemalens.core.artifacts import output_directory, write_json, write_table, write_text
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
 from hemalens.data.audit_page import AuditView, render_audit
+from hemalens.data.audit_pictures import write_pictures
 from hemalens.data.checks.finding import ISSUES, Finding
 from hemalens.data.checks.labels import LabelCheck, check_labels
+from hemalens.data.checks.leakage import Against
+from hemalens.data.checks.near_pictures import check_scale
 from hemalens.data.checks.outliers import OutlierAnalysis
 from hemalens.data.checks.shortcuts import Shortcut, find_shortcuts
 from hemalens.data.findings import arrange, find_all
 from hemalens.data.probabilities import read_probabilities
 from hemalens.data.sources import Source, open_source
 from hemalens.data.sources.entries import escape
-from hemalens.data.statistics import Statistics, measure_source
+from hemalens.data.split import read_splits
+from hemalens.data.statistics import Engine, Statistics, measure_source
 
 __all__ = ["audit", "suggested_drops"]
 
@@ -49,9 +53,12 @@ def audit(
     source: str | Path,
     out: Path,
     *,
+    against: str | Path | None = None,
+    splits: Path | None = None,
     classes: Sequence[str] | None = None,
     workers: int | None = None,
     probabilities: Path | None = None,
+    engine: Engine = "local",
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -60,25 +67,40 @@ def audit(
     Args:
         source: any SOURCE.
         out: directory to write; refused where it exists, unless ``overwrite``.
+        against: another SOURCE that must share no picture and no group with this one.
+        splits: a ``splits.csv`` of this source, to look for what lies on two sides; the source's own splits where None.
         classes: class names in label order, instead of the source's own.
         workers: processes that decode; None for one a core.
         probabilities: out-of-fold class probabilities (``read_probabilities``), by which labels are doubted.
+        engine: "local", or "ray" to measure through Ray Data; the tables are the same.
         overwrite: replace an earlier audit.
         progress: told about the steps.
+
+    Raises:
+        ArtifactError: ``splits`` is not of this source, or ``out`` exists.
+        MissingExtraError: more than a million pictures, and faiss is not installed.
     """
     started = time.monotonic()
     opened = open_source(source, classes=classes)
+    other = open_source(against) if against is not None else None
+    check_scale(len(opened) + (len(other) if other else 0))
+    sides = read_splits(splits, opened.samples) if splits else None
     options = {"classes": list(classes) if classes else None}
     inputs = {"source": opened.fingerprint()}
+    inputs |= ({"against": other.fingerprint()} if other else {}) | ({"splits": sha256_file(splits)} if splits else {})
     chances = None
     if probabilities is not None:
         chances = read_probabilities(probabilities, opened.samples, opened.classes)
         inputs |= {"probabilities": sha256_file(probabilities)}
     with output_directory(out, "audit", overwrite=overwrite, inputs=inputs, options=options):
-        statistics = measure_source(opened, workers=workers, progress=progress)
-        progress("looking for outliers", 0, 1)
-        analysis, findings = find_all(statistics, opened.samples)
-        progress("looking for outliers", 1, 1)
+        statistics = measure_source(opened, workers=workers, engine=engine, progress=progress)
+        compared = None
+        if other is not None:
+            measured = measure_source(other, workers=workers, engine=engine, progress=progress)
+            compared = Against(escape(other.spec), measured, other.samples)
+        progress("looking for outliers and copies", 0, 1)
+        analysis, findings = find_all(statistics, opened.samples, sides=sides, against=compared)
+        progress("looking for outliers and copies", 1, 1)
         drops = suggested_drops(findings)
         checked = None if chances is None else check_labels(opened.samples, opened.classes, chances, without=drops)
         findings = arrange([*findings, *checked.findings]) if checked else findings
@@ -89,11 +111,14 @@ def audit(
         write_table(out / "issues.csv", _issues(opened.samples, findings))
         summary = _summary(opened, statistics, findings) | {"shortcuts": [_told(one) for one in shortcuts]}
         summary |= {"labels": _doubts(checked)} if checked else {}
-        view = AuditView(opened, statistics, analysis, tuple(findings), summary)
+        if other is not None:
+            summary |= {"against": escape(other.spec), "n_against": len(other)}
+        view = AuditView(opened, statistics, analysis, tuple(findings), summary, other)
         page = render_audit(view)
+        summary |= write_pictures(view, out)
         summary["seconds"] = round(time.monotonic() - started, 2)
         write_json(out / "audit.json", summary)
-        (out / "audit.html").write_text(page, encoding="utf-8")
+        write_text(out / "audit.html", page)
     return summary
 
 

@@ -22,7 +22,7 @@ from hemalens.data.checks.shortcuts import ATTRIBUTES
 from hemalens.data.sources import Source
 from hemalens.data.statistics import Statistics
 
-__all__ = ["AuditView", "render_audit"]
+__all__ = ["AuditView", "meaning", "render_audit"]
 
 _GALLERY = 12
 _NAMED = 3  # classes given away that are named; audit.json has all
@@ -32,7 +32,14 @@ _MEANINGS: dict[Issue, tuple[str, str]] = {
     "converted": ("Converted while reading", "Read by a rule for their format; the rule is named for each."),
     "odd_size": ("Odd sizes", "Pictures whose shape or size departs from the usual. Size may give the class away."),
     "exact_duplicate": ("Exact duplicates", "Pictures with the same pixels. The first of each group is kept."),
-    "label_conflict": ("Label conflicts", "One picture under several labels. No label can be believed, so all go."),
+    "near_duplicate": (
+        "Near duplicates",
+        "Copies encoded anew, resized, cropped by a hair, turned, mirrored, brighter, darker. The best of each stays.",
+    ),
+    "label_conflict": (
+        "Label conflicts",
+        "One picture under several labels. No label can be believed: equal pictures all go, nearly equal ones wait.",
+    ),
     "foreign": ("Foreign pictures", "Pictures that are no stained cell and resemble nothing else in the set."),
     "outlier": ("Outliers", "Far from the bulk by the robust Mahalanobis distance; often rare cells, so look first."),
     "colour_cluster": (
@@ -46,22 +53,37 @@ _MEANINGS: dict[Issue, tuple[str, str]] = {
         "Doubted labels",
         "Labels that a model which never saw the sample contradicts, the surest first. It errs too: look, then decide.",
     ),
+    "leakage": (
+        "Leakage",
+        "The same or nearly the same picture, patient or slide in two splits or sources: scores would be too good.",
+    ),
 }
 
 
 # In these findings a group is one picture many times over.
 _COPIES = frozenset({"exact_duplicate", "label_conflict", "foreign"})
+# These are shown in pairs: the picture and what it resembles.
+_PAIRS = frozenset({"near_duplicate", "leakage"})
 
 
 @dataclass(frozen=True, slots=True)
 class AuditView:
-    """What the page draws: the source, its statistics, the outlier analysis, the findings and the summary."""
+    """What the page draws: the source, its statistics, the outlier analysis, the findings and the summary.
+
+    ``against`` is the source audited against, None where there is none.
+    """
 
     source: Source
     statistics: Statistics
     analysis: OutlierAnalysis
     findings: tuple[Finding, ...]
     summary: Mapping[str, Any]
+    against: Source | None = None
+
+
+def meaning(issue: Issue) -> tuple[str, str]:
+    """Return what pages call an issue, and one sentence on what it is."""
+    return _MEANINGS[issue]
 
 
 def render_audit(view: AuditView) -> str:
@@ -140,11 +162,41 @@ def _gallery(view: AuditView, issue: Issue, rows: Sequence[Finding]) -> dict[str
         seen.add(finding.group)
         (first if fresh else more).append(finding)
     title, meaning = _MEANINGS[issue]
+    if issue in _PAIRS:
+        facts = {"anchor": issue, "title": title, "meaning": meaning, "count": len(rows)}
+        pairs = _pairs(view, rows)
+        return facts | {"shown": f"{len(pairs)} pairs, those for review and the least certain first", "items": pairs}
     chosen = (first if issue in _COPIES else first + more)[: _RANKED if issue == "label_issue" else _GALLERY]
     shown = f"{len(chosen)}, one of each group{'' if issue in _COPIES else ' first'}"
     shown = f"the first {len(chosen)}" if issue == "label_issue" else shown
     facts = {"anchor": issue, "title": title, "meaning": meaning, "count": len(rows), "shown": shown}
     return facts | {"items": _items(view, chosen)}
+
+
+def _pairs(view: AuditView, rows: Sequence[Finding]) -> list[dict[str, Any]]:
+    """Show up to six findings beside their counterparts, one of each group first, reviews before drops."""
+    seen: set[str] = set()
+    first: list[Finding] = []
+    more: list[Finding] = []
+    told: set[frozenset[int | None]] = set()
+    urgent = ("review", "drop", "keep")
+    for finding in sorted(rows, key=lambda f: (urgent.index(f.suggestion), f.score)):
+        pair = frozenset({finding.index, finding.counterpart})
+        if pair not in told:
+            (more if finding.group in seen else first).append(finding)
+            seen.add(finding.group)
+            told.add(pair)
+    chosen = (first + more)[: _GALLERY // 2]
+    items = _items(view, chosen)
+    for item, finding in zip(items, chosen, strict=True):
+        assert finding.counterpart is not None  # these checks compare two pictures
+        source, place = view.source, finding.counterpart
+        if view.against is not None and place >= len(source):
+            source, place = view.against, place - len(source)
+        sample = source.samples[place]
+        item["beside"] = {"uri": _uri(source, place), "alt": sample.sample_id}
+        item["lines"].insert(2, f"right: {sample.sample_id} ({sample.label or 'no label'})")
+    return items
 
 
 def _items(view: AuditView, findings: Sequence[Finding]) -> list[dict[str, Any]]:

@@ -1,13 +1,14 @@
 """A source and its audit to the kept samples, with every dropped one listed and any of them taken back on request.
 
-The source itself is never changed. Decisions are the column ``suggestion`` of ``issues.csv``: a person may edit it, and
-one ``drop`` among a sample's rows drops it. Needs no torch.
+The source itself is never changed. Decisions are the column ``suggestion`` of ``issues.csv``, edited by hand or in a
+review: one ``drop`` among a sample's rows drops it, else ``relabel:CLASS`` gives it another label. Needs no torch.
 """
 
 import io
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,7 +22,7 @@ from hemalens.core.artifacts import (
     output_directory,
     output_file,
     read_provenance,
-    read_table,
+    remove_leftovers,
     require_complete,
     text_digest,
     write_atomically,
@@ -31,11 +32,10 @@ from hemalens.core.artifacts import (
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.types import Progress, Sample, no_progress
 from hemalens.data.checks.finding import ISSUES, SUGGESTIONS
+from hemalens.data.decisions import RELABEL, new_labels, read_issues, require_unreviewed, write_issues
 from hemalens.data.sources import Source, open_source
 
-__all__ = ["clean", "decide"]
-
-_TEXT = ("sample_id", "label", "issue", "group", "suggestion", "reason")
+__all__ = ["clean", "decide", "open_audited"]
 
 
 def clean(
@@ -50,11 +50,14 @@ def clean(
 ) -> dict[str, Any]:
     """Write the kept samples of a source to ``out`` with ``dropped.csv``, and return the counts.
 
+    Samples under another label than the source's are listed in ``relabelled.csv``, written where there are any.
+
     Args:
         source: the SOURCE that was audited.
         out: a file ending in ``.npz`` (all pictures of one size) or a directory of class folders.
-        audit: what ``audit`` wrote, its ``issues.csv`` edited or not.
-        restore: ids to take back: their rows become ``keep`` in ``issues.csv``, and ``out`` is written anew.
+        audit: what ``audit`` wrote, reviewed or its ``issues.csv`` edited or not.
+        restore: ids to take back as the source has them: their rows become ``keep`` in ``issues.csv``, and ``out`` is
+            written anew.
         classes: class names in label order, as given to ``audit``.
         overwrite: replace an earlier output.
         progress: told about the steps.
@@ -62,15 +65,11 @@ def clean(
     Raises:
         ArtifactError: the audit is incomplete, of another source, or a decision in it is not known.
     """
-    record = require_complete(audit, "audit")
-    opened = open_source(source, classes=classes)
-    fingerprint = opened.fingerprint()
+    opened, fingerprint = open_audited(source, audit, classes=classes)
     _check_apart(Path(opened.spec), out)
-    if record["inputs"].get("source") != fingerprint:
-        rule = f"is not what {audit} was made from, or has changed since"
-        raise ArtifactError(f"source {source}", rule, "audit it again")
-    issues = read_table(audit / "issues.csv", dict.fromkeys(_TEXT, pl.String) | {"score": pl.Float64})
+    issues = read_issues(audit)
     if restore:
+        require_unreviewed(audit)
         issues = _restored(issues, restore, opened.samples)
     overwrite = overwrite or (bool(restore) and (read_provenance(out) or {}).get("command") == "clean")
     dropped = decide(issues, opened.samples)
@@ -78,20 +77,46 @@ def clean(
     if not kept:
         raise ArtifactError(f"decisions in {audit / 'issues.csv'}", "drop every sample", "set some to keep")
     _check_unreadable(opened.samples, kept, issues)
+    labels = new_labels(issues, opened.samples, opened.classes)
+    samples = [replace(opened.samples[place], label=labels.get(place, opened.samples[place].label)) for place in kept]
     options = {"classes": list(classes) if classes else None}
-    inputs = {"source": fingerprint, "decisions": _decisions_digest(dropped, opened.samples)}
-    table = _dropped_table(opened.samples, dropped)
+    inputs = {"source": fingerprint, "decisions": _decisions_digest(dropped, labels, opened.samples)}
+    tables = {"dropped.csv": _dropped_table(opened.samples, dropped)}
+    tables["relabelled.csv"] = _relabelled_table(opened.samples, labels, issues)
     to_file = out.suffix.lower() == ".npz"
-    beside = out.with_name("dropped.csv") if to_file else out / "dropped.csv"
-    if to_file and find_table(beside) and not overwrite:
-        raise ArtifactError(f"output {beside}", "exists already", "add --overwrite or choose another --out")
+    home = out.parent if to_file else out
+    for beside in (home / name for name in tables):
+        if to_file and find_table(beside) and not overwrite:
+            raise ArtifactError(f"output {beside}", "exists already", "add --overwrite or choose another --out")
     guard = output_file if to_file else output_directory
     with guard(out, "clean", overwrite=overwrite, inputs=inputs, options=options):
-        (_write_arrays if to_file else _write_folders)(opened, kept, out, progress)
-        write_table(beside, table)
+        (_write_arrays if to_file else _write_folders)(opened, kept, samples, out, progress)
+        if to_file:
+            for name in ("dropped.csv", "relabelled.csv"):
+                remove_leftovers(home / name)
+        write_table(home / "dropped.csv", tables["dropped.csv"])
+        if labels:
+            write_table(home / "relabelled.csv", tables["relabelled.csv"])
+        elif to_file:
+            (home / "relabelled.csv").unlink(missing_ok=True)  # of the output that is replaced
         if restore:  # last: a restored sample that cannot be written leaves the decisions as they were
-            write_table(audit / "issues.csv", issues)
-    return {"n_samples": len(opened), "kept": len(kept), "dropped": len(dropped), "out": str(out)}
+            write_issues(audit, issues)
+    counts = {"n_samples": len(opened), "kept": len(kept), "dropped": len(dropped), "relabelled": len(labels)}
+    return {**counts, "out": str(out)}
+
+
+def open_audited(source: str | Path, audit: Path, *, classes: Sequence[str] | None = None) -> tuple[Source, str]:
+    """Open the source that an audit was made from; return it and its fingerprint.
+
+    Raises ArtifactError where the audit is incomplete, or of another source or another state of it.
+    """
+    record = require_complete(audit, "audit")
+    opened = open_source(source, classes=classes)
+    fingerprint = opened.fingerprint()
+    if record["inputs"].get("source") != fingerprint:
+        rule = f"is not what {audit} was made from, or has changed since"
+        raise ArtifactError(f"source {source}", rule, "audit it again")
+    return opened, fingerprint
 
 
 def decide(issues: pl.DataFrame, samples: Sequence[Sample]) -> dict[int, tuple[str, str]]:
@@ -109,8 +134,8 @@ def decide(issues: pl.DataFrame, samples: Sequence[Sample]) -> dict[int, tuple[s
             raise ArtifactError(f"{what}: sample {sample_id}", "is not in the source", "mend or delete the line")
         if issue not in ISSUES:
             raise ArtifactError(f"{what}: issue {issue}", f"must be one of {', '.join(ISSUES)}", "mend the line")
-        if suggestion not in SUGGESTIONS:
-            rule = f"must be one of {', '.join(SUGGESTIONS)}"
+        if suggestion not in SUGGESTIONS and not str(suggestion).startswith(RELABEL):
+            rule = f"must be one of {', '.join(SUGGESTIONS)}, {RELABEL}CLASS"
             raise ArtifactError(f"{what}: suggestion {suggestion}", rule, "mend the line")
         if suggestion == "drop":
             names, reasons = drops.setdefault(places[sample_id], ([], []))
@@ -128,12 +153,14 @@ def _check_apart(source: Path, out: Path) -> None:
 
 def _restored(issues: pl.DataFrame, restore: Sequence[str], samples: Sequence[Sample]) -> pl.DataFrame:
     known = {sample.sample_id for sample in samples}
-    dropped = set(issues.filter(pl.col("suggestion") == "drop")["sample_id"].to_list())
+    changed = (pl.col("suggestion") == "drop") | pl.col("suggestion").str.starts_with(RELABEL)
+    restorable = set(issues.filter(changed)["sample_id"].to_list())
     for sample_id in restore:
         if sample_id not in known:
             raise ConfigError(f"restore {sample_id}", "is no sample of the source", "take an id from dropped.csv")
-        if sample_id not in dropped:
-            raise ConfigError(f"restore {sample_id}", "was not dropped", "take an id from dropped.csv")
+        if sample_id not in restorable:
+            step = "take an id from dropped.csv or relabelled.csv"
+            raise ConfigError(f"restore {sample_id}", "was not dropped and not relabelled", step)
     chosen = pl.col("sample_id").is_in(list(restore))
     return issues.with_columns(pl.when(chosen).then(pl.lit("keep")).otherwise("suggestion").alias("suggestion"))
 
@@ -147,8 +174,12 @@ def _check_unreadable(samples: Sequence[Sample], kept: Sequence[int], issues: pl
             raise ArtifactError(what, rule, "set it to drop in issues.csv, do not restore it")
 
 
-def _decisions_digest(dropped: dict[int, tuple[str, str]], samples: Sequence[Sample]) -> str:
-    return text_digest("\n".join(sorted(samples[place].sample_id for place in dropped)))
+def _decisions_digest(
+    dropped: Mapping[int, tuple[str, str]], labels: Mapping[int, str], samples: Sequence[Sample]
+) -> str:
+    lines = sorted(samples[place].sample_id for place in dropped)
+    lines += sorted(f"{samples[place].sample_id}\t{label}" for place, label in labels.items())
+    return text_digest("\n".join(lines))
 
 
 def _dropped_table(samples: Sequence[Sample], dropped: dict[int, tuple[str, str]]) -> pl.DataFrame:
@@ -157,10 +188,26 @@ def _dropped_table(samples: Sequence[Sample], dropped: dict[int, tuple[str, str]
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
-def _write_arrays(source: Source, kept: Sequence[int], out: Path, progress: Progress) -> None:
+def _relabelled_table(samples: Sequence[Sample], labels: Mapping[int, str], issues: pl.DataFrame) -> pl.DataFrame:
+    """Return sample_id, old label, new_label, and the findings that led to it."""
+    found: dict[str, tuple[list[str], list[str]]] = {samples[place].sample_id: ([], []) for place in labels}
+    for sample_id, issue, reason in issues.select("sample_id", "issue", "reason").iter_rows():
+        if sample_id in found:
+            found[sample_id][0].append(issue)
+            found[sample_id][1].append(reason or "")
+    rows = [
+        (sample.sample_id, sample.label, labels[place], *("; ".join(words) for words in found[sample.sample_id]))
+        for place, sample in ((place, samples[place]) for place in sorted(labels))
+    ]
+    schema = dict.fromkeys(("sample_id", "label", "new_label", "issue", "reason"), pl.String)
+    return pl.DataFrame(rows, schema=schema, orient="row")
+
+
+def _write_arrays(
+    source: Source, kept: Sequence[int], samples: Sequence[Sample], out: Path, progress: Progress
+) -> None:
     """Write images, labels, classes, ids (and groups, splits) as an ``.npz``; pictures stream through one by one."""
     first = source.picture(kept[0]).pixels.shape
-    samples = [source.samples[place] for place in kept]
     numbers = {name: number for number, name in enumerate(source.classes)}
     lone = next((sample.sample_id for sample in samples if sample.label is None), None)
     if lone is not None:
@@ -201,13 +248,14 @@ def _of_size(source: Source, place: int, shape: tuple[int, ...]) -> np.ndarray[A
     return pixels
 
 
-def _write_folders(source: Source, kept: Sequence[int], out: Path, progress: Progress) -> None:
+def _write_folders(
+    source: Source, kept: Sequence[int], samples: Sequence[Sample], out: Path, progress: Progress
+) -> None:
     """Write class folders: encoded files byte for byte, rows of arrays as PNG.
 
     Where folders cannot say all that the source knows (groups, labels that are no file names), every picture gets a
     label file ``name.json`` beside it.
     """
-    samples = [source.samples[place] for place in kept]
     sidecars = any(sample.group or _harmless(sample.label or "") != (sample.label or "") for sample in samples)
     taken: dict[str, int] = {}
     for done, (place, sample) in enumerate(zip(kept, samples, strict=True)):

@@ -26,6 +26,8 @@ from PIL import Image, UnidentifiedImageError
 from hemalens.core.errors import DecodeError
 from hemalens.core.types import Images
 from hemalens.data.headers import Header, foreign_content, read_header
+from hemalens.data.libtiff import silence_libtiff
+from hemalens.data.resize import resize, resize_image
 
 __all__ = ["MAX_PIXELS", "Picture", "decode", "decode_array"]
 
@@ -99,6 +101,12 @@ _TURNS: dict[Any, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
     8: np.rot90,
 }
 
+# A scan of 9 bytes costs a pass over all pixels, so a JPEG of 9 MB could take hours; encoders write 14 at most.
+# Directories of a TIFF are walked one by one, 0.2 ms each: a long chain is not counted to its end.
+_MOST_SCANS = 100
+_MOST_COUNTED = 100
+_SCAN = b"\xff\xda"
+
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 _METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
@@ -123,13 +131,14 @@ class Picture:
     conversions: tuple[str, ...] = ()
 
 
-def decode(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) -> Picture:
+def decode(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS, side: int | None = None) -> Picture:
     """Decode the bytes of one picture file by its content, whatever its name says.
 
     Args:
         data: the file's bytes: PNG, JPEG, BMP, TIFF, WebP, GIF or PNM.
         name: what to call it in errors; its extension is compared with the content.
         max_pixels: the largest width x height to unpack.
+        side: return (side, side, 3), what ``resize`` makes of the picture; a fifth faster than one after the other.
 
     Raises:
         DecodeError: for anything that is not one whole picture of a known mode within ``max_pixels``.
@@ -143,10 +152,12 @@ def decode(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS) -> Pict
         _refuse_foreign(data, what)
     if header.size is not None:
         _check_pixels(header.size, max_pixels, what)
+    if header.format == "JPEG" and (scans := data.count(_SCAN)) > _MOST_SCANS:
+        raise DecodeError(what, f"has {scans:,} scans, the limit is {_MOST_SCANS}", "save it anew")
     notes = _name_notes(header.format, name)
     with nullcontext() if header.plain else _quietly():
         try:
-            return _decode(data, header, max_pixels, what, notes)
+            return _decode(data, header, max_pixels, what, notes, side)
         except DecodeError:
             raise
         except Image.DecompressionBombError as error:
@@ -191,7 +202,7 @@ def decode_array(array: npt.NDArray[Any], *, name: str = "", max_pixels: int = M
     return Picture(pixels, f"array:{array.dtype}", tuple(notes))
 
 
-def _decode(data: bytes, header: Header, max_pixels: int, what: str, notes: list[str]) -> Picture:
+def _decode(data: bytes, header: Header, max_pixels: int, what: str, notes: list[str], side: int | None) -> Picture:
     _register(header.format)
     with Image.open(io.BytesIO(data), formats=[header.format]) as image:
         _check_pixels(image.size, max_pixels, what)
@@ -202,15 +213,19 @@ def _decode(data: bytes, header: Header, max_pixels: int, what: str, notes: list
             notes.extend([_16_BIT_COLOUR] if image.mode in ("RGB", "RGBA", "LA", "CMYK") else [])
         image.load()
         mode = image.mode
-        pixels = _to_rgb(image, what, notes)
+        described = any(key in image.info for key in _METADATA)
+        # Pixels that nothing will turn or convert need no way through an array to be resized.
+        direct = side is not None and mode == "RGB" and not described and "transparency" not in image.info
+        pixels = _to_rgb(resize_image(image, side) if direct and side else image, what, notes)
         if tiff_turn in _TURNS:
             notes.append(_ROTATED)
-        elif image.format != "TIFF" and any(key in image.info for key in _METADATA):
+        elif image.format != "TIFF" and described:
             turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
             if turn is not None:
                 pixels = turn(pixels)
                 notes.append(_ROTATED)
-    return Picture(np.array(pixels, dtype=np.uint8, order="C"), mode, tuple(notes))
+    whole = np.array(pixels, dtype=np.uint8, order="C")
+    return Picture(whole if side is None else np.array(resize(whole, side)), mode, tuple(notes))
 
 
 def _damaged(error: BaseException, header: Header, size: int, what: str) -> DecodeError:
@@ -229,6 +244,7 @@ def _register(name: str) -> None:
         logger = logging.getLogger("PIL.TiffImagePlugin")
         if not logger.handlers:
             logger.addHandler(logging.NullHandler())
+        silence_libtiff()
     elif name == "WEBP":
         from PIL import WebPImagePlugin  # noqa: F401 - registers itself
 
@@ -243,12 +259,27 @@ def _too_large(pixels: str, max_pixels: int, what: str) -> DecodeError:
 
 
 def _check_frames(image: Image.Image, what: str, notes: list[str]) -> None:
-    frames = getattr(image, "n_frames", 1)
+    frames = _count_frames(image)
     if frames == 1:
         return
     if image.format != "MPO":  # a camera's JPEG with a preview or a second view behind it
-        raise DecodeError(what, f"holds {frames} frames, one picture is expected", "save the frame you want alone")
+        count = f"more than {_MOST_COUNTED}" if image.format == "TIFF" and frames > _MOST_COUNTED else f"{frames}"
+        raise DecodeError(what, f"holds {count} frames, one picture is expected", "save the frame you want alone")
     notes.append(f"first of {frames} pictures taken (MPO)")
+
+
+def _count_frames(image: Image.Image) -> int:
+    """Return the number of pictures in a file; of a TIFF at most one more than are counted."""
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    frames = 1
+    try:
+        while frames <= _MOST_COUNTED:
+            image.seek(frames)
+            frames += 1
+    except EOFError:
+        image.seek(0)
+    return frames
 
 
 def _name_notes(content: str, name: str) -> list[str]:

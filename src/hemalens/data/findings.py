@@ -8,6 +8,8 @@ from hemalens.data.checks.duplicates import find_duplicates, find_label_conflict
 from hemalens.data.checks.files import find_converted, find_odd_sizes, find_unreadable
 from hemalens.data.checks.finding import ISSUES, Finding
 from hemalens.data.checks.foreign import find_foreign
+from hemalens.data.checks.leakage import Against, find_leakage
+from hemalens.data.checks.near_duplicates import find_near_conflicts, find_near_duplicates, near_duplicates
 from hemalens.data.checks.outliers import OutlierAnalysis, analyse_outliers
 from hemalens.data.checks.quality import find_blurry, find_bright, find_dark
 from hemalens.data.statistics import Statistics
@@ -15,21 +17,39 @@ from hemalens.data.statistics import Statistics
 __all__ = ["arrange", "find_all"]
 
 
-def find_all(statistics: Statistics, samples: Sequence[Sample]) -> tuple[OutlierAnalysis, list[Finding]]:
-    """Run every check; return the outlier analysis and all findings, ordered by issue, group and falling score."""
+def find_all(
+    statistics: Statistics,
+    samples: Sequence[Sample],
+    *,
+    sides: Sequence[str | None] | None = None,
+    against: Against | None = None,
+) -> tuple[OutlierAnalysis, list[Finding]]:
+    """Run every check; return the outlier analysis and all findings, ordered by issue, group and falling score.
+
+    Args:
+        statistics: what was measured.
+        samples: the source's samples.
+        sides: the split of each; the samples' own where None.
+        against: another source that must share nothing with this one.
+    """
     analysis = analyse_outliers(statistics)
+    near = near_duplicates(statistics)
+    sides = [sample.split for sample in samples] if sides is None else sides
     findings = [
         *find_unreadable(statistics),
         *find_converted(statistics),
         *find_odd_sizes(statistics),
         *find_duplicates(statistics, samples),
+        *find_near_duplicates(near, statistics, samples),
         *find_label_conflicts(statistics, samples),
+        *find_near_conflicts(near, statistics, samples),
         *find_foreign(statistics),
         *analysis.findings,
         *find_colour_clusters(statistics),
         *find_blurry(statistics),
         *find_dark(statistics),
         *find_bright(statistics),
+        *find_leakage(near, statistics, samples, sides, against=against),
     ]
     return analysis, arrange(findings)
 

@@ -1,7 +1,7 @@
 """Samples to train, val and test: stratified by class, with everything that belongs together on one side.
 
-Belonging together means the same ``group`` (patient, slide) or the same encoded content. A source that brings its own
-splits keeps them. Needs no torch.
+Belonging together means the same ``group`` (patient, slide), the same pixels or nearly the same picture. A source that
+brings its own splits keeps them. Needs no torch.
 """
 
 from collections import defaultdict
@@ -13,9 +13,12 @@ import numpy as np
 import polars as pl
 
 from hemalens.core.artifacts import output_file, read_table, write_table
-from hemalens.core.errors import ArtifactError, ConfigError, DecodeError, SourceError
+from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.types import IntArray, Progress, Sample, no_progress
-from hemalens.data.sources import Source, content_sha256, open_source
+from hemalens.data.checks.near_duplicates import copies, near_duplicates
+from hemalens.data.checks.near_pictures import check_scale
+from hemalens.data.sources import Source, open_source
+from hemalens.data.statistics import measure_source
 
 __all__ = [
     "RATIOS",
@@ -57,7 +60,7 @@ def split(
         inputs={"source": opened.fingerprint()},
         options={"ratios": ratios, "seed": seed},
     ):
-        sides = choose_splits(opened, shares=shares, seed=seed, progress=progress)
+        sides = choose_splits(opened, shares=shares, seed=seed, workers=None, progress=progress)
         table = splits_table(opened.samples, sides)
         write_table(out, table)
     counts = table.group_by("split", "label").len()
@@ -75,14 +78,24 @@ def split(
 
 
 def choose_splits(
-    source: Source, *, shares: Sequence[float], seed: int = 0, progress: Progress = no_progress
+    source: Source,
+    *,
+    shares: Sequence[float],
+    seed: int = 0,
+    workers: int | None = 0,
+    progress: Progress = no_progress,
 ) -> list[str]:
-    """Return a split per sample: the source's own where it brings them, else drawn by ``assign``."""
+    """Return a split per sample: the source's own where it brings them, else drawn by ``assign``.
+
+    Every picture is decoded to know its copies: here, or in ``workers`` processes (None for one a core).
+    """
     own = _own_splits(source)
     if own is not None:
         return own
     labels = [sample.label or "" for sample in source.samples]
-    units = linked_units(source.samples, _content_hashes(source, progress))
+    check_scale(len(source))
+    statistics = measure_source(source, workers=workers, progress=progress)
+    units = linked_units(source.samples, copies(near_duplicates(statistics), statistics))
     return [SPLITS[side] for side in assign(labels, units, shares=shares, seed=seed)]
 
 
@@ -134,8 +147,13 @@ def read_splits(path: Path, samples: Sequence[Sample]) -> list[str]:
     return [found[sample.sample_id] for sample in samples]
 
 
-def linked_units(samples: Sequence[Sample], hashes: Sequence[str | None]) -> IntArray:
-    """Return a unit number per sample (N,): equal for samples linked by group or content hash, however indirectly."""
+def linked_units(samples: Sequence[Sample], copies: Sequence[Sequence[int]]) -> IntArray:
+    """Return a unit number per sample (N,): equal for samples linked by group or by copies, however indirectly.
+
+    Args:
+        samples: the source's samples.
+        copies: places of samples that show the same picture.
+    """
     parent = list(range(len(samples)))
 
     def root(index: int) -> int:
@@ -144,11 +162,13 @@ def linked_units(samples: Sequence[Sample], hashes: Sequence[str | None]) -> Int
             index = parent[index]
         return index
 
-    first: dict[tuple[str, str], int] = {}
-    for index, (sample, digest) in enumerate(zip(samples, hashes, strict=True)):
-        for key in (("group", sample.group), ("content", digest)):
-            if key[1] is not None:
-                parent[root(index)] = root(first.setdefault((key[0], key[1]), index))
+    first: dict[str, int] = {}
+    for index, sample in enumerate(samples):
+        if sample.group is not None:
+            parent[root(index)] = root(first.setdefault(sample.group, index))
+    for members in copies:
+        for index in members:
+            parent[root(index)] = root(members[0])
     return np.array([root(index) for index in range(len(samples))], np.int64)
 
 
@@ -207,18 +227,3 @@ def _own_splits(source: Source) -> list[str] | None:
         rule = f"has no split while other samples of {source.spec} have one"
         raise SourceError(f"sample {missing[0]}", rule, "give every sample a split, or none")
     return [value for value in own if value is not None]
-
-
-def _content_hashes(source: Source, progress: Progress) -> list[str | None]:
-    """Return the SHA-256 of each sample's encoded bytes or array row, None where that one cannot be read."""
-    hashes: list[str | None] = []
-    total = len(source)
-    for index in range(total):
-        if index % 1000 == 0:
-            progress("hashing", index, total)
-        try:
-            hashes.append(content_sha256(source.read(index)))
-        except DecodeError:
-            hashes.append(None)
-    progress("hashing", total, total)
-    return hashes

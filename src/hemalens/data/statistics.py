@@ -8,19 +8,23 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hemalens.core.errors import DecodeError, SourceError
+from hemalens.core.errors import ConfigError, DecodeError, SourceError
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
+from hemalens.data.cluster import map_chunks_by_ray
 from hemalens.data.decode import Picture, decode, decode_array
 from hemalens.data.parallel import map_chunks
 from hemalens.data.sources import Source
 
-__all__ = ["THUMBNAIL", "Measurement", "Statistics", "measure", "measure_source"]
+__all__ = ["THUMBNAIL", "Engine", "Measurement", "Statistics", "joined", "measure", "measure_source"]
+
+Engine = Literal["local", "ray"]
+"""Where pictures are measured."""
 
 THUMBNAIL = 16
 _HASH_SIDE, _HASH_BITS = 32, 8
@@ -90,27 +94,42 @@ class Statistics:
         return np.array([row is not None for row in self.measurements], bool)
 
 
+def joined(first: Statistics, second: Statistics) -> Statistics:
+    """Return the statistics of two sources as of one, the second after the first."""
+    thumbnails = np.concatenate([first.thumbnails, second.thumbnails])
+    return Statistics(first.measurements + second.measurements, first.reasons + second.reasons, thumbnails)
+
+
 def measure(picture: Picture, *, encoded: bytes) -> tuple[Measurement, Images]:
     """Return a picture's measurement and its (16, 16, 3) uint8 thumbnail (area average)."""
     return _measure_reduced([_reduce(picture, encoded)])[0]
 
 
-def measure_source(source: Source, *, workers: int | None = None, progress: Progress = no_progress) -> Statistics:
+def measure_source(
+    source: Source, *, workers: int | None = None, engine: Engine = "local", progress: Progress = no_progress
+) -> Statistics:
     """Measure every sample of a source in worker processes; an unreadable one keeps its place with the reason.
 
     Args:
         source: what ``open_source`` returned.
         workers: processes; None for one a core, 0 for this process.
+        engine: "local" for processes of our own, "ray" for Ray Data; the results are the same.
         progress: told after every chunk.
+
+    Raises:
+        ConfigError: for Ray and a source that is held in memory.
+        MissingExtraError: for Ray where it is not installed.
     """
+    if engine == "ray" and source.in_memory:
+        rule = "reads pictures where they lie, an array file is held in memory"
+        raise ConfigError("engine ray", rule, "leave --engine out, or save the pictures as files or tar shards")
+    mapped = map_chunks_by_ray if engine == "ray" else map_chunks
     total = len(source)
     thumbnails = np.zeros((total, THUMBNAIL, THUMBNAIL, 3), np.uint8)
     rows: list[Measurement | None] = []
     reasons: list[str] = []
     progress("measuring", 0, total)
-    # The listing of 13,759 files takes as long to send as 80 of them take to measure: workers get it once, not a task.
-    function = partial(_measure_chunk, None if source.in_memory else source)
-    for results in map_chunks(function, _chunks(source), halve=_halve, lost=_lost, workers=workers):
+    for results in mapped(_measure_chunk, _chunks(source), halve=_halve, lost=_lost, workers=workers):
         for row, thumbnail, reason in results:
             if thumbnail is not None:
                 thumbnails[len(rows)] = thumbnail
@@ -121,17 +140,17 @@ def measure_source(source: Source, *, workers: int | None = None, progress: Prog
 
 
 _Result = tuple[Measurement | None, Images | None, str]
-_Task = tuple[Sequence[int], list[np.ndarray | str] | None]
+_Task = tuple[Source | None, Sequence[int], list[np.ndarray | str] | None]
 
 
 def _chunks(source: Source) -> Iterator[_Task]:
-    """Cut a source into tasks; rows of arrays travel with the task, files are read where they are measured."""
+    """Cut a source into tasks, each with its part of the listing; rows of arrays travel with the task."""
     for start in range(0, len(source), _CHUNK):
-        indices = range(start, min(start + _CHUNK, len(source)))
+        stop = min(start + _CHUNK, len(source))
         if source.in_memory:
-            yield indices, [_row(source, index) for index in indices]
+            yield None, range(start, stop), [_row(source, index) for index in range(start, stop)]
         else:
-            yield indices, None
+            yield source.part(start, stop), range(stop - start), None
 
 
 def _row(source: Source, index: int) -> np.ndarray | str:
@@ -142,9 +161,9 @@ def _row(source: Source, index: int) -> np.ndarray | str:
         return error.rule
 
 
-def _measure_chunk(source: Source | None, task: _Task) -> list[_Result]:
+def _measure_chunk(task: _Task) -> list[_Result]:
     """Decode and reduce one picture after the other, so that one is in memory, then measure all that were read."""
-    indices, rows = task
+    source, indices, rows = task
     reduced: list[_Reduced] = []
     reasons: list[str] = []
     for place, index in enumerate(indices):
@@ -166,14 +185,14 @@ def _measure_chunk(source: Source | None, task: _Task) -> list[_Result]:
 
 
 def _halve(task: _Task) -> list[_Task]:
-    indices, rows = task
+    source, indices, rows = task
     middle = len(indices) // 2
     parts = (slice(None, middle), slice(middle, None)) if middle else ()
-    return [(indices[part], None if rows is None else rows[part]) for part in parts]
+    return [(source, indices[part], None if rows is None else rows[part]) for part in parts]
 
 
 def _lost(task: _Task) -> list[_Result]:
-    return [(None, None, "its decoder crashed") for _ in task[0]]
+    return [(None, None, "its decoder crashed") for _ in task[1]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,24 +1,36 @@
-"""From which answers of two models are right to whether they differ: a difference with its interval and a p-value.
+"""From the answers of two models to whether they differ: a difference with its interval and a p-value.
 
-Models scored on the same pictures are compared pair by pair, which sees far smaller differences than two intervals
-side by side. Needs numpy and SciPy; no torch.
+Each model may have been trained several times. Models scored on the same pictures are compared pair by pair, which sees
+far smaller differences than two intervals side by side. Needs numpy and SciPy; no torch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest, fisher_exact
+from scipy.stats import t as student
 
-__all__ = ["Difference", "holm", "paired_difference", "unpaired_difference"]
+from hemalens.core.types import FloatArray, IntArray
+
+__all__ = [
+    "Difference",
+    "bootstrap_scores",
+    "drawn_difference",
+    "holm",
+    "paired_difference",
+    "seeded_difference",
+    "unpaired_difference",
+]
 
 _RESAMPLES = 2000
+_BLOCK = 1 << 24  # weights drawn at a time: 64 MiB of float32
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The accuracy of a first model less that of a second.
+    """A score of a first model, or its mean over trainings, less that of a second.
 
     Attributes:
         value: in [-1, 1].
@@ -70,6 +82,82 @@ def unpaired_difference(first: tuple[int, int], second: tuple[int, int]) -> Diff
     value = a / n - b / m
     below, above = np.hypot(a / n - low_a, high_b - b / m), np.hypot(high_a - a / n, b / m - low_b)
     return Difference(value, float(value - below), float(value + above), p, paired=False)
+
+
+def bootstrap_scores(
+    labels: IntArray,
+    predicted: Sequence[IntArray],
+    n_classes: int,
+    score: Callable[[IntArray], FloatArray],
+    *,
+    resamples: int = _RESAMPLES,
+    seed: int = 0,
+) -> FloatArray:
+    """Return a score of several models (R, resamples) on the same draws of the samples, to be compared pair by pair.
+
+    Args:
+        labels: of the samples (N,).
+        predicted: for each of the R models the answers (N,) for these samples.
+        n_classes: C; labels and answers lie in 0..C-1.
+        score: one of ``core.metrics`` that takes matrices (..., C, C).
+        resamples: draws of N samples with replacement.
+        seed: of the draws.
+    """
+    total = len(labels)
+    cells = [np.eye(n_classes**2, dtype=np.float32)[labels * n_classes + answers] for answers in predicted]
+    generator = np.random.default_rng(seed)
+    step = max(1, _BLOCK // max(total, 1))
+    found: list[list[FloatArray]] = [[] for _ in cells]
+    for start in range(0, resamples, step):
+        count = min(step, resamples - start)
+        drawn = generator.integers(total, size=(count, total)) + total * np.arange(count)[:, None]
+        weights = np.bincount(drawn.reshape(-1), minlength=count * total).reshape(count, total).astype(np.float32)
+        for scores, one in zip(found, cells, strict=True):
+            matrices = np.rint(weights @ one).astype(np.int64)
+            scores.append(score(matrices.reshape(-1, n_classes, n_classes)))
+    return np.stack([np.concatenate(scores) for scores in found])
+
+
+def drawn_difference(value: float, draws: FloatArray) -> Difference:
+    """Judge a difference by its bootstrap draws over the same samples (B,): percentile interval, two-sided p-value.
+
+    The p-value counts the draws beyond zero, one more than there are (Davison and Hinkley 1997, section 4.2.5).
+    """
+    low, high = np.quantile(draws, [0.025, 0.975])
+    beyond = min(int((draws <= 0).sum()), int((draws >= 0).sum()))
+    return Difference(value, float(low), float(high), min(1.0, 2 * (1 + beyond) / (1 + len(draws))), paired=True)
+
+
+def seeded_difference(first: Sequence[float], second: Sequence[float], *, samples: float, paired: bool) -> Difference:
+    """Compare the mean scores of two recipes trained several times each, by the spread of seeds and of samples.
+
+    The variance of the difference is that of the samples plus that of the seeds of each recipe over their number; a
+    recipe trained once is taken to spread like the other one. Student's t with Welch's degrees of freedom (Welch 1947)
+    gives the interval and the p-value.
+
+    Args:
+        first: a score of each training of the first recipe, at least one.
+        second: the same of the second; at least one of the two has several.
+        samples: the variance that comes from the choice of the samples alone.
+        paired: whether all were scored on the same samples and ``samples`` is of their difference.
+
+    >>> round(seeded_difference([0.9, 0.92], [0.8, 0.82], samples=0.0, paired=True).p, 3)
+    0.019
+    """
+    value = float(np.mean(first) - np.mean(second))
+    spread = [float(np.var(one, ddof=1)) for one in (first, second) if len(one) > 1]
+    if not spread:
+        raise ValueError("recipes trained once each: their spread over seeds is not known")
+    parts = [(float(np.var(one, ddof=1)) if len(one) > 1 else spread[0]) / len(one) for one in (first, second)]
+    free = [len(one) - 1 if len(one) > 1 else max(len(first), len(second)) - 1 for one in (first, second)]
+    variance = samples + sum(parts)
+    if variance == 0:
+        return Difference(value, value, value, float(value == 0), paired)
+    weight = sum(part**2 / degrees for part, degrees in zip(parts, free, strict=True))
+    law = student(variance**2 / weight if weight else np.inf)
+    error = variance**0.5
+    reach = float(law.ppf(0.975)) * error
+    return Difference(value, value - reach, value + reach, float(2 * law.sf(abs(value) / error)), paired)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

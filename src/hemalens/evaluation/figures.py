@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFo
 from hemalens.core.charts import FALLBACK_COLOURS, INK, class_colours, house_style
 from hemalens.core.types import IntArray
 
-__all__ = ["confusion_matrix_figure", "learning_curves", "per_class_f1", "reliability_diagram"]
+__all__ = ["confusion_matrix_figure", "corruption_errors", "learning_curves", "per_class_f1", "reliability_diagram"]
 
 _MAIN, _SECOND, _THIRD = FALLBACK_COLOURS[0], FALLBACK_COLOURS[1], "#858b92"
 # From this share on a cell is so blue that white reads better than the page's ink (4.6 : 1 against 3.6 : 1 below it).
@@ -52,7 +52,7 @@ def learning_curves(history: Mapping[str, Sequence[float | None]], *, best_epoch
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
             axes.grid()
-            axes.legend()
+        figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
         right.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     return figure
 
@@ -89,12 +89,15 @@ def confusion_matrix_figure(matrix: IntArray | Sequence[Sequence[int]], classes:
     return figure
 
 
-def reliability_diagram(bins: Mapping[str, Sequence[float]]) -> Figure:
+def reliability_diagram(
+    bins: Mapping[str, Sequence[float]], *, before: Mapping[str, Sequence[float]] | None = None
+) -> Figure:
     """Draw accuracy against confidence, bin by bin, above the number of samples in each bin.
 
     Args:
         bins: ``count``, mean ``confidence`` and ``accuracy`` of equal-width bins over [0, 1], as
             ``core.metrics.reliability_bins`` returns them; empty bins are left out.
+        before: the same before the temperature, drawn as a line for comparison.
     """
     count, confidence, accuracy = (np.asarray(bins[key], np.float64) for key in ("count", "confidence", "accuracy"))
     edges = np.linspace(0, 1, len(count) + 1)
@@ -106,10 +109,14 @@ def reliability_diagram(bins: Mapping[str, Sequence[float]]) -> Figure:
         top.bar(middles[filled], accuracy[filled], width * 0.92, color=_MAIN, alpha=0.35, label="accuracy in the bin")
         top.plot([0, 1], [0, 1], color=INK, lw=0.9, ls=(0, (4, 3)), label="perfect calibration")
         top.plot(confidence[filled], accuracy[filled], "o-", color=_MAIN, ms=4, lw=1, label="against mean confidence")
+        if before is not None:
+            taken = np.asarray(before["count"]) > 0
+            x, y = (np.asarray(before[key], np.float64)[taken] for key in ("confidence", "accuracy"))
+            top.plot(x, y, "^:", color=_SECOND, ms=4, lw=1, label="before the temperature")
         top.set_xlim(0, 1)
         top.set_ylim(0, 1.02)
         top.set_ylabel("accuracy")
-        top.legend(loc="upper left")
+        figure.legend(loc="outside upper left", ncols=1)
         bottom.bar(middles[filled], count[filled], width * 0.92, color=_THIRD)
         bottom.set_yscale("symlog", linthresh=10)
         bottom.set_yticks([0, *(10**power for power in range(1, 10) if 10**power <= count.max(initial=10))])
@@ -145,6 +152,43 @@ def per_class_f1(per_class: Mapping[str, Mapping[str, float]]) -> Figure:
         axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
         axes.set_xlabel("F1 score")
         axes.grid(axis="x")
+    return figure
+
+
+def corruption_errors(
+    errors: Mapping[str, Sequence[float]], *, clean: float, peer: Mapping[str, float] | None = None
+) -> Figure:
+    """Draw the balanced error of each corruption by severity, side by side on one scale.
+
+    Args:
+        errors: corruption -> balanced error in [0, 1] at severity 1, 2, ...
+        clean: the balanced error on the pictures as they are.
+        peer: corruption -> mean balanced error of the AlexNet of MedMNIST-C, where the classes are those it knew.
+    """
+    columns = 4
+    rows = -(-(len(errors) + 1) // columns)  # one place more, for the legend
+    highest = max([clean, *(peer or {}).values(), *(value for found in errors.values() for value in found)])
+    with house_style():
+        figure = Figure(figsize=(8.4, 0.5 + 1.55 * rows))
+        places = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+        for place, (name, found) in enumerate(errors.items()):
+            axes = places[place]
+            steps = np.arange(1, len(found) + 1)
+            axes.plot(steps, found, "o-", color=_MAIN, ms=3, label="this model")
+            axes.axhline(clean, color=_THIRD, lw=0.9, label="this model, clean")
+            if peer is not None:
+                axes.axhline(peer[name], color=_SECOND, lw=1, ls=(0, (4, 3)), label="AlexNet, mean of 1 to 5")
+            axes.set_title(name.replace("_", " "))
+            axes.set_xticks(steps)
+            axes.tick_params(labelbottom=place + columns >= len(errors))
+            axes.set_ylim(0, max(1.06 * highest, 0.01))
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+            axes.grid()
+        for axes in places[len(errors) :]:
+            axes.set_axis_off()
+        figure.supxlabel("severity", fontsize=9)
+        figure.supylabel("balanced error", fontsize=9)
+        places[len(errors)].legend(*places[0].get_legend_handles_labels(), loc="center left", borderpad=0)
     return figure
 
 

@@ -1,55 +1,42 @@
-"""From runs to a report: one self-contained ``report.html`` and a ``model_card.md``, in words made of the runs' facts.
+"""From runs to a report: ``report.html``, ``report.pdf`` and a ``model_card.md``, in words made of the runs' facts.
 
-Reads only what earlier stages wrote. What was not measured is said to be missing and never made up. Needs neither torch
-nor anything of training.
+The report is written once, as a ``core.document``, and rendered as a page and as paper. Reads only what earlier stages
+wrote. What was not measured is said to be missing and never made up. Needs neither torch nor anything of training.
 """
 
-import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
-from hemalens.core.artifacts import output_directory, write_table, write_text
-from hemalens.core.charts import bar_counts, figure_svg
-from hemalens.core.page import ABSENT, percent, render_page, thousands
+from hemalens.core.artifacts import output_directory, write_atomically, write_table, write_text
+from hemalens.core.document import Block, Code, Document, Facts, Heading, Paragraph, Section, Table, paragraph
+from hemalens.core.document_markdown import render_markdown
+from hemalens.core.document_pdf import render_pdf
+from hemalens.core.page import ABSENT, interval, percent, render_document, thousands
 from hemalens.core.provenance import version
-from hemalens.evaluation.figures import learning_curves
-from hemalens.evaluation.report_experiments import experiments_context, experiments_table
+from hemalens.evaluation.report_card import model_card
+from hemalens.evaluation.report_discussion import conclusions_section, discussion_section
+from hemalens.evaluation.report_experiments import experiments_context, experiments_section, experiments_table
 from hemalens.evaluation.report_inputs import ReportInputs, RunInputs, load_inputs
-from hemalens.evaluation.report_method import method_facts, plain
-from hemalens.evaluation.report_results import results_context
+from hemalens.evaluation.report_method import method_section, plain
+from hemalens.evaluation.report_problem import problem_section
+from hemalens.evaluation.report_results import results_facts, results_section
 
 __all__ = ["report", "write_report"]
 
-_PACKAGE = "hemalens.evaluation"
-_ISSUE_WORDS = {
-    "unreadable": "the file cannot be decoded",
-    "converted": "the file was converted to 8-bit RGB from 16 bit, alpha, a palette or the like",
-    "odd_size": "the picture has another size than the rest",
-    "exact_duplicate": "the same pixels occur more than once",
-    "near_duplicate": "almost the same picture occurs more than once",
-    "label_conflict": "one picture carries several labels",
-    "foreign": "the picture shows no cell",
-    "outlier": "colours or texture lie far from the rest",
-    "colour_cluster": "the picture belongs to a batch with another background",
-    "blurry": "the picture is blurred",
-    "dark": "the picture is too dark",
-    "bright": "the picture is too bright",
-    "label_issue": "the picture looks like another class than its label",
-    "leakage": "the picture occurs on two sides of the split",
-}
+_FILES = ("report.html", "report.pdf", "model_card.md", "experiments.csv")
 
 
 def report(
     runs: Sequence[Path], out: Path, *, evaluations: Sequence[Path] = (), overwrite: bool = False
 ) -> dict[str, Any]:
-    """Write ``report.html``, ``model_card.md`` and ``experiments.csv`` about runs and return a summary.
+    """Write ``report.html``, ``report.pdf``, ``model_card.md`` and ``experiments.csv`` about runs; return a summary.
 
     Args:
         runs: folders of ``hemalens run`` or ``hemalens train``; the first is described at length, several make the
-            tables of experiments.
+            tables of experiments, where seeds of one recipe share a row.
         out: the directory to write.
         evaluations: folders of ``hemalens evaluate`` that lie neither inside a run nor beside its training.
         overwrite: replace an earlier report.
@@ -60,18 +47,19 @@ def report(
     """
     inputs = load_inputs(runs, evaluations)
     with output_directory(out, "report", overwrite=overwrite, inputs=inputs.files):
-        context = _context(inputs, out)
-        write_text(out / "report.html", render_page("report.html", _PACKAGE, context))
-        write_text(out / "model_card.md", render_page("model_card.md", _PACKAGE, context))
         write_table(out / "experiments.csv", experiments_table(inputs.runs))
-    return _summary(inputs, ["report.html", "model_card.md", "experiments.csv"])
+        _write(out, inputs, out / "report.html")
+    return _summary(inputs, _FILES)
 
 
 def write_report(out_html: Path, runs: Sequence[Path]) -> dict[str, Any]:
-    """Write the report alone as one HTML file, atomically, replacing an earlier one, and return a summary."""
+    """Write the report as one HTML file, last, with ``report.pdf`` and ``model_card.md`` beside it; return a summary.
+
+    Each is written atomically and replaces an earlier one.
+    """
     inputs = load_inputs(runs)
-    write_text(out_html, render_page("report.html", _PACKAGE, _context(inputs, out_html.parent)))
-    return _summary(inputs, [out_html.name])
+    _write(out_html.parent, inputs, out_html)
+    return _summary(inputs, ["report.pdf", "model_card.md", out_html.name])
 
 
 def _summary(inputs: ReportInputs, files: Sequence[str]) -> dict[str, Any]:
@@ -86,60 +74,96 @@ def _summary(inputs: ReportInputs, files: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _context(inputs: ReportInputs, folder: Path) -> dict[str, Any]:
-    """Collect what the templates speak of; ``folder`` is where the page will lie (links are relative to it)."""
+def _write(folder: Path, inputs: ReportInputs, page: Path) -> None:
+    """Write the PDF and the card into a folder and the page, last, where it is wanted."""
     run = inputs.main
-    history, best = run.history, run.model.get("best_epoch")
-    curves = learning_curves(history, best_epoch=best) if history["epoch"] else None
-    return {
-        "title": f"Blood-cell classification: {run.name}",
-        "version": version(),
-        "run": run,
-        "runs": inputs.runs,
-        "method": method_facts(run),
-        "data": _data_context(run, folder),
-        "training": {
-            "epochs": len(history["epoch"]),
-            "best_epoch": best,
-            "planned": run.config.get("epochs"),
-            "curves": curves and figure_svg(curves, label=f"Loss and accuracy over {len(history['epoch'])} epochs"),
-        },
-        "experiments": experiments_context(inputs.runs),
-        "results": results_context(run.evaluation) if run.evaluation else None,
-        "reproduction": _reproduction_context(run, inputs),
-    }
+    facts = results_facts(run.evaluation) if run.evaluation else None
+    reproduction = _reproduction(run, inputs)
+    document = _document(inputs, facts, reproduction, folder)
+    pdf = render_pdf(document, time=_time(inputs))
+    write_atomically(folder / "report.pdf", lambda file: file.write(pdf))
+    write_text(folder / "model_card.md", render_markdown(model_card(run, facts, reproduction)))
+    write_text(page, render_document(document))
 
 
-def _data_context(run: RunInputs, folder: Path) -> dict[str, Any]:
-    audit, splits = run.audit, run.splits
-    found: dict[str, Any] = {"audit": audit, "splits": splits, "audit_link": None}
-    if audit is not None:
-        before = {name: int(one["before"]) for name, one in audit["classes"].items()}
-        after = {name: int(one["after"]) for name, one in audit["classes"].items()}
-        counts = [(name, before[name], after[name]) for name in before]
-        counts.append(("all", sum(before.values()), sum(after.values())))
-        found["class_rows"] = [[name, *map(thousands, (old, new, old - new))] for name, old, new in counts]
-        found["issue_rows"] = [
-            [name, _ISSUE_WORDS.get(name, ABSENT), thousands(issue["samples"]), thousands(issue.get("groups"))]
-            for name, issue in audit["issues"].items()
-        ]
-        label = "Samples of each class before and after cleaning; the table above has the numbers"
-        found["class_figure"] = figure_svg(bar_counts(before, after), label=label) if before else None
-        if run.audit_page is not None:
-            relative = Path(os.path.relpath(run.audit_page.resolve(), folder.resolve())).as_posix()
-            found["audit_link"] = quote(relative)
-    if splits is not None:
-        totals = {split: sum(counts.values()) for split, counts in splits.counts.items()}
-        whole = max(sum(totals.values()), 1)
-        labels = list(next(iter(splits.counts.values()), {}))
-        found["split_names"] = list(totals)
-        found["split_rows"] = [
-            [label, *(thousands(splits.counts[split][label]) for split in totals)] for label in labels
-        ] + [["all", *(f"{thousands(n)} ({percent(n / whole)})" for n in totals.values())]]
-    return found
+def _document(
+    inputs: ReportInputs, facts: Mapping[str, Any] | None, reproduction: Mapping[str, Any], folder: Path
+) -> Document:
+    """Write the report as data; ``folder`` is where its files will lie (links are relative to it)."""
+    run, found = inputs.main, experiments_context(inputs.runs)
+    number = "one run" if len(inputs.runs) == 1 else f"{len(inputs.runs)} runs"
+    return Document(
+        f"Blood-cell classification: {run.name}",
+        tuple(_lead(inputs, facts)),
+        (
+            problem_section(run, folder),
+            method_section(run),
+            experiments_section(inputs.runs),
+            results_section(run.evaluation),
+            discussion_section(run, facts),
+            conclusions_section(run, facts, experiments=found),
+            Section("reproduction", "How to reproduce", tuple(_reproduction_blocks(reproduction))),
+        ),
+        f"Written by hemalens {version()} from the files of {number}; complete in itself, it loads nothing. Not for "
+        "diagnosis.",
+    )
 
 
-def _reproduction_context(run: RunInputs, inputs: ReportInputs) -> dict[str, Any]:
+def _time(inputs: ReportInputs) -> datetime | None:
+    """Return when the newest of the files that the report is made from was written, None where none says."""
+    records = [
+        record for run in inputs.runs for record in (run.provenance, run.evaluation and run.evaluation.provenance)
+    ]
+    times = []
+    for record in records:
+        try:
+            times.append(datetime.fromisoformat(str((record or {}).get("time"))))
+        except ValueError:
+            continue
+    aware = [time for time in times if time.tzinfo is not None]
+    return max(aware).astimezone(UTC) if aware else None
+
+
+def _lead(inputs: ReportInputs, facts: Mapping[str, Any] | None) -> list[Paragraph]:
+    """Say in a few sentences what the report says."""
+    run = inputs.main
+    model, audit = run.model, run.audit
+    model_words = (
+        f"The model {model['model']}, with {thousands(model['parameters'])} parameters, sorts pictures of single "
+        f"blood cells into {len(model['classes'])} classes."
+    )
+    sentences = [
+        model_words,
+        f"It was made from a source of {thousands(audit['n_samples'])} pictures, of which the audit suggested "
+        f"dropping {thousands(audit['suggested_drops'])}."
+        if audit
+        else None,
+    ]
+    if facts is None:
+        words = "It has not been evaluated, so nothing is known about its accuracy."
+        return [paragraph(*sentences, words)]
+    scores, perturbed, kept = facts["scores"], facts["perturbed"], facts["abstention"]
+    field = "; on the same pictures, perturbed to look like the field, its accuracy is "
+    score_words = (
+        f"On {facts['scored_on']} ({thousands(scores['n'])} pictures) its accuracy is {interval(scores['accuracy'])} "
+        f"and its macro-F1 {interval(scores['macro_f1'])}{f'{field}{interval(perturbed)}' if perturbed else ''}."
+    )
+    sentences += [
+        score_words,
+        f"Allowed to abstain, it answers for {percent(kept['coverage'])} of them and is right in "
+        f"{percent(kept['accuracy_kept'])} of those answers."
+        if kept and kept.get("accuracy_kept") is not None
+        else None,
+    ]
+    several = (
+        f"{len(inputs.runs)} runs are compared; sections 1, 2 and 4 describe {run.name}, the first one named."
+        if len(inputs.runs) > 1
+        else None
+    )
+    return [paragraph(*sentences), paragraph("Brackets hold 95 % intervals.", several)]
+
+
+def _reproduction(run: RunInputs, inputs: ReportInputs) -> dict[str, Any]:
     facts = run.provenance
     hardware = facts.get("hardware", {})
     records = [("train", facts)] + ([("evaluate", run.evaluation.provenance)] if run.evaluation else [])
@@ -161,3 +185,21 @@ def _reproduction_context(run: RunInputs, inputs: ReportInputs) -> dict[str, Any
         "made": [(name, digest) for name, digest in facts.get("outputs", {}).items() if "/" not in name],
         "read": list(inputs.files.items()),
     }
+
+
+def _reproduction_blocks(found: Mapping[str, Any]) -> list[Block]:
+    facts = [(term, str(value)) for term, value in found["facts"]]
+    blocks: list[Block] = [
+        paragraph("The arguments as they were recorded:"),
+        *(Code(command) for command in found["commands"]),
+        Facts(facts),
+        Table("config", "The whole configuration (config.json).", ("key", "value"), found["config"], left=(1,)),
+        Heading("Hashes (SHA-256)"),
+    ]
+    for name, key in (
+        ("What the training read", "trained_on"),
+        ("What the training wrote", "made"),
+        ("What this report was made from", "read"),
+    ):
+        blocks += [Heading(name, 4), Facts(found[key], hashes=True)] if found[key] else []
+    return blocks

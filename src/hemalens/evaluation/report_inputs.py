@@ -30,6 +30,8 @@ _HISTORY_COLUMNS: Mapping[str, type[pl.DataType]] = {
 }
 _PREDICTION_COLUMNS = dict.fromkeys(("sample_id", "label", "predicted"), pl.String)
 _EVALUATION_FOLDERS = ("evaluate", "evaluation")
+_OVERFIT_FOLDERS = ("overfit", "overfit-check")
+_OVERFIT_KEYS = ("reached", "n_samples", "epoch", "accuracy")
 _UNLABELLED = "(unlabelled)"
 _PERTURBED = "val_perturbed_accuracy"
 
@@ -79,8 +81,11 @@ class RunInputs:
         provenance: of the training.
         evaluation: None where this model was not evaluated.
         audit: the contents of ``audit.json``, None where the data were not audited here.
-        audit_page: the audit's own page, None where there is none.
+        audit_folder: where the audit lies, None where there is none.
         splits: None where there is no table of splits.
+        dropped: issues of a dropped sample, joined by ``; `` -> samples that were left out for them; None where there
+            is no list of them.
+        overfit: the contents of an ``overfit.json`` in a folder beside the training, None where there is none.
         files: what was read, name -> SHA-256.
     """
 
@@ -91,8 +96,10 @@ class RunInputs:
     provenance: Mapping[str, Any]
     evaluation: Evaluation | None
     audit: Mapping[str, Any] | None
-    audit_page: Path | None
+    audit_folder: Path | None
     splits: Splits | None
+    dropped: Mapping[str, int] | None
+    overfit: Mapping[str, Any] | None
     files: Mapping[str, str]
 
 
@@ -169,16 +176,28 @@ def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -
         files["evaluate/evaluation.json"] = evaluation.directory / "evaluation.json"
         if evaluation.answers is not None and (table := find_table(evaluation.directory / "predictions.csv")):
             files[f"evaluate/{table.name}"] = table
-    audit, page = None, root / "audit" / "audit.html"
-    if (root / "audit").is_dir():
-        require_complete(root / "audit", "audit")
-        audit = _document(root / "audit" / "audit.json", _AUDIT_KEYS)
-        files["audit/audit.json"] = root / "audit" / "audit.json"
+    audit, home = None, root / "audit"
+    if home.is_dir():
+        require_complete(home, "audit")
+        audit = _document(home / "audit.json", _AUDIT_KEYS)
+        tables = [table for name in ("issues.csv", "statistics.csv") if (table := find_table(home / name))]
+        files |= {f"audit/{file.name}": file for file in (home / "audit.json", *tables)}
     splits = None
     for label, folder in (("train/", train), ("", root)):  # the table that the training used, else the run's
         if splits is None and (table := find_table(folder / "splits.csv")) is not None:
             splits = _count_splits(table, model["classes"])
             files[f"{label}{table.name}"] = table
+    dropped = None
+    if (table := find_table(root / "dropped.csv")) is not None:
+        reasons = read_table(table, dict.fromkeys(("sample_id", "issue"), pl.String))["issue"].to_list()
+        dropped = dict(Counter(map(str, reasons)).most_common())
+        files[table.name] = table
+    overfit = None
+    for place in _OVERFIT_FOLDERS:
+        if overfit is None and (root / place / "overfit.json").is_file():
+            require_complete(root / place, "overfit-check")
+            overfit = _document(root / place / "overfit.json", _OVERFIT_KEYS)
+            files[f"{place}/overfit.json"] = root / place / "overfit.json"
     return RunInputs(
         name=name,
         config=read_json(train / "config.json"),
@@ -187,8 +206,10 @@ def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -
         provenance=provenance,
         evaluation=evaluation,
         audit=audit,
-        audit_page=page if audit is not None and page.is_file() else None,
+        audit_folder=home if audit is not None else None,
         splits=splits,
+        dropped=dropped,
+        overfit=overfit,
         files={label: sha256_file(file) for label, file in files.items()},
     )
 

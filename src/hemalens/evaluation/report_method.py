@@ -6,10 +6,24 @@ Needs neither torch nor anything of training.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hemalens.core.page import number, thousands
-from hemalens.evaluation.report_inputs import RunInputs
+from hemalens.core.document import (
+    Block,
+    Equation,
+    Heading,
+    Paragraph,
+    Section,
+    Span,
+    Table,
+    code,
+    emphasis,
+    paragraph,
+    reference,
+)
+from hemalens.core.page import number, percent, thousands
+from hemalens.core.types import CELL_CLASSES
+from hemalens.evaluation.report_inputs import RunInputs, Splits
 
-__all__ = ["method_facts", "plain"]
+__all__ = ["method_facts", "method_section", "plain", "splits_table"]
 
 _PRECISIONS = {
     "fp32": "32-bit floating point",
@@ -36,6 +50,52 @@ def method_facts(run: RunInputs) -> dict[str, Any]:
     }
 
 
+def method_section(run: RunInputs) -> Section:
+    """Return the section on how the model was made: cleaning, splits, augmentation, model, loss, training."""
+    facts = method_facts(run)
+    blocks: list[Block] = [*_cleaning(run), Heading("Splits and balance")]
+    if run.splits is not None:
+        groups = run.splits.groups
+        where = reference("splits")
+        divided = (
+            f"The samples were divided into {_shares(run.splits)}; every class is spread over the parts alike "
+            "(stratified), copies of one picture stay on one side, and the numbers of "
+        )
+        blocks.append(
+            paragraph(
+                (divided, where, " are counted in splits.csv."),
+                f"Samples carry {thousands(groups)} group names, and a group is never torn apart."
+                if groups
+                else "No sample carries a group name.",
+            )
+        )
+        blocks.append(splits_table(run.splits))
+    else:
+        words = (
+            "There is no table of splits beside this run (",
+            code("splits.csv"),
+            "): how the samples were divided ",
+        )
+        blocks.append(paragraph((*words, "is not known here."), note=True))
+    blocks += [paragraph(facts["balance"])] if facts["balance"] else []
+    if facts["augmentation"]:
+        blocks += [Heading("Augmentation"), paragraph(*facts["augmentation"])]
+    blocks += [Heading("Model"), paragraph(*facts["model"]), Heading("Loss"), *_loss(facts, run)]
+    blocks += [Heading("Training"), _overfit(run)]
+    blocks += [paragraph(*facts["training"])] if facts["training"] else []
+    return Section("method", "Method", tuple(blocks))
+
+
+def splits_table(splits: Splits) -> Table:
+    """Return the table of how many samples of each class each part has, with the shares of the parts."""
+    totals = {split: sum(counts.values()) for split, counts in splits.counts.items()}
+    whole = max(sum(totals.values()), 1)
+    labels = list(next(iter(splits.counts.values()), {}))
+    rows = [[label, *(thousands(splits.counts[split][label]) for split in totals)] for label in labels]
+    rows.append(["all", *(f"{thousands(n)} ({percent(n / whole)})" for n in totals.values())])
+    return Table("splits", "Samples of each class in each split.", ("class", *totals), rows)
+
+
 def plain(value: object) -> str:
     """Write a configuration value in words.
 
@@ -56,6 +116,109 @@ def plain(value: object) -> str:
             return " to ".join(inner) if len(inner) == 2 else ", ".join(inner)
         return "; ".join(inner) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cleaning(run: RunInputs) -> list[Block]:
+    """Say what was left out; a run without a list of it says nothing."""
+    if run.dropped is None:
+        return []
+    total = sum(run.dropped.values())
+    ways = "; ".join(f"{issues.replace('; ', ' and ')}: {thousands(count)}" for issues, count in run.dropped.items())
+    return [
+        Heading("Cleaning"),
+        paragraph(
+            f"{thousands(total)} samples were left out before anything else, each with its reason in dropped.csv"
+            + (f" ({ways})." if total else "."),
+            "Of exact copies the first is kept; a picture under several labels goes whole, since none of them can be "
+            "believed; what shows no cell goes."
+            if total
+            else None,
+            "What was kept is not changed.",
+        ),
+    ]
+
+
+def _shares(splits: Splits) -> str:
+    """Write the parts with their shares."""
+    words = {"train": "training", "val": "validation", "test": "test"}
+    totals = {split: sum(counts.values()) for split, counts in splits.counts.items()}
+    whole = max(sum(totals.values()), 1)
+    parts = [f"{words.get(split, split)} ({percent(count / whole)})" for split, count in totals.items()]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _loss(facts: Mapping[str, Any], run: RunInputs) -> list[Block]:
+    """Return the loss as a formula over the classes that there are, and what stands in it."""
+    smoothing, size = facts["smoothing"], facts["classes"]
+    epsilon = "\N{GREEK SMALL LETTER EPSILON}"
+    target: list[str | Span] = ["is 1 for the labelled class and 0 for every other"]
+    if smoothing:
+        target = [
+            f"the label smoothed by {epsilon} = {number(smoothing)}: 1 \N{MINUS SIGN} {epsilon} + {epsilon}/",
+            emphasis("C"),
+            f" for the labelled class, {epsilon}/",
+            emphasis("C"),
+            " for every other",
+        ]
+    weight: list[str | Span] = ["; ", emphasis("w"), _below("c"), " is the weight of the class"]
+    return [
+        paragraph(
+            (
+                "Training minimises the cross-entropy between the labels and the predicted probabilities, over ",
+                emphasis("N"),
+                " samples and ",
+                emphasis("C"),
+                f" = {size} classes:",
+            )
+        ),
+        _WEIGHTED if facts["weighted"] else _UNWEIGHTED,
+        paragraph(
+            (
+                "Here ",
+                emphasis("p"),
+                _below("nc"),
+                " is the softmax probability of class ",
+                emphasis("c"),
+                " for sample ",
+                emphasis("n"),
+                ", and ",
+                emphasis("y"),
+                _below("nc"),
+                " ",
+                *target,
+                *(weight if facts["weighted"] else []),
+                ".",
+            ),
+            "The original report on these data sums over 12 classes, a slip: there are 8."
+            if set(run.model["classes"]) == set(CELL_CLASSES)
+            else None,
+        ),
+    ]
+
+
+def _below(text: str) -> Span:
+    return Span(text, "subscript")
+
+
+def _overfit(run: RunInputs) -> Paragraph:
+    """Say whether the network was first shown to learn a few samples by heart."""
+    found = run.overfit
+    if found is None:
+        words = (
+            "Whether the network can learn a few samples of each class by heart, the check that comes before any "
+            "regularisation, is not recorded beside this run ("
+        )
+        return paragraph((words, code("hemalens overfit-check"), ")."))
+    learned = (
+        f"learned all of them by heart after {found['epoch']} epochs, so labels, loss and network fit together"
+        if found["reached"]
+        else f"named {percent(found['accuracy'])} of them rightly after {found['epoch']} epochs and did not learn "
+        "them all"
+    )
+    return paragraph(
+        f"First, without anything that keeps a network from it, it was trained on {thousands(found['n_samples'])} "
+        f"training samples: it {learned}."
+    )
 
 
 def _balance(config: Mapping[str, Any]) -> str | None:
@@ -99,8 +262,10 @@ def _model(run: RunInputs) -> list[str]:
         sentences.append(
             "It was trained from random weights." if unstarted else f"It started from pretrained weights: {start}."
         )
-    if config.get("freeze"):
+    if config.get("freeze") not in (None, "none", "", False):
         sentences.append(f"Frozen: {plain(config['freeze'])}.")
+    if config.get("dropout") is not None and not config["dropout"]:
+        sentences.append("There is no dropout.")
     if config.get("dropout"):
         sentences.append(f"Dropout before the last layer: {plain(config['dropout'])}.")
     return sentences
@@ -151,3 +316,26 @@ _TRAINING: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
     _stopping,
     _precision,
 )
+
+_MATHML = """<math display="block" aria-label="{words}">
+<mi>L</mi><mo>=</mo><mo>\N{MINUS SIGN}</mo><mfrac><mn>1</mn><mi>N</mi></mfrac>
+<munderover><mo>\N{N-ARY SUMMATION}</mo><mrow><mi>n</mi><mo>=</mo><mn>1</mn></mrow><mi>N</mi></munderover>
+<munderover><mo>\N{N-ARY SUMMATION}</mo><mrow><mi>c</mi><mo>=</mo><mn>1</mn></mrow><mi>C</mi></munderover>
+{weight}<msub><mi>y</mi><mrow><mi>n</mi><mi>c</mi></mrow></msub><mspace width="0.2em"/><mi>log</mi>\
+<mspace width="0.2em"/><msub><mi>p</mi><mrow><mi>n</mi><mi>c</mi></mrow></msub>
+</math>"""
+_TYPST = "L = -1/N sum_(n=1)^N sum_(c=1)^C {weight} y_(n c) log p_(n c)"
+_WORDS = (
+    "L equals minus one over N times the sum over n from 1 to N of the sum over c from 1 to C of {weight}y n c times "
+    "the "
+    "logarithm of p n c"
+)
+
+
+def _cross_entropy(*, mathml: str = "", typst: str = "", words: str = "") -> Equation:
+    spoken = _WORDS.format(weight=words)
+    return Equation(_MATHML.format(words=spoken, weight=mathml), _TYPST.format(weight=typst), spoken)
+
+
+_UNWEIGHTED = _cross_entropy()
+_WEIGHTED = _cross_entropy(mathml="<msub><mi>w</mi><mi>c</mi></msub>", typst="w_c", words="w c times ")

@@ -3,23 +3,23 @@
 Needs neither torch nor anything of training.
 """
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from scipy.stats import binomtest
 
-from hemalens.core.charts import figure_svg
+from hemalens.core.document import Block, Figure, Gallery, Heading, Section, Table, code, paragraph, reference
 from hemalens.core.metrics import Interval
-from hemalens.core.page import ABSENT, interval, number, percent, picture_uri, thousands
+from hemalens.core.page import ABSENT, interval, number, percent, thousands
 from hemalens.core.types import IntArray
-from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1, reliability_diagram
+from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1
 from hemalens.evaluation.report_inputs import Evaluation
+from hemalens.evaluation.report_parts import drawn, stored_picture
+from hemalens.evaluation.report_trust import abstention, trust_blocks
 
-__all__ = ["perturbed_accuracy", "results_context"]
+__all__ = ["classes_table", "perturbed_accuracy", "results_facts", "results_section", "scores_table"]
 
 _SCORES = (
     ("accuracy", "Accuracy"),
@@ -35,8 +35,8 @@ _SPLIT_WORDS = {
 _MISTAKES_SHOWN = 24
 
 
-def results_context(evaluation: Evaluation) -> dict[str, Any]:
-    """Collect what the templates say about one evaluation: rows of text, figures and facts."""
+def results_facts(evaluation: Evaluation) -> dict[str, Any]:
+    """Return what several sections say about one evaluation: rows of text, the smallest class, the worst confusion."""
     scores = evaluation.scores
     matrix, classes = np.asarray(scores["confusion_matrix"], dtype=np.int64), scores["classes"]
     perturbed = perturbed_accuracy(scores)
@@ -51,9 +51,7 @@ def results_context(evaluation: Evaluation) -> dict[str, Any]:
             ("temperature", "Temperature"),
         )
     ]
-    bins = scores.get("reliability")
     support = {name: int(one["support"]) for name, one in scores["per_class"].items()}
-    severities, corruptions = _corruption_table(scores.get("corruptions") or {})
     smallest = min(support, key=lambda name: support[name]) if support else None
     return {
         "scores": scores,
@@ -61,24 +59,148 @@ def results_context(evaluation: Evaluation) -> dict[str, Any]:
         "split": evaluation.split,
         "score_rows": table,
         "perturbed": perturbed,
-        "perturbed_words": (scores.get("perturbed") or {}).get("description"),
-        "abstention": scores.get("abstention"),
-        "ece": scores.get("ece"),
-        "unknown_labels": scores.get("n_unknown_label"),
+        "abstention": abstention(scores),
         "flawless": int(np.trace(matrix)) == int(matrix.sum()) > 0,
         "class_rows": [_class_row(name, one) for name, one in scores["per_class"].items()],
         "smallest": smallest,
         "smallest_support": support.get(smallest) if smallest else None,
         "smallest_recall": _wilson(scores["per_class"][smallest]) if smallest and support[smallest] else None,
-        "confusion": figure_svg(confusion_matrix_figure(matrix, classes), label=_confusion_words(matrix, classes)),
-        "f1_figure": figure_svg(per_class_f1(scores["per_class"]), label="F1 of each class, as in the table above"),
         "worst_pair": _worst_pair(matrix, classes),
-        "reliability": figure_svg(reliability_diagram(bins), label="Accuracy against confidence") if bins else None,
-        "groups": _groups_context(scores.get("groups")),
-        "mistakes": [_mistake(evaluation.directory, one) for one in scores.get("worst_mistakes", [])[:_MISTAKES_SHOWN]],
-        "corruption_levels": severities,
-        "corruption_rows": corruptions,
     }
+
+
+def results_section(evaluation: Evaluation | None) -> Section:
+    """Return the section on what the model scored, and where it is wrong."""
+    if evaluation is None:
+        words = ("Not evaluated: run ", code("hemalens evaluate RUN SOURCE --out DIR"), " and write the report anew.")
+        return Section("results", "Results", (paragraph(words, note=True),))
+    facts, scores = results_facts(evaluation), evaluation.scores
+    blocks: list[Block] = [
+        scores_table(facts),
+        paragraph(
+            (
+                reference("scores"),
+                f" has the scores on {facts['scored_on']}, ",
+                reference("by-class"),
+                " those of each class, ",
+                reference("confusion"),
+                " what was taken for what.",
+            )
+        ),
+        *_remarks(facts),
+        Heading("By class"),
+        classes_table(facts),
+        drawn(
+            "f1",
+            "F1 score of each class.",
+            per_class_f1(scores["per_class"]),
+            "F1 of each class, as in the table above",
+            paper=(3.6, 0.7 + 0.2 * max(len(scores["classes"]), 1)),
+        ),
+        _confusion(scores),
+    ]
+    if pair := facts["worst_pair"]:
+        taken = f"{pair['true']} taken for {pair['predicted']}"
+        share = f"The most frequent confusion is {taken}: {pair['count']} of all {pair['all']} mistakes."
+        blocks.append(paragraph(share if pair["all"] > 1 else f"The one mistake is {taken}."))
+    blocks += [*trust_blocks(scores), *_background(scores), *_mistakes(evaluation, flawless=facts["flawless"])]
+    return Section("results", "Results", tuple(blocks))
+
+
+def scores_table(facts: Mapping[str, Any]) -> Table:
+    """Return the table of the scores of all samples."""
+    caption = f"Scores on {facts['scored_on']} (n = {thousands(facts['scores']['n'])})."
+    return Table("scores", caption, ("score", "value [95 % interval]"), facts["score_rows"])
+
+
+def classes_table(facts: Mapping[str, Any]) -> Table:
+    """Return the table of the scores of each class."""
+    caption = "Scores of each class. Recall has a 95 % Wilson interval: the support says how many samples it rests on."
+    return Table("by-class", caption, ("class", "precision", "recall", "F1", "support"), facts["class_rows"])
+
+
+def _remarks(facts: Mapping[str, Any]) -> list[Block]:
+    """Return sentences on samples without a known label, on perfection, distortions and abstaining."""
+    scores, perturbed = facts["scores"], facts["perturbed"]
+    unknown, kept = scores.get("n_unknown_label"), facts["abstention"]
+    words = (scores.get("perturbed") or {}).get("description")
+    cost = scores["accuracy"]["value"] - perturbed["value"] if perturbed else 0
+    found = [
+        f"{thousands(unknown)} more samples have no label that the model knows and take no part in the scores."
+        if unknown
+        else None,
+        f"No mistake was made among the {thousands(scores['n'])} samples. A bootstrap cannot see what did not occur, "
+        f"so the interval has no width; with 95 % confidence the error is below {percent(3 / scores['n'])} (three "
+        "divided by the number of samples)."
+        if facts["flawless"]
+        else None,
+        "The perturbed pictures are the same ones under distortions like those of the field"
+        + (f": {words}." if words else ".")
+        + (f" They cost {number(100 * cost)} points of accuracy." if cost > 0 else "")
+        if perturbed
+        else "How the model fares on distorted pictures was not measured.",
+        f"Where it answers only above a confidence of {number(kept['threshold'])}, the model answers for "
+        f"{percent(kept['coverage'])} of the samples{_kept_words(kept)}; the others it leaves to a person."
+        if kept
+        else None,
+    ]
+    return [paragraph(sentence) for sentence in found if sentence]
+
+
+def _kept_words(kept: Mapping[str, Any]) -> str:
+    right = kept.get("accuracy_kept")
+    return "" if right is None else f" and is right in {percent(right)} of those"
+
+
+def _confusion(scores: Mapping[str, Any]) -> Figure:
+    matrix, classes = np.asarray(scores["confusion_matrix"], dtype=np.int64), scores["classes"]
+    caption = "Confusion matrix: counts, each row coloured by its shares."
+    chart, words = confusion_matrix_figure(matrix, classes), _confusion_words(matrix, classes)
+    wide = len(classes) > 10
+    size = (7.2, 6.4) if wide else (3.6, 3.4)
+    return drawn("confusion", caption, chart, words, paper=size, wide=wide)
+
+
+def _background(scores: Mapping[str, Any]) -> list[Block]:
+    """Tell grey-background pictures from the others, where both were scored."""
+    groups = scores.get("groups")
+    heading = Heading("Grey background")
+    if not groups or any(not groups.get(name, {}).get("n") for name in ("grey_background", "other")):
+        words = "Pictures with a grey background, a mark of their batch, were not scored apart from the others."
+        return [heading, paragraph(words)]
+    grey, other = groups["grey_background"], groups["other"]
+    a, b = grey["accuracy"], other["accuracy"]
+    overlap = a["low"] <= b["high"] and b["low"] <= a["high"]
+    worse, points = "worse" if a["value"] < b["value"] else "better", abs(a["value"] - b["value"]) * 100
+    return [
+        heading,
+        paragraph(
+            "Some pictures come from a batch with a grey background, which can give a class away.",
+            f"On the {thousands(grey['n'])} of them the accuracy is {interval(a)}, on the {thousands(other['n'])} "
+            f"others {interval(b)}; on both together {interval(scores['accuracy'])}.",
+            "The intervals overlap: this test set does not support a difference between the two."
+            if overlap
+            else f"The intervals do not overlap: the model is {worse} on the grey ones, by {number(points)} points.",
+        ),
+    ]
+
+
+def _mistakes(evaluation: Evaluation, *, flawless: bool) -> list[Block]:
+    items = [_mistake(evaluation.directory, one) for one in evaluation.scores.get("worst_mistakes", [])]
+    items = items[:_MISTAKES_SHOWN]
+    heading = Heading("The worst mistakes")
+    if not items:
+        return [heading, paragraph("There are none." if flawless else "No pictures of them were kept.")]
+    wide = len(items) > 8
+    caption = "The wrong answers that the model was surest of, as true class \N{RIGHTWARDS ARROW} answer."
+    return [
+        heading,
+        paragraph(
+            (reference("mistakes"), " shows the wrong answers that the model was surest of."),
+            "Where the answer looks right, the label is worth a second look.",
+        ),
+        Gallery("mistakes", caption, items, columns=8 if wide else 4, wide=wide),
+    ]
 
 
 def perturbed_accuracy(scores: Mapping[str, Any]) -> Mapping[str, float] | None:
@@ -113,50 +235,10 @@ def _confusion_words(matrix: IntArray, classes: Sequence[str]) -> str:
     return f"Confusion matrix; right predictions: {right}"
 
 
-def _groups_context(groups: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Tell grey-background pictures from the others, where both were scored."""
-    if not groups or any(not groups.get(name, {}).get("n") for name in ("grey_background", "other")):
-        return None
-    grey, other = groups["grey_background"], groups["other"]
-    a, b = grey["accuracy"], other["accuracy"]
-    return {
-        "grey": grey,
-        "other": other,
-        "overlap": a["low"] <= b["high"] and b["low"] <= a["high"],
-        "points": abs(a["value"] - b["value"]) * 100,
-        "grey_worse": a["value"] < b["value"],
-    }
-
-
 def _mistake(directory: Path, mistake: Mapping[str, Any]) -> dict[str, Any]:
     words = f"{mistake['label']} \N{RIGHTWARDS ARROW} {mistake['predicted']}"
     return {
-        "uri": _stored_picture(directory, mistake.get("picture")),
+        "uri": stored_picture(directory, mistake.get("picture")),
         "alt": f"{mistake['sample_id']}: {mistake['label']}, taken for {mistake['predicted']}",
         "lines": [words, f"{percent(mistake['confidence'], 0)} sure", str(mistake["sample_id"])],
     }
-
-
-def _stored_picture(directory: Path, name: str | None) -> str | None:
-    """Read a picture that ``evaluate`` left inside its directory; None where it is lost or lies elsewhere."""
-    home = directory.resolve()
-    for path in [(folder / name).resolve() for folder in (home, home / "mistakes")] if name else []:
-        if not path.is_relative_to(home) or not path.is_file():
-            continue
-        try:
-            with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as picture:
-                return picture_uri(np.asarray(picture.convert("RGB")))
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
-            return None
-    return None
-
-
-def _corruption_table(corruptions: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Turn name -> severity -> {balanced_error, ece} into severities and rows: name, its balanced error at each."""
-    levels = {
-        name: {str(level): one["balanced_error"] for level, one in found.items() if isinstance(one, Mapping)}
-        for name, found in corruptions.items()
-        if isinstance(found, Mapping)
-    }
-    severities = list(dict.fromkeys(severity for found in levels.values() for severity in found))
-    return severities, [[name, *(percent(found.get(one)) for one in severities)] for name, found in levels.items()]

@@ -15,9 +15,9 @@ from torch.nn import functional
 
 from hemalens.core.config import AugmentStep
 from hemalens.core.errors import ConfigError
-from hemalens.training.colour import brightness, channels, contrast, hed, hue, permute, saturation, signed, stain
-from hemalens.training.degrade import blur, jpeg, noise, pixelate
-from hemalens.training.occlude import cutout, erase, gridmask
+from hemalens.training.colour import brightness, channels, contrast, hed, hue, permute, saturation, signed, stain, vivid
+from hemalens.training.degrade import blur, chroma, jpeg, noise, pixelate
+from hemalens.training.occlude import BLOTS_DRAWS, blots, cutout, erase, gridmask
 from hemalens.training.policies import (
     AUGMIX_DRAWS,
     RANDAUGMENT_DRAWS,
@@ -200,6 +200,7 @@ COLOUR = {
     "brightness": _Colour(1, brightness),
     "contrast": _Colour(1, contrast),
     "saturation": _Colour(1, saturation),
+    "vivid": _Colour(1, vivid),
     "channels": _Colour(3, channels),
     "permute": _Colour(1, permute),
     "hue": _Colour(1, hue),
@@ -209,6 +210,8 @@ COLOUR = {
     "noise": _Colour(2, noise),
     "pixelate": _Colour(1, pixelate),
     "jpeg": _Colour(1, jpeg),
+    "chroma": _Colour(2, chroma),
+    "blots": _Colour(BLOTS_DRAWS, blots),
     "cutout": _Colour(2, cutout),
     "erase": _Colour(5, erase),
     "gridmask": _Colour(3, gridmask),

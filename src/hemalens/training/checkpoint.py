@@ -164,7 +164,7 @@ def load_model(run: Path) -> LoadedModel:
         raise ArtifactError(f"file {card_path}", "is not the one that training wrote", "put it back or train again")
     tensors, _ = read_tensors(run / "model.safetensors")
     network = build_model(card["model"], len(card["classes"]), image_size=int(card["image_size"]))
-    module = Normalised(network, torch.zeros(3), torch.ones(3))
+    module = Normalised(network, torch.zeros(3), torch.ones(3), by_picture=card.get("normalise") == "picture")
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["brightness", "channels", "contrast", "hed", "hue", "permute", "saturation", "signed", "stain"]
+__all__ = ["brightness", "channels", "contrast", "hed", "hue", "permute", "saturation", "signed", "stain", "vivid"]
 
 _PERMUTATIONS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
 _HED = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
@@ -35,6 +35,18 @@ def saturation(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
     """Stretch around each pixel's grey by 1 plus or minus up to 0.5 x strength."""
     grey = pictures.mean(dim=1, keepdim=True)
     return grey + (pictures - grey) * (1.0 + 0.5 * strength * signed(draws[:, :1, None, None])).clamp_(min=0.0)
+
+
+def vivid(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
+    """Add up to 0.25 x strength to the saturation of hue, saturation and value, or take it away; hue and value stay.
+
+    Unlike a stretch around the grey it colours a pale background as much as the cell. Grey pixels have no hue and stay.
+    """
+    value = pictures.amax(dim=1, keepdim=True)
+    chroma = value - pictures.amin(dim=1, keepdim=True)
+    wanted = (chroma + 0.25 * strength * signed(draws[:, :1, None, None]) * value).clamp_(min=0.0)
+    factor = torch.minimum(wanted, value) / torch.where(chroma == 0, 1.0, chroma)
+    return value - (value - pictures) * factor
 
 
 def channels(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:

@@ -13,11 +13,11 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import numpy as np
-from PIL import Image
 
 from hemalens.core.errors import SourceError
 from hemalens.core.types import Images, IntArray, Progress, no_progress
 from hemalens.data.parallel import end_with_parent, map_chunks
+from hemalens.data.resize import resize
 from hemalens.data.sources import Source
 
 __all__ = ["Begun", "Decoder", "cancel", "load_images", "resize"]
@@ -30,13 +30,6 @@ _NICENESS = 10
 
 Begun = deque[tuple[IntArray, "Future[Images] | None"]]
 """Pictures under way: the samples of each chunk, and where its pictures will arrive (None: decoded when asked for)."""
-
-
-def resize(picture: Images, size: int) -> Images:
-    """Return a picture (H, W, 3) uint8 as (size, size, 3) by Pillow's antialiased bicubic filter."""
-    if picture.shape[:2] == (size, size):
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def load_images(
@@ -52,6 +45,7 @@ def load_images(
     # Workers get the listing of the source once, tasks carry numbers; of arrays they carry the pictures.
     load = partial(_load, None if source.in_memory else source, size)
     crashed = partial(_crashed, source)
+    workers = 0 if source.in_process else workers
     for part in map_chunks(load, _tasks(source, indices), halve=_singly, lost=crashed, workers=workers):
         images[done : done + len(part)] = part
         done += len(part)

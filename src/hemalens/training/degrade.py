@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from hemalens.training.random import uniform
 
-__all__ = ["blur", "jpeg", "jpeg_like", "noise", "pixelate"]
+__all__ = ["blur", "chroma", "jpeg", "jpeg_like", "noise", "pixelate"]
 
 _BANK = 1 << 21
 _LUMA = (
@@ -70,12 +70,35 @@ def pixelate(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
     side = pictures.shape[2]
     factor = 1.0 + draws[:, 0] * 3.0 * strength * side / 64.0
     blocks = torch.round(side / factor).clamp_(min=1.0)[:, None]
-    centres = torch.arange(side, device=pictures.device) + 0.5
-    block = torch.floor(centres * (blocks / side))  # of each row and, alike, of each column
-    # The average over the own block is a matrix product from either side.
-    same = (block[:, :, None] == block[:, None, :]).to(pictures.dtype)
-    average = (same / same.sum(dim=2, keepdim=True))[:, None]
+    average = _block_average(side, blocks, pictures)
     return average @ pictures @ average.transpose(2, 3)
+
+
+def _block_average(side: int, blocks: Tensor, like: Tensor) -> Tensor:
+    """Return the matrices (N, 1, S, S) that average rows over so many blocks a side (N, 1): columns from the right."""
+    centres = torch.arange(side, device=like.device) + 0.5
+    block = torch.floor(centres * (blocks / side))
+    same = (block[:, :, None] == block[:, None, :]).to(like.dtype)
+    return (same / same.sum(dim=2, keepdim=True))[:, None]
+
+
+def chroma(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
+    """Keep colour only in blocks and coarse steps, lightness whole: what strong JPEG leaves of a larger picture.
+
+    Red and blue chroma are averaged over blocks of 3 to 6 pixels at 64 px (in proportion at other sizes), the 16 pixels
+    of a picture of 170 to 340 px with halved chroma, and rounded to steps of up to 16 x strength of 256 levels, those
+    of a block's mean at quality 7.
+    """
+    if strength == 0:
+        return pictures
+    side = pictures.shape[2]
+    matrix = torch.tensor(_YCC, dtype=pictures.dtype, device=pictures.device)
+    ycc = torch.einsum("ij,njhw->nihw", matrix, pictures)
+    blocks = torch.round(64.0 / (3.0 + 3.0 * draws[:, 0])).clamp_(max=side)[:, None]
+    average = _block_average(side, blocks, pictures)
+    step = ((draws[:, 1] * 16.0 * strength).clamp_(min=1.0) / 255.0)[:, None, None, None]
+    ycc[:, 1:] = torch.round(average @ ycc[:, 1:] @ average.transpose(2, 3) / step) * step
+    return torch.einsum("ij,njhw->nihw", torch.linalg.inv(matrix), ycc)
 
 
 def jpeg(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:

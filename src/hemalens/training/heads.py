@@ -19,7 +19,7 @@ from hemalens.core.types import Progress, no_progress
 from hemalens.training.augment import augment_batch
 from hemalens.training.checkpoint import read_tensors, write_tensors
 from hemalens.training.feed import Feed, MemoryFeed
-from hemalens.training.models import Normalised
+from hemalens.training.models import Normalised, last_layers
 from hemalens.training.schedule import class_weights
 from hemalens.training.tensors import LabelledImages, to_batch
 
@@ -57,12 +57,12 @@ class Head:
 
 def classifier(module: nn.Module) -> nn.Linear:
     """Return the last layer of a network; raise ConfigError where that is not one linear layer."""
-    network = module.network if isinstance(module, Normalised) else module
-    found = network.get_classifier()  # type: ignore[operator]  # torch types attributes as tensors or modules
-    if not isinstance(found, nn.Linear):
+    found = last_layers(module)
+    if len(found) != 1 or not isinstance(found[0], nn.Linear):
+        network = module.network if isinstance(module, Normalised) else module
         what = f"last layer of {type(network).__name__}"
         raise ConfigError(what, "must be one linear layer to be fitted by itself", "use --set freeze=none")
-    return found
+    return found[0]
 
 
 def extract_features(

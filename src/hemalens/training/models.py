@@ -22,7 +22,10 @@ __all__ = [
     "check_model",
     "count_parameters",
     "head_parameters",
+    "last_layers",
 ]
+
+_LEAST_VARIANCE = 1e-3
 
 
 class Baseline(nn.Module):
@@ -46,7 +49,16 @@ class Baseline(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits (N, C) of normalised pictures (N, 3, S, S)."""
-        logits: Tensor = self.head(self.pool(self.features(pictures)))
+        return self.forward_head(self.forward_features(pictures))
+
+    def forward_features(self, pictures: Tensor) -> Tensor:
+        """Return the last map before pooling (N, 128, S // 8, S // 8)."""
+        found: Tensor = self.features(pictures)
+        return found
+
+    def forward_head(self, found: Tensor) -> Tensor:
+        """Return logits (N, C) of the last map."""
+        logits: Tensor = self.head(self.pool(found))
         return logits
 
     def get_classifier(self) -> nn.Module:
@@ -76,19 +88,27 @@ class _Residual(nn.Module):
 
 
 class Compact(nn.Module):
-    """A small residual network: 0.87 million parameters, 24 million multiplications a picture at 64 px."""
+    """A small residual network: 0.87 million parameters, 39 million multiplications a picture at 64 px."""
 
     def __init__(self, n_classes: int, dropout: float) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(inplace=True))
-        self.stages = nn.Sequential(
-            _Residual(32, 64, 2), _Residual(64, 128, 2), _Residual(128, 192, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        )
+        self.stages = nn.Sequential(_Residual(32, 64, 2), _Residual(64, 128, 2), _Residual(128, 192, 2))
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(192, n_classes))
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits (N, C) of normalised pictures (N, 3, S, S)."""
-        logits: Tensor = self.head(self.stages(self.stem(pictures)))
+        return self.forward_head(self.forward_features(pictures))
+
+    def forward_features(self, pictures: Tensor) -> Tensor:
+        """Return the last map before pooling (N, 192, S / 16, S / 16, rounded up)."""
+        found: Tensor = self.stages(self.stem(pictures))
+        return found
+
+    def forward_head(self, found: Tensor) -> Tensor:
+        """Return logits (N, C) of the last map."""
+        logits: Tensor = self.head(self.pool(found))
         return logits
 
     def get_classifier(self) -> nn.Module:
@@ -99,12 +119,15 @@ class Compact(nn.Module):
 class Normalised(nn.Module):
     """A network behind its input normalisation: pictures (N, 3, S, S) float in [0, 1] to logits (N, C).
 
-    Mean and standard deviation per channel, in [0, 1], are buffers, so they travel with the weights.
+    Mean and standard deviation per channel, in [0, 1], are buffers, so they travel with the weights. By picture, each
+    is then brought to a mean of 0 per channel and to a common spread of 1 by its own values: other light, white balance
+    or exposure makes the same input.
     """
 
-    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, *, by_picture: bool = False) -> None:
         super().__init__()
         self.network = network
+        self.by_picture = by_picture
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", mean.reshape(1, -1, 1, 1))
@@ -112,8 +135,20 @@ class Normalised(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Return logits (N, C)."""
-        logits: Tensor = self.network((pictures - self.mean) / self.std)
+        logits: Tensor = self.network(self.prepare(pictures))
         return logits
+
+    def prepare(self, pictures: Tensor) -> Tensor:
+        """Return what the network itself takes of pictures (N, 3, S, S) in [0, 1]."""
+        return self.standardise((pictures - self.mean) / self.std)
+
+    def standardise(self, normalised: Tensor) -> Tensor:
+        """Return pictures (N, 3, S, S), normalised by mean and std, as the network takes them."""
+        if not self.by_picture:
+            return normalised
+        centred = normalised - normalised.mean(dim=(2, 3), keepdim=True)
+        # A blank picture stays blank.
+        return centred / (centred.square().mean(dim=(1, 2, 3), keepdim=True) + _LEAST_VARIANCE).sqrt()
 
 
 MODELS: dict[str, Callable[[int, float], nn.Module]] = {"baseline": Baseline, "compact": Compact}
@@ -157,11 +192,16 @@ def build_model(name: str, n_classes: int, *, image_size: int = 224, dropout: fl
         return _timm_network(name, n_classes, image_size, dropout)
 
 
-def head_parameters(network: nn.Module) -> tuple[str, ...]:
-    """Return the names of the last layer's parameters: those of a network's ``get_classifier()``."""
+def last_layers(module: nn.Module) -> tuple[nn.Module, ...]:
+    """Return what a network's ``get_classifier()`` names: one layer, of some of timm's networks two."""
+    network = module.network if isinstance(module, Normalised) else module
     found = network.get_classifier()  # type: ignore[operator]  # torch types every attribute as a tensor or a module
-    heads = found if isinstance(found, (tuple, list)) else (found,)
-    ids = {id(parameter) for head in heads for parameter in head.parameters()}
+    return tuple(found) if isinstance(found, (tuple, list)) else (found,)
+
+
+def head_parameters(network: nn.Module) -> tuple[str, ...]:
+    """Return the names of the last layer's parameters."""
+    ids = {id(parameter) for head in last_layers(network) for parameter in head.parameters()}
     return tuple(name for name, parameter in network.named_parameters() if id(parameter) in ids)
 
 

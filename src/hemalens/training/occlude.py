@@ -8,9 +8,32 @@ from torch import Tensor
 
 from hemalens.training.random import uniform
 
-__all__ = ["cutout", "erase", "gridmask"]
+__all__ = ["BLOTS_DRAWS", "blots", "cutout", "erase", "gridmask"]
 
 _BANK = 1 << 20
+_BLOTS = 3
+_OF_BLOT = 6
+BLOTS_DRAWS = 2 + _BLOTS * _OF_BLOT
+
+
+def blots(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
+    """Put one to three dark, ragged blots of 3 to 8 % x strength of the side in radius anywhere: dirt, deposited dye.
+
+    All blots of a picture multiply it by one factor of 0 to 0.3; their borders waver by up to 30 % in 2 to 5 lobes.
+    """
+    side = pictures.shape[2]
+    places = _centres(pictures)
+    count = torch.floor(draws[:, :1] * _BLOTS)
+    own = draws[:, 2:].reshape(len(draws), _OF_BLOT, _BLOTS)
+    hidden = torch.zeros(len(pictures), side, side, dtype=torch.bool, device=pictures.device)
+    for number in range(_BLOTS):
+        x, y, size, wave, lobes, phase = own[:, :, number].unbind(1)
+        rows, columns = (places - y[:, None] * side)[:, :, None], (places - x[:, None] * side)[:, None, :]
+        angle = torch.atan2(rows, columns) * torch.floor(2.0 + 4.0 * lobes)[:, None, None]
+        waver = 1.0 + 0.3 * wave[:, None, None] * torch.cos(angle + 2.0 * math.pi * phase[:, None, None])
+        radius = (0.03 + 0.05 * size)[:, None, None] * strength * side * waver
+        hidden |= (rows.square() + columns.square() < radius.square()) & (number <= count[:, :, None])
+    return torch.where(hidden[:, None], pictures * (0.3 * draws[:, 1, None, None, None]), pictures)
 
 
 def cutout(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:

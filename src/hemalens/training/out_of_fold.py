@@ -27,8 +27,8 @@ from hemalens.core.artifacts import (
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.metrics import softmax
-from hemalens.core.types import FloatArray, IntArray, Progress, Sample, no_progress
-from hemalens.data.checks.finding import Finding
+from hemalens.core.types import FloatArray, IntArray, Progress, no_progress
+from hemalens.data.checks.near_duplicates import copies, near_duplicates
 from hemalens.data.findings import find_all
 from hemalens.data.sources import Source, open_source
 from hemalens.data.split import assign, linked_units
@@ -52,7 +52,6 @@ _PLAN = "plan.json"
 _SHARES = "shares.parquet"
 # The epoch is chosen by pictures that are trained on: those of the held-out fold must not choose who judges them.
 _WATCHED = 256
-_COPIES = frozenset({"exact_duplicate", "near_duplicate"})
 
 
 def out_of_fold(
@@ -125,10 +124,9 @@ def out_of_fold(
     return summary
 
 
-def choose_folds(samples: Sequence[Sample], links: Sequence[str | None], folds: int, *, seed: int = 0) -> IntArray:
-    """Return a fold 0..folds-1 per sample (N,): stratified by label, groups and links (copies) never torn apart."""
-    units = linked_units(samples, links)
-    return assign([sample.label or "" for sample in samples], units, shares=[1 / folds] * folds, seed=seed)
+def choose_folds(labels: Sequence[str], units: IntArray, folds: int, *, seed: int = 0) -> IntArray:
+    """Return a fold 0..folds-1 per sample (N,): stratified by label, no unit (N,) of linked samples torn apart."""
+    return assign(labels, units, shares=[1 / folds] * folds, seed=seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,26 +158,17 @@ def _share_out(
     source: Source, labels: IntArray, folds: int, *, seed: int, workers: int | None, progress: Progress
 ) -> tuple[IntArray, IntArray]:
     """Return places (M,) and folds (M,), without what an audit would drop and what has no label (-1)."""
-    _, findings = find_all(measure_source(source, workers=workers, progress=progress), source.samples)
+    statistics = measure_source(source, workers=workers, progress=progress)
+    _, findings = find_all(statistics, source.samples)
     drops = {finding.index for finding in findings if finding.suggestion == "drop"}
     places = np.array([place for place in range(len(source)) if labels[place] >= 0 and place not in drops], np.int64)
     present = len(np.unique(labels[places]))
-    copies = _copies(findings)
-    samples = [source.samples[place] for place in places.tolist()]
-    drawn = choose_folds(samples, [copies.get(place) for place in places.tolist()], folds, seed=seed)
+    units = linked_units(source.samples, copies(near_duplicates(statistics), statistics))[places]
+    drawn = choose_folds([source.classes[label] for label in labels[places]], units, folds, seed=seed)
     if present < 2 or len(places) < 2 * folds or not np.bincount(drawn, minlength=folds).all():
         rule = f"has {len(places)} usable labelled samples of {present} classes, too few for {folds} folds"
         raise SourceError(f"source {source.spec}", rule, "bring more samples, or another source")
     return places, drawn
-
-
-def _copies(findings: Sequence[Finding]) -> dict[int, str]:
-    """Return place -> group of copies; the widest group where a picture is in several."""
-    found: dict[int, str] = {}
-    for finding in findings:
-        if finding.group and finding.issue in _COPIES:
-            found[finding.index] = finding.group
-    return found
 
 
 def _judge_fold(task: _Task, fold: int, folder: Path, progress: Progress) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Pictures to logits under a network as it stands, and to their field-like distorted copies."""
+"""Pictures to logits and features under a network as it stands, and to their field-like distorted copies."""
 
 import numpy as np
 import torch
@@ -6,9 +6,10 @@ from torch import Tensor, nn
 
 from hemalens.core.types import FloatArray, Progress, no_progress
 from hemalens.training.augment import FIELD_LIKE, augment_batch
+from hemalens.training.models import last_layers
 from hemalens.training.tensors import to_batch
 
-__all__ = ["perturb", "predict_logits"]
+__all__ = ["perturb", "predict_features", "predict_logits"]
 
 _BATCH = 256
 # The field-like copy of a set is drawn from this seed, so that all runs are compared on the same pictures.
@@ -35,6 +36,25 @@ def predict_logits(
     return torch.cat(parts).numpy() if parts else np.zeros((0, 0), np.float32)
 
 
+def predict_features(
+    module: nn.Module,
+    pictures: Tensor,
+    *,
+    progress: Progress = no_progress,
+) -> tuple[FloatArray, FloatArray]:
+    """Return what the last layer sees (N, D) and logits (N, C), both float32, of pictures (N, S, S, 3) uint8.
+
+    Where the last layer still sees a map, that is its mean over the places; of two last layers the first one counts.
+    """
+    parts: list[Tensor] = []
+    hook = last_layers(module)[0].register_forward_pre_hook(lambda _, seen: parts.append(_pooled(seen[0])))
+    try:
+        logits = predict_logits(module, pictures, progress=progress)
+    finally:
+        hook.remove()
+    return (torch.cat(parts).numpy() if parts else np.zeros((0, 0), np.float32)), logits
+
+
 def perturb(pictures: Tensor) -> Tensor:
     """Return a strongly distorted copy (N, S, S, 3) uint8 of pictures (N, S, S, 3) uint8, the same on every call.
 
@@ -47,3 +67,8 @@ def perturb(pictures: Tensor) -> Tensor:
         changed = augment_batch(batch, keys, FIELD_LIKE, seed=_FIELD_SEED, epoch=0)
         parts.append((changed * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1))
     return torch.cat(parts).contiguous()
+
+
+def _pooled(seen: Tensor) -> Tensor:
+    found = seen.float().cpu()
+    return found.mean(dim=(2, 3)) if found.ndim == 4 else found

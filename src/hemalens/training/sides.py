@@ -13,12 +13,12 @@ __all__ = ["choose_side", "open_sides"]
 
 
 def open_sides(
-    source: str | Path, splits: Path | None, *, seed: int, progress: Progress = no_progress
+    source: str | Path | Source, splits: Path | None, *, seed: int, progress: Progress = no_progress
 ) -> tuple[Source, list[str]]:
     """Open a source of two classes or more; return it with the split of each of its samples.
 
     Args:
-        source: any SOURCE with labels.
+        source: any SOURCE with labels, or one that is open already.
         splits: a ``splits.csv`` of this source; without it the source's own splits, or 83:13:4 drawn from the seed.
         seed: of the draw.
         progress: told about the steps.
@@ -27,7 +27,7 @@ def open_sides(
         SourceError: fewer than two classes.
         ArtifactError: ``splits`` is not of this source.
     """
-    opened = open_source(source)
+    opened = source if isinstance(source, Source) else open_source(source)
     present = {sample.label for sample in opened.samples} - {None}  # arrays bring all eight names, used or not
     if len(present) < 2:
         found = "".join(str(name) for name in present) or "none"

@@ -23,6 +23,7 @@ from hemalens.training.loop import Fitted, fit
 from hemalens.training.models import check_model, count_parameters
 from hemalens.training.probe import fit_probe
 from hemalens.training.recipes import find_recipe
+from hemalens.training.refusing import learn_refusal
 from hemalens.training.sides import choose_side, open_sides
 from hemalens.training.streaming import choose_window, open_feed
 from hemalens.training.tensors import LabelledImages, load_images
@@ -36,7 +37,7 @@ _PLAN = "plan.json"
 
 
 def train(
-    source: str | Path,
+    source: str | Path | Source,
     out: Path,
     *,
     splits: Path | None = None,
@@ -49,7 +50,7 @@ def train(
     """Train a model on a source's ``train`` samples, choose its epoch on ``val``, and return the run's summary.
 
     Args:
-        source: any SOURCE with labels.
+        source: any SOURCE with labels, or one that is open already.
         out: the RUN directory to write.
         splits: a ``splits.csv`` of this source; without it the source's own splits, or 83:13:4 drawn from the seed.
         recipe: name of a recipe or a TOML file.
@@ -156,6 +157,9 @@ def _train(
         write_table(out / "history.csv", pl.DataFrame(fitted.history))
         save_validation(out, *fitted.validation)
         save_model(out, fitted.module, card)
+        with torch_threads(config.threads or available_cores()):
+            refusal = learn_refusal(fitted.module, source, sides, validation, seed=config.seed, progress=progress)
+        write_json(out / "refusal.json", refusal.to_json())
     return card
 
 
@@ -194,6 +198,7 @@ def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]
         "weights": config.weights,
         "weights_sha256": weights.sha256 if (weights := find_weights(config)) else None,
         "freeze": config.freeze,
+        "normalise": config.normalise,
         "classes": list(source.classes),
         "image_size": config.image_size,
         "parameters": count_parameters(fitted.module),

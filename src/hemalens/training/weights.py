@@ -72,7 +72,7 @@ def starting_module(images: Images, n_classes: int, config: TrainConfig) -> Norm
     )
     found = find_weights(config)
     mean, std = _statistics(images) if found is None else load_weights(network, found.path, config.model)
-    return Normalised(network, mean, std)
+    return Normalised(network, mean, std, by_picture=config.normalise == "picture")
 
 
 def load_weights(network: nn.Module, path: Path, name: str) -> tuple[Tensor, Tensor]:

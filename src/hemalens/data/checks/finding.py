@@ -10,6 +10,7 @@ Issue = Literal[
     "converted",
     "odd_size",
     "exact_duplicate",
+    "near_duplicate",
     "label_conflict",
     "foreign",
     "outlier",
@@ -18,6 +19,7 @@ Issue = Literal[
     "dark",
     "bright",
     "label_issue",
+    "leakage",
 ]
 Suggestion = Literal["keep", "drop", "review"]
 ISSUES: tuple[Issue, ...] = get_args(Issue)
@@ -35,6 +37,8 @@ class Finding:
         group: name shared by the members of one finding, "" where the sample stands alone.
         suggestion: ``drop`` (surely rubbish), ``review`` (a person should look) or ``keep`` (worth knowing).
         reason: one sentence with the numbers behind it.
+        counterpart: place of the picture it was compared with, None where there is none. Places from the number of
+            samples on are those of the source audited against.
     """
 
     index: int
@@ -43,3 +47,4 @@ class Finding:
     group: str
     suggestion: Suggestion
     reason: str
+    counterpart: int | None = None

@@ -27,6 +27,7 @@ _FIT_PCA, _FIT_COVARIANCE = 10_000, 1_000
 _SUPPORT = 0.75
 _BLOCK = 2  # thumbnail pixels averaged per side
 _FEWEST = 50
+_PART = 8_192
 # What rounding to whole grey levels, then averaging four, leaves of error; see _dithered.
 _ROUNDING = 12**-0.5 / 2
 
@@ -63,11 +64,12 @@ def analyse_outliers(statistics: Statistics, *, seed: int = 0) -> OutlierAnalysi
     if len(first) < _FEWEST:
         return OutlierAnalysis(np.zeros((total, 2)), np.zeros(2), np.zeros(total), 0.0, ())
     generator = np.random.default_rng(seed)
-    flat = _reduced(statistics.thumbnails[readable])
     components = min(_COMPONENTS, max(2, len(first) // 10))
-    mapped = _dithered(flat[_some(first, _FIT_PCA, generator)], seed)
-    pca = PCA(components, svd_solver="covariance_eigh").fit(mapped)
-    scores = pca.transform(flat)
+    fitted = readable[_some(first, _FIT_PCA, generator)]
+    pca = PCA(components, svd_solver="covariance_eigh").fit(_dithered(_reduced(statistics.thumbnails[fitted]), seed))
+    # A few thousand at a time: all at once they would take 3 KiB a picture, twice of what an audit keeps of each.
+    parts = np.array_split(readable, -(-len(readable) // _PART))
+    scores = np.concatenate([pca.transform(_reduced(statistics.thumbnails[part])) for part in parts])
     central = _dithered(scores[_some(first, _FIT_COVARIANCE, generator)], seed)
     robust = MinCovDet(random_state=seed, support_fraction=_SUPPORT).fit(central)
     squared = robust.mahalanobis(scores)

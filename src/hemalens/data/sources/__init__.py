@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hemalens.core.errors import SourceError
+from hemalens.core.provenance import PROVENANCE, STARTED
 from hemalens.core.types import Progress, no_progress
 from hemalens.data.sources.archives import open_shards, open_tar, open_zip
 from hemalens.data.sources.arrays import open_arrays
@@ -77,6 +78,10 @@ def open_source(
 
 def _open_folder(path: Path, spec: str, classes: Sequence[str] | None) -> Source:
     entries = walk(path)
+    names = {entry.path for entry in entries}
+    if STARTED in names and PROVENANCE not in names:
+        step = "run the command that writes it once more"
+        raise SourceError(f"source {spec}", "was not written to its end by hemalens", step)
     files = [entry for entry in entries if entry.ignored is None and not set_aside(entry.path)]
     if files and all(entry.path.lower().endswith(".tar") for entry in files):
         return open_shards(path, entries, spec=spec, classes=classes)

@@ -4,7 +4,7 @@ Members are listed once; reading seeks to one. Names that lead out of the archiv
 members are listed and refused. Needs the standard library only.
 """
 
-import lzma
+import itertools
 import os
 import re
 import stat
@@ -13,9 +13,9 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO
+from typing import IO, ClassVar, cast
 
 from hemalens.core.errors import DecodeError, SourceError
 from hemalens.core.provenance import sha256_file
@@ -24,13 +24,18 @@ from hemalens.data.sources.source import Handles, Source, digest_facts
 
 __all__ = ["TarSource", "ZipSource", "open_shards", "open_tar", "open_zip"]
 
-# What zipfile and the decompressors below it raise for damaged archives and members.
+# What zipfile and zlib raise for damaged archives and members.
 _DAMAGED_ZIP = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
     *(EOFError, OSError, ValueError, IndexError, RuntimeError),
 )
 _NAMELESS = "(no name)"
 _OUTSIDE = "has a name that leads out of the archive"
+# Bytes of headers before one member: a name has 4 KB at most. Longer ones are read into memory whole, and chains of
+# them are followed by recursion.
+_LONGEST_HEADER = 1 << 16
+_DIGITS = re.compile(rb"\d{1000}")
+_PACKED = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 _COMPRESSED = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
 
 
@@ -38,17 +43,17 @@ def _open_binary(path: str) -> IO[bytes]:
     return Path(path).open("rb")
 
 
-def _open_zip(path: str) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)
+_ZipPlace = tuple[int, int, int, int, int]  # first byte of the header, bytes packed, bytes unpacked, CRC-32, method
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ZipSource(Source):
-    """Pictures in a zip; ``members`` are their numbers in its directory."""
+    """Pictures in a zip; ``places`` say where each lies and how it is packed, so that its directory is read once."""
 
     path: str
-    members: tuple[int, ...]
-    _handles: Handles[zipfile.ZipFile] = field(default_factory=lambda: Handles(_open_zip), repr=False)
+    places: tuple[_ZipPlace, ...]
+    listed: ClassVar[tuple[str, ...]] = ("places",)
+    _handles: Handles[IO[bytes]] = field(default_factory=lambda: Handles(_open_binary), repr=False)
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file."""
@@ -56,8 +61,8 @@ class ZipSource(Source):
 
     def _read(self, index: int) -> bytes:
         try:
-            with self._handles.use(self.path) as archive:
-                return archive.read(archive.infolist()[self.members[index]])
+            with self._handles.use(self.path) as file:
+                return _unpack(file, self.places[index])
         except _DAMAGED_ZIP as error:
             what = f"picture {self.samples[index].sample_id!r}"
             raise DecodeError(what, f"cannot be unpacked ({error})", "pack it again") from error
@@ -76,7 +81,21 @@ class TarSource(Source):
     tars: tuple[str, ...]
     names: tuple[str, ...]
     places: tuple[tuple[int, int, int], ...]
+    listed: ClassVar[tuple[str, ...]] = ("places",)
     _handles: Handles[IO[bytes]] = field(default_factory=lambda: Handles(_open_binary), repr=False)
+
+    def part(self, start: int, stop: int) -> "TarSource":
+        """Return some samples as a source of their own, with the archives that they lie in."""
+        places = self.places[start:stop]
+        used = sorted({number for number, _, _ in places})
+        return replace(
+            self,
+            samples=self.samples[start:stop],
+            ignored=(),
+            tars=tuple(self.tars[number] for number in used),
+            names=tuple(self.names[number] for number in used),
+            places=tuple((used.index(number), offset, size) for number, offset, size in places),
+        )
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file, or over (name, bytes, modification time) of the shards."""
@@ -103,32 +122,33 @@ class TarSource(Source):
 
 def open_zip(path: Path, *, spec: str, classes: Sequence[str] | None = None) -> ZipSource:
     """List a zip; raises SourceError where it is damaged or holds no picture."""
+    absolute, handles = os.fspath(path.absolute()), Handles(_open_binary)
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = [
-                _zip_entry(number, info)
-                for number, info in enumerate(archive.infolist())
-                if not info.filename.endswith("/")
-            ]
-
-            def read(entry: Entry) -> bytes:
-                try:
-                    return archive.read(archive.infolist()[entry.place])
-                except _DAMAGED_ZIP as error:
-                    raise SourceError(f"member {entry.path!r}", f"cannot be unpacked ({error})") from error
-
-            found = arrange(entries, read=read, classes=classes, what=spec)
+            members = [info for info in archive.infolist() if not info.filename.endswith("/")]
     except _DAMAGED_ZIP as error:
         step = "fetch or pack it again"
         raise SourceError(f"source {spec}", f"is no zip archive, or one cut short ({error})", step) from error
+    overlapping = _overlapping(members)
+
+    def read(entry: Entry) -> bytes:
+        try:
+            with handles.use(absolute) as file:
+                return _unpack(file, entry.place)
+        except _DAMAGED_ZIP as error:
+            raise SourceError(f"member {entry.path!r}", f"cannot be unpacked ({error})") from error
+
+    entries = [_zip_entry(info, overlaps=number in overlapping) for number, info in enumerate(members)]
+    found = arrange(entries, read=read, classes=classes, what=spec)
     return ZipSource(
         spec=spec,
         kind="zip",
         samples=found.samples,
         classes=found.classes,
         ignored=found.ignored,
-        path=os.fspath(path.absolute()),
-        members=tuple(entry.place for entry in found.entries),
+        path=absolute,
+        places=tuple(entry.place for entry in found.entries),
+        _handles=handles,
     )
 
 
@@ -193,17 +213,50 @@ def _tar_source(
     )
 
 
-def _zip_entry(number: int, info: zipfile.ZipInfo) -> Entry:
+def _unpack(file: IO[bytes], place: _ZipPlace) -> bytes:
+    """Read a member and check it. One that unpacks to more than it announces costs no memory, as it does in zipfile."""
+    offset, packed, size, crc, method = place
+    file.seek(offset)
+    header = file.read(30)
+    if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
+        raise zipfile.BadZipFile("its header is not where the directory says")
+    file.seek(sum(struct.unpack_from("<HH", header, 26)), os.SEEK_CUR)  # the name and what is added to it
+    data = file.read(packed)
+    if method == zipfile.ZIP_DEFLATED:
+        data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+    if len(data) != size or zlib.crc32(data) != crc:
+        raise zipfile.BadZipFile("Bad CRC-32 or size: the member is damaged")
+    return data
+
+
+def _overlapping(members: Sequence[zipfile.ZipInfo]) -> set[int]:
+    """Return the members whose data run into the next one: packed once and listed often, they are a bomb."""
+    order = sorted(range(len(members)), key=lambda number: members[number].header_offset)
+    found = set()
+    for this, following in itertools.pairwise(order):
+        if members[this].header_offset == members[following].header_offset:
+            found.add(following)
+        elif members[this].header_offset + members[this].compress_size > members[following].header_offset:
+            found.add(this)
+    return found
+
+
+def _zip_entry(info: zipfile.ZipInfo, *, overlaps: bool) -> Entry:
     # The format knows "/" alone: a backslash is a separator that some Windows packers write.
     name = _plain(info.filename.replace("\\", "/"))
-    refused = refuse_size(info.file_size)
+    refused = refuse_size(max(info.file_size, info.compress_size))
     if _leads_out(name):
         refused = _OUTSIDE
     elif stat.S_ISLNK(info.external_attr >> 16):
         refused = "is a link, not a file"
     elif info.flag_bits & 1:
         refused = "is encrypted"
-    return Entry(escape(name) or _NAMELESS, number, info.file_size, refused=refused)
+    elif info.compress_type not in _PACKED:
+        refused = f"is packed by method {info.compress_type}, only plain and deflated members are read"
+    elif overlaps:
+        refused = "overlaps another member"
+    place = (info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type)
+    return Entry(escape(name) or _NAMELESS, place, info.file_size, refused=refused)
 
 
 def _tar_entries(path: Path, number: int, shard: str, *, what: str) -> Iterator[Entry]:
@@ -217,9 +270,11 @@ def _tar_entries(path: Path, number: int, shard: str, *, what: str) -> Iterator[
                     raise SourceError(f"source {what}", f"is a tar compressed with {name}", "decompress it first")
             length = file.seek(0, os.SEEK_END)
             file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
+            # typeshed asks for all of a file; tarfile only reads, seeks and tells
+            reader = cast("IO[bytes]", headers := _Headers(file))
+            with tarfile.open(fileobj=reader, mode="r:", encoding="utf-8", errors="surrogateescape") as tar:
                 last = 0
-                for member in _members(tar, length, what):
+                for member in _members(tar, headers, length, what):
                     last = max(last, member.offset_data + member.size)
                     if not member.isdir():
                         yield _tar_entry(member, number, shard, length)
@@ -229,11 +284,37 @@ def _tar_entries(path: Path, number: int, shard: str, *, what: str) -> Iterator[
         raise SourceError(f"source {what}", f"is no tar archive, or a damaged one ({error})", step) from error
 
 
-def _members(tar: tarfile.TarFile, length: int, what: str) -> Iterator[tarfile.TarInfo]:
+class _Headers:
+    """The file that tarfile sees: what it reads before one member is limited, as it keeps all of it in memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._left = file, _LONGEST_HEADER
+        self.seek, self.tell = file.seek, file.tell
+
+    def next_member(self) -> None:
+        """Give the next member its allowance."""
+        self._left = _LONGEST_HEADER
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= self._left:
+            raise tarfile.ReadError(f"a member's header of more than {_LONGEST_HEADER:,} bytes")
+        self._left -= size
+        data = self._file.read(size)
+        # tarfile searches for numbers in a way that is quadratic in their length until Python 3.12.6.
+        if size > tarfile.BLOCKSIZE and _DIGITS.search(data):
+            raise tarfile.ReadError("a member's header with a number of 1,000 digits")
+        return data
+
+
+def _members(tar: tarfile.TarFile, headers: _Headers, length: int, what: str) -> Iterator[tarfile.TarInfo]:
     last: tarfile.TarInfo | None = None
     while True:
+        headers.next_member()
         try:
             member = tar.next()
+            if member is not None and (member.size < 0 or (last is not None and member.offset <= last.offset)):
+                # It would be met again and again: Python before 3.13.6 follows it for ever.
+                raise tarfile.ReadError(f"a member of {member.size:,} bytes")
         except tarfile.TarError as error:
             if last is not None and last.offset_data + last.size > length:
                 return  # cut short inside the last member, which is refused by its own entry

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from hemalens.core.errors import SourceError
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import Sample
+from hemalens.data.memory import available_memory
 from hemalens.data.sources.entries import escape, number_repeats
 from hemalens.data.sources.labels import SPLITS, name_labels
 from hemalens.data.sources.source import Source
@@ -180,16 +181,24 @@ class _File:
                 with self.path.open("rb") as plain:
                     return _read_header(plain, self.path.stat().st_size)
             with zipfile.ZipFile(self.path) as archive, archive.open(f"{key}.npy") as member:
-                return _read_header(member, archive.getinfo(f"{key}.npy").file_size)
+                info = archive.getinfo(f"{key}.npy")
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                    raise ValueError("packed otherwise than numpy does")  # such are unpacked without a limit
+                return _read_header(member, info.file_size)
         except _DAMAGE as error:
             raise self._damaged(key, error) from error
 
     def load(self, key: str) -> npt.NDArray[Any]:
         """Load a whole array (a .npy is mapped rather than read)."""
-        if self.header(key).dtype.hasobject:
+        header = self.header(key)
+        if header.dtype.hasobject:
             rule = "holds Python objects, which are never unpickled"
             step = "save it as one array of numbers or of fixed-width text"
             raise SourceError(f"array {key!r} of {self.spec}" if key else f"array {self.spec}", rule, step)
+        needed, free = math.prod(header.shape) * header.dtype.itemsize, available_memory()
+        if key and needed > free:  # a file of 100 MB may unpack to 100 GB
+            rule = f"needs {needed / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} are free"
+            raise SourceError(f"array {key!r} of {self.spec}", rule, "save the pictures as files or tar shards")
         try:
             if not key:
                 mapped: npt.NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)

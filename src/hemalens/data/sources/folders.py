@@ -10,6 +10,7 @@ import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from hemalens.core.errors import DecodeError, SourceError
 from hemalens.data.sources.entries import Entry, arrange, escape, refuse_size
@@ -33,6 +34,7 @@ class FileSource(Source):
     paths: tuple[str, ...]
     stamps: tuple[tuple[int, int], ...]
     origin: str = ""
+    listed: ClassVar[tuple[str, ...]] = ("paths", "stamps")
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over sorted (id, label, group, split, bytes, modification time), and over the manifest."""

@@ -8,7 +8,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -34,7 +34,10 @@ class Source(ABC):
         samples: one record a picture; sorted by id in folders and archives, in row order in arrays and manifests.
         classes: the label names in their order; empty where nothing is labelled.
         ignored: (name, reason) of each entry that is no sample.
+        listed: names of the other attributes that hold one entry a sample.
         in_memory: True where reading loads whole arrays, so that workers should be sent pixels, not the source.
+        in_process: True where no worker processes are to be started: a program that hands over pictures it holds need
+            not be written as starting them demands (below ``if __name__ == "__main__"``).
     """
 
     spec: str
@@ -42,7 +45,9 @@ class Source(ABC):
     samples: tuple[Sample, ...]
     classes: tuple[str, ...]
     ignored: tuple[tuple[str, str], ...] = ()
+    listed: ClassVar[tuple[str, ...]] = ()
     in_memory: ClassVar[bool] = False
+    in_process: ClassVar[bool] = False
 
     def __len__(self) -> int:
         """Count the samples, refused ones included."""
@@ -66,6 +71,14 @@ class Source(ABC):
         if isinstance(raw, np.ndarray):
             return decode_array(raw, name=name, max_pixels=max_pixels)
         return decode(raw, name=name, max_pixels=max_pixels)
+
+    def part(self, start: int, stop: int) -> "Source":
+        """Return samples ``start`` to ``stop`` as a source of their own, to be sent to a process with its task.
+
+        Of a listing of a million samples each process would otherwise hold a copy.
+        """
+        facts = {name: getattr(self, name)[start:stop] for name in ("samples", *self.listed)}
+        return replace(self, **facts, ignored=())
 
     @abstractmethod
     def fingerprint(self) -> str:

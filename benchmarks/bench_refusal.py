@@ -1,0 +1,251 @@
+"""What a trained model refuses: foreign pictures, unknown cells, hopeless pictures, and how few valid cells.
+
+Every RUN is what ``hemalens run`` wrote (``clean.npz`` beside ``train/``), or a training with its source by --source.
+Limits and temperature come from the run's own validation cells; the public validation file is only scored.
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+from scipy.stats import betabinom, binom
+
+from conditions import challenge, real_data, record
+from foreign_pictures import foreign_pictures
+from hemalens.core.artifacts import read_json
+from hemalens.core.calibration import aps_scores, lac_scores, prediction_sets, set_thresholds
+from hemalens.core.metrics import expected_calibration_error, softmax
+from hemalens.core.refusal import Refusal, fit_refusal, judge
+from hemalens.data.sources import open_source
+from hemalens.data.split import read_splits
+from hemalens.evaluation.openset import Detectors, aurc, auroc, false_acceptance
+from hemalens.training.checkpoint import load_model, model_directory
+from hemalens.training.heads import classifier
+from hemalens.training.predicting import predict_features
+from hemalens.training.sides import choose_side
+from hemalens.training.tensors import encode_labels, load_images, resize
+
+PER_KIND = 60
+SPLITS, COVERAGE, WANTED = 20, 0.9, 0.95
+NEIGHBOURS = {"per_class": 100, "k": 5}
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Pictures as the network sees them: features (N, D), logits (N, C), labels (N,) or -1."""
+
+    features: np.ndarray
+    logits: np.ndarray
+    labels: np.ndarray
+
+    def part(self, chosen: np.ndarray) -> "Seen":
+        """Return the chosen pictures."""
+        return Seen(self.features[chosen], self.logits[chosen], self.labels[chosen])
+
+
+def together(parts: Mapping[str, Seen]) -> Seen:
+    columns = (np.concatenate([getattr(part, name) for part in parts.values()]) for name in Seen.__slots__)
+    return Seen(*columns)
+
+
+def hopeless(pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Return pictures of cells on which nobody could name a cell, (N, 96, 96, 3) uint8 each."""
+    draw = np.random.default_rng(0)
+    plain = pictures.astype(np.float64)
+    rows, columns = pictures.shape[1:3]
+    tiles = pictures.reshape(-1, 8, rows // 8, 8, columns // 8, 3)
+    mixed = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(len(pictures), 64, rows // 8, columns // 8, 3)
+    mixed = np.stack([one[draw.permutation(64)] for one in mixed]).reshape(-1, 8, 8, rows // 8, columns // 8, 3)
+    few = [Image.fromarray(one).resize((6, 6), Image.Resampling.BOX) for one in pictures]
+    found = {
+        "blurred beyond sight (sigma 6 px)": ndimage.gaussian_filter(plain, (0, 6, 6, 0)),
+        "noise over all (sd 120)": plain + draw.normal(0, 120, plain.shape),
+        "nearly black (6 %)": 0.06 * plain,
+        "nearly white (5 %)": 255 - 0.05 * (255 - plain),
+        "6 x 6 pixels": np.stack([one.resize((columns, rows), Image.Resampling.NEAREST) for one in few]),
+        "tiles shuffled": mixed.transpose(0, 1, 3, 2, 4, 5).reshape(plain.shape),
+        "negative": 255 - plain,
+    }
+    return {name: np.clip(np.rint(values), 0, 255).astype(np.uint8) for name, values in found.items()}
+
+
+def look(run: Path, source: Path, data: Path) -> dict[str, Any]:
+    """Return the figures of one run."""
+    loaded = load_model(run)
+    size, classes = loaded.image_size, loaded.classes
+
+    def seen(pictures: np.ndarray, labels: np.ndarray | None = None) -> Seen:
+        sized = np.stack([resize(picture, size) for picture in pictures])
+        features, logits = predict_features(loaded.module, torch.from_numpy(sized))
+        return Seen(features, logits, np.full(len(sized), -1) if labels is None else labels)
+
+    def of_source(path: Path, places: list[int] | None = None) -> Seen:
+        opened = open_source(path)
+        chosen = list(range(len(opened))) if places is None else places
+        labels = encode_labels([opened.samples[place].label for place in chosen], classes)
+        return seen(load_images(opened, chosen, size=size), labels)
+
+    opened = open_source(source)
+    sides = read_splits(model_directory(run) / "splits.csv", opened.samples)
+    training, validation = (of_source(source, choose_side(opened, sides, side)[1]) for side in ("train", "val"))
+    lmu = of_source(data / "lmu" / "lmu-000.tar")
+    with np.load(challenge(validation=True)) as file:
+        public = seen(file["images"], file["labels"].reshape(-1).astype(np.int64))
+        spoiled = {name: seen(pictures) for name, pictures in hopeless(file["images"][::4]).items()}
+    foreign = {kind: seen(pictures) for kind, pictures in foreign_pictures(PER_KIND).items()}
+    photos = [Image.open(path).convert("RGB").resize((96, 96)) for path in sorted((data / "foreign").glob("*.png"))]
+    others = {
+        "myeloblasts of another laboratory": lmu.part(lmu.labels < 0),
+        "neutrophils of another laboratory": lmu.part(lmu.labels >= 0),
+        "foreign": together(foreign),
+        "two photographs": seen(np.stack(photos)),
+        **foreign,
+        **spoiled,
+    }
+    refusal = refusal_of(run, training, validation)
+    return {
+        "run": run.name,
+        "model": loaded.card["model"],
+        "scores": compared(loaded.module, refusal, training, public, others),
+        "refused": refused(refusal, public, others),
+        "calibration": calibrated(refusal, public),
+        "sets": sets_kept(softmax(public.logits / refusal.temperature), public.labels),
+        "refusal_bytes": len(str(refusal.to_json())),
+    }
+
+
+def refusal_of(run: Path, training: Seen, validation: Seen) -> Refusal:
+    """Return the run's own refusal data; of a run that has none, what its features give."""
+    path = model_directory(run) / "refusal.json"
+    if path.exists():
+        return Refusal.from_json(read_json(path))
+    cells = validation.features, validation.logits, validation.labels
+    return fit_refusal(training.features, training.labels, *cells)
+
+
+def compared(
+    module: torch.nn.Module, refusal: Refusal, training: Seen, public: Seen, others: Mapping[str, Seen]
+) -> dict[str, Any]:
+    """Return the area under the curve and FPR95 of each score, for each kind of picture against the public cells."""
+    last = classifier(module)
+    weight, bias = last.weight.detach().numpy(), last.bias.detach().numpy()
+    detectors = Detectors.fit(training.features, training.labels, weight, bias, **NEIGHBOURS)
+
+    def every(seen: Seen) -> dict[str, np.ndarray]:
+        judged = judge(refusal, seen.features, seen.logits)
+        return detectors.scores(seen.features, seen.logits) | {"distance": judged.distance}
+
+    known, neutrophils = every(public), every(others["neutrophils of another laboratory"])
+    found: dict[str, Any] = {}
+    for name, seen in others.items():
+        scores = every(seen)
+        found[name] = {score: told(known[score], scores[score]) for score in scores}
+        if name.startswith("myeloblasts"):
+            same = {score: told(neutrophils[score], scores[score]) for score in scores}
+            found["myeloblasts against neutrophils, both of another laboratory"] = same
+    wrong = (public.logits.argmax(axis=1) != public.labels).astype(float)
+    found["aurc"] = {score: round(aurc(values, wrong), 6) for score, values in known.items()}
+    return found
+
+
+def told(known: np.ndarray, unknown: np.ndarray) -> dict[str, float]:
+    area = {name: round(value, 4) for name, value in asdict(auroc(known, unknown)).items()}
+    return area | {"fpr95": round(false_acceptance(known, unknown), 4)}
+
+
+def refused(refusal: Refusal, public: Seen, others: Mapping[str, Seen]) -> dict[str, Any]:
+    """Return the share of each kind that is refused, and of the public cells what that gains."""
+    judged = judge(refusal, public.features, public.logits)
+    right, kept = judged.predicted == public.labels, ~judged.abstained
+    low, high = binom.interval(WANTED, len(kept), 1 - kept.mean())
+    found: dict[str, Any] = {
+        "valid cells": round(1 - kept.mean(), 4),
+        "valid cells, 95 % interval": [round(low / len(kept), 4), round(high / len(kept), 4)],
+        "valid cells of each class": [
+            round(judged.abstained[public.labels == c].mean(), 4) for c in np.unique(public.labels)
+        ],
+        "accuracy": round(right.mean(), 4),
+        "accuracy of what is kept": round(right[kept].mean(), 4),
+        "accuracy of what is refused": round(right[~kept].mean(), 4),
+    }
+    for name, seen in others.items():
+        found[name] = round(judge(refusal, seen.features, seen.logits).abstained.mean(), 4)
+    return found
+
+
+def calibrated(refusal: Refusal, public: Seen) -> dict[str, float]:
+    before, after = (
+        expected_calibration_error(softmax(public.logits / one), public.labels) for one in (1.0, refusal.temperature)
+    )
+    return {"temperature": round(refusal.temperature, 4), "ece_before": round(before, 5), "ece_after": round(after, 5)}
+
+
+def sets_kept(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return in how many of 20 splits of the public cells 90 % sets cover what they promise.
+
+    Thresholds come from one half, the other is counted. The share held is beta-binomial (Vovk 2012): it varies with
+    both halves. ``within`` counts splits inside its interval at 95 % each; ``within_all`` inside that at 95 % for
+    all statements together (Bonferroni), which is the one that 20 of 20 can be asked of.
+    """
+    draw = np.random.default_rng(0)
+    methods: dict[str, Any] = {}
+    for name, by_class in (("lac", False), ("lac_by_class", True), ("aps", False), ("aps_by_class", True)):
+        scores = (
+            lac_scores(probabilities) if name.startswith("lac") else aps_scores(probabilities, draw.random(len(labels)))
+        )
+        shares, inside, inside_all, sizes = [], [], [], []
+        statements = SPLITS * (1 + (len(np.unique(labels)) if by_class else 0))
+        for _ in range(SPLITS):
+            half = draw.permutation(len(labels)) < len(labels) // 2
+            thresholds = set_thresholds(scores[half], labels[half], coverage=COVERAGE, by_class=by_class)
+            sets = prediction_sets(scores[~half], thresholds)
+            held = sets[np.arange(len(sets)), labels[~half]]
+            sizes.append(sets.sum(axis=1).mean())
+            shares.append(held.mean())
+            groups = [(labels[half] == c, labels[~half] == c) for c in np.unique(labels)] if by_class else []
+            counts = [
+                (int(own.sum()), held[other]) for own, other in [*groups, (np.full(half.sum(), True), held | True)]
+            ]
+            inside.append([promised(n, part, WANTED) for n, part in counts])
+            inside_all.append([promised(n, part, 1 - (1 - WANTED) / statements) for n, part in counts])
+        methods[name] = {
+            "mean": round(float(np.mean(shares)), 4),
+            "least": round(float(np.min(shares)), 4),
+            "most": round(float(np.max(shares)), 4),
+            "mean_size": round(float(np.mean(sizes)), 4),
+            "splits_within_overall": int(np.array(inside)[:, -1].sum()),
+            "statements_within": f"{int(np.sum(inside))} of {np.size(inside)}",
+            "splits_within_all": int(np.all(inside_all, axis=1).sum()),
+        }
+    return methods | {"splits": SPLITS}
+
+
+def promised(n: int, held: np.ndarray, level: float) -> bool:
+    """Tell whether the share held of new samples lies in the interval that n calibrating samples promise."""
+    place = int(np.ceil(round((n + 1) * COVERAGE, 9)))
+    low, high = betabinom.interval(level, len(held), place, n + 1 - place)
+    return bool(low <= held.sum() <= high)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--source", type=Path, help="what the runs were trained on, where it is not beside them")
+    options = parser.parse_args()
+    data = real_data()
+    torch.set_num_threads(1)
+    figures = []
+    for run in options.runs:
+        source = options.source or model_directory(run).parent / "clean.npz"
+        figures.append(look(run, source, data))
+    record("refusal", {"runs": figures}, foreign_per_kind=PER_KIND, splits=SPLITS, neighbours=NEIGHBOURS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Heat maps to the question whether they mean something: deletion and insertion against random maps.
+
+Pixels are taken away from a picture, hottest first, and put back onto a blurred copy, hottest first. If a map points at
+what the model looks at, the class's probability falls sooner and rises sooner than under a random map. Needs numpy,
+Pillow and SciPy; no torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageFilter
+from scipy.stats import wilcoxon
+
+from hemalens.core.heatmaps import enlarge
+from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
+
+__all__ = ["Curves", "Game", "check_maps", "deletion_insertion", "random_maps"]
+
+_STEPS = 16
+_BLUR = 0.08  # of the side: a cell becomes a spot, its colour stays
+_LEVEL = 0.01  # below this probability of chance a difference is called one
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Probability of the asked class while pixels go or come: each (N, steps + 1), from none to all."""
+
+    deletion: FloatArray
+    insertion: FloatArray
+
+    def areas(self) -> dict[str, FloatArray]:
+        """Return the area under each picture's curves (N,): a good map's is small in deletion, large in insertion."""
+        return {"deletion": _area(self.deletion), "insertion": _area(self.insertion)}
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """A mean area under the maps, the same under random maps, and how often and how surely the maps do better."""
+
+    maps: float
+    random: float
+    better: float
+    p: float
+
+
+Predict = Callable[[Images], FloatArray]
+"""Pictures (N, S, S, 3) uint8 to probabilities (N, C)."""
+
+
+def check_maps(
+    predict: Predict,
+    pictures: Images,
+    maps: FloatArray,
+    classes: IntArray,
+    *,
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> dict[str, Any]:
+    """Return how maps do against random ones of the same coarseness, and a verdict (Petsiuk et al. 2018, section 3.2).
+
+    The verdict is ``meaningful`` where both games are won with p under 0.01 by a one-sided Wilcoxon signed-rank test
+    over the pictures, else ``not shown``.
+
+    Args:
+        predict: the model.
+        pictures: (N, S, S, 3) uint8 at the network's size.
+        maps: (N, h, w).
+        classes: the class that each map is of (N,).
+        seed: of the random maps.
+        progress: told about the two rounds.
+    """
+    if not len(pictures):
+        return {"n": 0, "verdict": "not shown"}
+    progress("checking maps", 0, 2)
+    mine = deletion_insertion(predict, pictures, maps, classes).areas()
+    progress("checking maps", 1, 2)
+    chance = deletion_insertion(predict, pictures, random_maps(maps.shape, seed=seed), classes).areas()
+    progress("checking maps", 2, 2)
+    games = {
+        "deletion": _play(mine["deletion"], chance["deletion"], smaller=True),
+        "insertion": _play(mine["insertion"], chance["insertion"], smaller=False),
+    }
+    shown = all(game.p < _LEVEL for game in games.values())
+    facts = {name: asdict(game) for name, game in games.items()}
+    return {"n": len(pictures), "steps": _STEPS, **facts, "verdict": "meaningful" if shown else "not shown"}
+
+
+def deletion_insertion(predict: Predict, pictures: Images, maps: FloatArray, classes: IntArray) -> Curves:
+    """Return both games' curves: pixels become the picture's mean colour, or replace those of a blurred copy.
+
+    Args:
+        predict: the model.
+        pictures: (N, S, S, 3) uint8 at the network's size.
+        maps: (N, h, w); pixels of equal heat go in a fixed order that the picture has no part in.
+        classes: whose probability is followed (N,).
+    """
+    deletion = np.empty((len(pictures), _STEPS + 1))
+    insertion = np.empty_like(deletion)
+    for row, (picture, heat, number) in enumerate(zip(pictures, maps, classes, strict=True)):
+        rank = _ranks(enlarge(heat, picture.shape[:2]))
+        mean = np.round(picture.mean(axis=(0, 1))).astype(np.uint8)
+        radius = _BLUR * max(picture.shape[:2])
+        blurred = np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius)))
+        counts = np.linspace(0, rank.size, _STEPS + 1).round().astype(int)
+        hot = [(rank < count)[..., None] for count in counts]
+        steps = [np.where(chosen, mean, picture) for chosen in hot] + [np.where(one, picture, blurred) for one in hot]
+        answers = predict(np.stack(steps))[:, number]
+        deletion[row], insertion[row] = answers[: _STEPS + 1], answers[_STEPS + 1 :]
+    return Curves(deletion, insertion)
+
+
+def random_maps(shape: tuple[int, ...], *, seed: int = 0) -> FloatArray:
+    """Return maps (N, h, w) of uniform noise: as coarse as the real ones, so as smooth at the picture's size."""
+    return np.random.default_rng(seed).random(shape, np.float32)
+
+
+def _ranks(heat: FloatArray) -> npt.NDArray[np.intp]:
+    """Return each pixel's place (H, W) when they are sorted by heat, hottest first, equals in a random fixed order."""
+    shuffled = np.random.default_rng(0).permutation(heat.size)
+    order = shuffled[np.argsort(-heat.ravel()[shuffled], kind="stable")]
+    rank = np.empty(heat.size, np.intp)
+    rank[order] = np.arange(heat.size)
+    return rank.reshape(heat.shape)
+
+
+def _area(curves: FloatArray) -> FloatArray:
+    return np.asarray(np.trapezoid(curves, dx=1 / _STEPS, axis=1))
+
+
+def _play(mine: FloatArray, chance: FloatArray, *, smaller: bool) -> Game:
+    gain = chance - mine if smaller else mine - chance
+    p = float(wilcoxon(gain, alternative="greater").pvalue) if np.any(gain) else 1.0
+    return Game(float(mine.mean()), float(chance.mean()), float((gain > 0).mean()), p)

@@ -1,0 +1,158 @@
+"""A model's answers on corrupted pictures to its robustness: balanced error and calibration at every severity, BE, rBE.
+
+The benchmark is MedMNIST-C for blood cells. Of the corrupted pictures only the logits are kept. Needs no torch.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from hemalens.core.artifacts import write_table, write_text
+from hemalens.core.charts import figure_svg
+from hemalens.core.metrics import balanced_accuracy, confusion_matrix, expected_calibration_error, softmax
+from hemalens.core.types import CELL_CLASSES, FloatArray, Images, IntArray, Progress, no_progress
+from hemalens.data.sources import Source
+from hemalens.evaluation.corrupting import SETS, corrupted_copies
+from hemalens.evaluation.corruptions import CORRUPTIONS, REFERENCE_SIDE
+from hemalens.evaluation.figures import corruption_errors
+
+__all__ = [
+    "ALEXNET_CLEAN",
+    "ALEXNET_ERRORS",
+    "Scored",
+    "corrupted_logits",
+    "mean_errors",
+    "measure_robustness",
+    "score_corruptions",
+    "write_robustness",
+]
+
+ALEXNET_CLEAN = 0.01837
+"""Balanced error of the paper's AlexNet on BloodMNIST's test pictures."""
+
+ALEXNET_ERRORS: Mapping[str, float] = MappingProxyType(
+    {
+        "pixelate": 0.05976,
+        "jpeg_compression": 0.13976,
+        "defocus_blur": 0.22400,
+        "motion_blur": 0.18452,
+        "brightness_up": 0.06946,
+        "brightness_down": 0.07901,
+        "contrast_up": 0.05215,
+        "contrast_down": 0.07966,
+        "saturate": 0.03479,
+        "stain_deposit": 0.18536,
+        "bubble": 0.12899,
+    }
+)
+"""Its balanced error under each corruption, mean over the severities (medmnistc 0.1.0, ``utils/baselines.py``)."""
+
+_SEED = 0  # all models are compared on the same pictures
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What is scored: places of the samples in their source, their labels (N,) in 0..C-1, the names of the C classes.
+
+    ``predict`` turns pictures (N, size, size, 3) uint8 into logits (N, C); ``temperature`` calibrates them;
+    ``clean_error`` is the balanced error on the pictures as they are.
+    """
+
+    places: Sequence[int]
+    labels: IntArray
+    classes: Sequence[str]
+    size: int
+    predict: Callable[[Images], FloatArray]
+    temperature: float
+    clean_error: float
+
+
+def measure_robustness(
+    source: Source, scored: Scored, *, workers: int | None = None, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Return ``corruptions`` and ``corruption_facts`` as ``evaluation.json`` holds them.
+
+    Args:
+        source: where the samples are.
+        scored: what is scored, and by what.
+        workers: processes that corrupt; None for one a core, 0 for this process.
+        progress: told after every chunk of samples.
+    """
+    started = time.monotonic()
+    logits = corrupted_logits(source, scored, workers=workers, progress=progress)
+    seconds = time.monotonic() - started
+    errors = score_corruptions(logits, scored)
+    means = mean_errors(errors)
+    facts = {
+        "benchmark": "MedMNIST-C for BloodMNIST (Di Salvo et al. 2024), parameters of medmnistc 0.1.0",
+        "corrupted_at": REFERENCE_SIDE,
+        "seed": _SEED,
+        "n": len(scored.places),
+        "clean_balanced_error": scored.clean_error,
+        "mean_balanced_error": float(np.mean(list(means.values()))),
+        "alexnet_mean_balanced_error": float(np.mean(list(ALEXNET_ERRORS.values()))),
+        "seconds": seconds,
+    }
+    return {"corruptions": errors, "corruption_facts": facts}
+
+
+def corrupted_logits(
+    source: Source, scored: Scored, *, workers: int | None = None, progress: Progress = no_progress
+) -> FloatArray:
+    """Return the logits (11 x 5, N, C) of every corrupted copy, in the order of corruptions, then severities."""
+    total = len(scored.places)
+    logits = np.zeros((len(SETS), total, len(scored.classes)), np.float32)
+    progress("corrupting", 0, total)
+    done = 0
+    for copies in corrupted_copies(source, scored.places, size=scored.size, seed=_SEED, workers=workers):
+        count = copies.shape[1]
+        answers = scored.predict(copies.reshape(-1, *copies.shape[2:]))
+        logits[:, done : done + count] = answers.reshape(len(SETS), count, -1)
+        done += count
+        progress("corrupting", done, total)
+    return logits
+
+
+def score_corruptions(logits: FloatArray, scored: Scored) -> dict[str, Any]:
+    """Return name -> severity -> {balanced_error, ece}, ``be`` and ``rbe`` of logits (11 x 5, N, C).
+
+    With e the mean error over the severities, a the AlexNet's and 0 marking clean pictures, BE is the mean of e / a
+    over the corruptions and rBE that of (e - e0) / (a - a0), as medmnistc computes them (Di Salvo et al. 2024): 1 is as
+    good as the AlexNet, 0 perfect. Both are None for other classes than the eight that the AlexNet was tested on.
+    """
+    found: dict[str, Any] = {name: {} for name in CORRUPTIONS}
+    for (name, severity), one in zip(SETS, logits, strict=True):
+        matrix = confusion_matrix(scored.labels, one.argmax(axis=1), len(scored.classes))
+        ece = expected_calibration_error(softmax(one / scored.temperature), scored.labels)
+        found[name][str(severity)] = {"balanced_error": 1 - float(balanced_accuracy(matrix)), "ece": ece}
+    means = mean_errors(found)
+    comparable = tuple(scored.classes) == CELL_CLASSES
+    clean, peer = scored.clean_error, ALEXNET_ERRORS
+    relative = [means[name] / peer[name] for name in CORRUPTIONS]
+    lost = [(means[name] - clean) / (peer[name] - ALEXNET_CLEAN) for name in CORRUPTIONS]
+    return found | {
+        "be": float(np.mean(relative)) if comparable else None,
+        "rbe": float(np.mean(lost)) if comparable else None,
+    }
+
+
+def mean_errors(corruptions: Mapping[str, Any]) -> dict[str, float]:
+    """Return the mean balanced error of each corruption over its severities."""
+    return {name: float(np.mean([one["balanced_error"] for one in corruptions[name].values()])) for name in CORRUPTIONS}
+
+
+def write_robustness(out: Path, result: Mapping[str, Any]) -> None:
+    """Write ``corruptions.csv`` (a row a set) and ``corruptions.svg`` of what ``measure_robustness`` returned."""
+    found = result["corruptions"]
+    rows = [{"corruption": name, "severity": severity} | found[name][str(severity)] for name, severity in SETS]
+    write_table(out / "corruptions.csv", pl.DataFrame(rows))
+    errors = {name: [one["balanced_error"] for one in found[name].values()] for name in CORRUPTIONS}
+    peer = ALEXNET_ERRORS if found["be"] is not None else None
+    figure = corruption_errors(errors, clean=result["corruption_facts"]["clean_balanced_error"], peer=peer)
+    write_text(out / "corruptions.svg", figure_svg(figure, label="balanced error of each corruption by severity"))

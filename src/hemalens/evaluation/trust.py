@@ -1,0 +1,222 @@
+"""Logits and labels to how far a model can be trusted: calibration, sets with a promise, what refusing gains.
+
+Everything that is fitted comes from the run's validation samples. Needs numpy and SciPy; neither torch nor training.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binomtest
+
+from hemalens.core.calibration import aps_scores, lac_scores, prediction_sets, set_thresholds
+from hemalens.core.metrics import expected_calibration_error, reliability_bins, softmax
+from hemalens.core.refusal import Judgement, Refusal
+from hemalens.core.types import FloatArray, IntArray
+from hemalens.evaluation.openset import aurc, auroc, risk_coverage
+
+__all__ = [
+    "Answers",
+    "abstention_scores",
+    "calibration_scores",
+    "conformal_scores",
+    "distance_histogram",
+    "risk_coverage_scores",
+    "trust_scores",
+]
+
+BoolArray = npt.NDArray[np.bool_]
+
+_COVERAGE = 0.9
+_SET_SEED = 0
+_POINTS = 101
+_NEAREST, _BINS = 0.01, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a network said of N samples, and what is known of them.
+
+    Attributes:
+        logits: (N, C).
+        labels: (N,), 0..C-1, or -1 where there is no label that the model knows.
+        unknown: (N,) bool: labelled with a class that the model does not know.
+    """
+
+    logits: FloatArray
+    labels: IntArray
+    unknown: BoolArray
+
+
+def trust_scores(
+    answers: Answers,
+    judgement: Judgement,
+    refusal: Refusal,
+    validation: tuple[FloatArray, IntArray],
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """Return ``abstention``, ``calibration``, ``conformal`` and ``risk_coverage`` as ``evaluation.json`` names them.
+
+    Args:
+        answers: the samples to be scored; one label at least is known.
+        judgement: of the same samples.
+        refusal: what it was judged by.
+        validation: logits (M, C) and labels (M,) of the run's validation samples.
+        classes: C names.
+    """
+    known = answers.labels >= 0
+    labels, probabilities = answers.labels[known], judgement.probabilities[known]
+    wrong = (judgement.predicted[known] != labels).astype(np.float64)
+    own = (softmax(validation[0] / refusal.temperature), validation[1])
+    limits = {
+        "threshold": refusal.confidence_limit,
+        "distance_threshold": None if refusal.gaussians is None else refusal.distance_limit,
+        "rejection_rate": refusal.rejection_rate,
+    }
+    return {
+        "abstention": abstention_scores(judgement, answers.labels, unknown=answers.unknown)
+        | limits
+        | {"histogram": distance_histogram(judgement, answers)},
+        "calibration": calibration_scores(answers.logits[known], labels, refusal.temperature, classes),
+        "conformal": conformal_scores(own, (probabilities, labels), classes),
+        "risk_coverage": {name: risk_coverage_scores(one[known], wrong) for name, one in _orders(judgement).items()},
+    }
+
+
+def calibration_scores(
+    logits: FloatArray, labels: IntArray, temperature: float, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return calibration errors and reliability bins before and after the temperature, of all and of each class.
+
+    A class's error is that of its own probability over all samples (classwise ECE; Kull et al. 2019).
+
+    Args:
+        logits: (N, C).
+        labels: (N,), 0..C-1.
+        temperature: fitted on other samples.
+        classes: C names.
+    """
+    found: dict[str, Any] = {"temperature": temperature}
+    for when, probabilities in (("before", softmax(logits)), ("after", softmax(logits / temperature))):
+        right = (probabilities.argmax(axis=1) == labels).astype(np.int64)
+        per_class = {}
+        for place, name in enumerate(classes):
+            bins = reliability_bins(probabilities[:, place], (labels == place).astype(np.int64))
+            gaps = np.abs(bins["accuracy"] - bins["confidence"])
+            error = float((bins["count"] * gaps).sum() / max(len(labels), 1))
+            per_class[name] = {"ece": error, "reliability": _lists(bins)}
+        found[when] = {
+            "ece": expected_calibration_error(probabilities, labels),
+            "reliability": _lists(reliability_bins(probabilities.max(axis=1), right)),
+            "per_class": per_class,
+        }
+    return found
+
+
+def conformal_scores(
+    validation: tuple[FloatArray, IntArray], scored: tuple[FloatArray, IntArray], classes: Sequence[str]
+) -> dict[str, Any]:
+    """Return how often 90 % sets hold the truth, overall and by class, and how large they are.
+
+    Args:
+        validation: calibrated probabilities (M, C) and labels (M,), from which the thresholds come.
+        scored: probabilities (N, C) and labels (N,) of the samples to be scored.
+        classes: C names.
+    """
+    draw = np.random.default_rng(_SET_SEED)
+    draws = [draw.random(len(labels)) for _, labels in (validation, scored)]
+    methods = {
+        "lac": (lac_scores(validation[0]), lac_scores(scored[0])),
+        "aps": (aps_scores(validation[0], draws[0]), aps_scores(scored[0], draws[1])),
+    }
+    found: dict[str, Any] = {"wanted": _COVERAGE}
+    for method, (own, others) in methods.items():
+        for suffix, by_class in (("", False), ("_by_class", True)):
+            thresholds = set_thresholds(own, validation[1], coverage=_COVERAGE, by_class=by_class)
+            found[method + suffix] = _set_scores(prediction_sets(others, thresholds), scored[1], classes)
+    return found
+
+
+def risk_coverage_scores(strangeness: FloatArray, wrong: FloatArray) -> dict[str, Any]:
+    """Return the area under the risk-coverage curve and 101 points of it, for strangeness (N,) and mistakes (N,)."""
+    coverage, risk = risk_coverage(strangeness, wrong)
+    places = np.unique(np.linspace(0, len(coverage) - 1, _POINTS).round().astype(np.int64))
+    return {
+        "aurc": aurc(strangeness, wrong),
+        "least_aurc": aurc(wrong, wrong),
+        "coverage": coverage[places].tolist(),
+        "risk": risk[places].tolist(),
+    }
+
+
+def abstention_scores(judgement: Judgement, labels: IntArray, *, unknown: BoolArray) -> dict[str, Any]:
+    """Return what refusing costs and gains.
+
+    Args:
+        judgement: of N samples.
+        labels: (N,), -1 where the model does not know the class or there is no label.
+        unknown: (N,): whether the label is of a class that the model does not know.
+    """
+    known, strange = labels >= 0, unknown
+    kept = known & ~judgement.abstained
+    right = judgement.predicted == labels
+    found: dict[str, Any] = {
+        "coverage": float((~judgement.abstained[known]).mean()),
+        "accuracy_kept": float(right[kept].mean()) if kept.any() else None,
+        "accuracy_refused": float(right[known & ~kept].mean()) if (known & ~kept).any() else None,
+    }
+    if strange.any():
+        refused = int(judgement.abstained[strange].sum())
+        interval = binomtest(refused, int(strange.sum())).proportion_ci(method="wilson")
+        share = {"value": refused / int(strange.sum()), "low": float(interval.low), "high": float(interval.high)}
+        found["unknown_classes"] = {
+            "n": int(strange.sum()),
+            "refused": share,
+            "auroc": {name: asdict(auroc(one[known], one[strange])) for name, one in _orders(judgement).items()},
+        }
+    return found
+
+
+def distance_histogram(judgement: Judgement, answers: Answers) -> dict[str, list[Any]]:
+    """Return counts of the distances of right and wrong answers and unknown classes, between 41 ``edges``.
+
+    Both lists are empty where nothing is known of the training cells.
+    """
+    known, right = answers.labels >= 0, judgement.predicted == answers.labels
+    groups = {"right": known & right, "wrong": known & ~right, "unknown": answers.unknown}
+    if np.isnan(judgement.distance).any():
+        return {name: [] for name in ("edges", *groups)}
+    shown = judgement.distance[known | answers.unknown]
+    edges = np.geomspace(max(shown.min(), _NEAREST), max(shown.max(), 2 * _NEAREST), _BINS + 1)
+    counts = {
+        name: np.histogram(judgement.distance[group].clip(edges[0], edges[-1]), edges)[0].tolist()
+        for name, group in groups.items()
+    }
+    return {"edges": edges.tolist()} | counts
+
+
+def _orders(judgement: Judgement) -> dict[str, FloatArray]:
+    """Return the witnesses by which samples can be put in order, the least trusted last."""
+    found = {"confidence": -judgement.confidence}
+    return found if np.isnan(judgement.distance).any() else found | {"distance": judgement.distance}
+
+
+def _set_scores(sets: BoolArray, labels: IntArray, classes: Sequence[str]) -> dict[str, Any]:
+    held = sets[np.arange(len(labels)), labels]
+    sizes = sets.sum(axis=1)
+    per_class = {name: _share(held[labels == place]) for place, name in enumerate(classes) if (labels == place).any()}
+    sized = {"mean_size": float(sizes.mean()), "empty": float((sizes == 0).mean())}
+    return _share(held) | sized | {"per_class": per_class}
+
+
+def _share(held: BoolArray) -> dict[str, Any]:
+    """Return a share with its 95 % Wilson interval and the number of samples it rests on."""
+    count = int(held.sum())
+    low, high = binomtest(count, len(held)).proportion_ci(method="wilson")
+    return {"coverage": count / len(held), "low": float(low), "high": float(high), "n": len(held)}
+
+
+def _lists(bins: Mapping[str, npt.NDArray[np.number]]) -> dict[str, list[float]]:
+    return {name: values.tolist() for name, values in bins.items()}

@@ -1,0 +1,38 @@
+"""Record what ImageMagick's motion blur makes of a small picture, which the tests compare with; run by hand.
+
+Needs what the project does not: Wand and ImageMagick (`apt-get install libmagickwand-6.q16-6`, `pip install wand`).
+
+    python tests/evaluation/references/record_motion_blur.py
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from wand.api import library
+from wand.image import Image as MagickImage
+
+CASES = ((3, 3, -45), (3, 3, 20), (5, 5, -10), (5, 5, 0), (10, 5, 33), (10, 7, -27.5), (10, 9, 45))
+
+
+def blurred(picture: np.ndarray, radius: float, sigma: float, angle: float) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    with MagickImage(blob=buffer.getvalue()) as image:
+        library.MagickMotionBlurImage(image.wand, radius, sigma, angle)
+        return np.array(Image.open(io.BytesIO(image.make_blob("png"))).convert("RGB"))
+
+
+def main() -> None:
+    generator = np.random.default_rng(0)
+    coarse = Image.fromarray(generator.integers(0, 256, (5, 7, 3), np.uint8)).resize((56, 48), Image.Resampling.BICUBIC)
+    noise = generator.integers(-25, 26, (48, 56, 3))
+    picture = (np.asarray(coarse).astype(int) + noise).clip(0, 255).astype(np.uint8)
+    results = np.stack([blurred(picture, *case) for case in CASES])
+    path = Path(__file__).with_name("motion_blur.npz")
+    np.savez_compressed(path, picture=picture, cases=np.array(CASES, np.float64), results=results)
+
+
+if __name__ == "__main__":
+    main()
