@@ -100,7 +100,8 @@ def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
     behind = {name: one.default for name, one in inspect.signature(stage).parameters.items() if name != "progress"}
     offered = {name: one.default for name, one in inspect.signature(getattr(cli, name)).parameters.items()}
     assert offered.pop("as_json") is False
-    if command == "audit":  # the review is a function of its own, called after the audit
+    if command == "audit":  # training for probabilities and the review are functions of their own, before and after it
+        assert offered.pop("label_issues") is False
         review = inspect.signature(importlib.import_module("hemalens.data.review").review).parameters
         assert (offered.pop("review"), offered.pop("port")) == (False, review["port"].default)
     if command == "serve":  # announced on stderr; the limits are for tests and programs
@@ -178,6 +179,36 @@ def test_every_stage_has_a_command_and_a_function_of_its_name(
     assert "kept" in out
     with np.load(cleaned) as arrays:
         assert dropped in arrays["ids"]
+
+
+def test_label_issues_trains_beside_the_audit_once_it_is_sure_that_the_audit_may_be_written(
+    source: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+
+    def stage(source: str, out: Path, **options: object) -> dict[str, Any]:
+        asked.append(out)
+        out.mkdir()
+        chances = {f"p_{name}": [0.01] * 42 for name in ("basophil", "lymphocyte", "platelet")}
+        chances["p_basophil"] = [0.98] * 42
+        pl.DataFrame({"sample_id": [f"row-{row:06d}" for row in range(42)], **chances}).write_csv(
+            out / "out_of_fold.csv"
+        )
+        return {}
+
+    monkeypatch.setattr("hemalens.training.out_of_fold.out_of_fold", stage)
+    words = ["audit", source, "--out", tmp_path / "audit", "--workers", 0, "--label-issues"]
+    code, out, err = call(*words, "--json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["labels"]["agreement"] == pytest.approx(1 / 3, abs=0.05)
+    assert asked == [tmp_path / "audit-out-of-fold"]
+    code, _, err = call(*words)
+    assert code == 2
+    assert "exists already" in err
+    code, _, err = call(*words, "--overwrite", "--probabilities", "mine.csv")
+    assert code == 2
+    assert "--label-issues" in err
+    assert len(asked) == 1
 
 
 def test_a_review_follows_an_audit_and_does_not_repeat_one(

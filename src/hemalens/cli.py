@@ -95,6 +95,12 @@ def audit(
     ] = None,
     classes: ClassesOption = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
+    label_issues: Annotated[
+        bool, typer.Option("--label-issues", help="Train on parts of the set to find wrong labels; takes minutes.")
+    ] = False,
+    probabilities: Annotated[
+        Path | None, typer.Option(help="Out-of-fold probabilities to doubt labels by: sample_id and p_CLASS, or .npy.")
+    ] = None,
     engine: Annotated[
         Literal["local", "ray"], typer.Option(help="Measure here or through Ray Data (files and shards).")
     ] = "local",
@@ -112,9 +118,12 @@ def audit(
     Example: `hemalens audit cells/ --out audit/ --review`
     """
     summary = _stage("hemalens.data.review", "finished_audit")(out) if review and not overwrite else None
-    if summary is None:
+    if summary is None or ((label_issues or probabilities) and "labels" not in summary):
         stage = _stage("hemalens.data.audit", "audit")
         with watched() as progress:
+            if label_issues:
+                options = {"classes": _names(classes), "workers": workers, "overwrite": overwrite, "progress": progress}
+                probabilities = _out_of_fold(source, out, probabilities, options)
             summary = stage(
                 source,
                 out,
@@ -122,6 +131,7 @@ def audit(
                 splits=splits,
                 classes=_names(classes),
                 workers=workers,
+                probabilities=probabilities,
                 engine=engine,
                 overwrite=overwrite,
                 progress=progress,
@@ -549,15 +559,29 @@ def _fail(message: str, code: int, *, debug: bool) -> int:
     return code
 
 
-def _stage(module: str, name: str) -> Callable[..., dict[str, Any]]:
+def _stage(module: str, name: str, wanted: str = "") -> Callable[..., dict[str, Any]]:
     """Return a stage's function; say which extra is missing where its module needs one that is not installed."""
     try:
         function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] in _TRAIN_PACKAGES:
-            raise MissingExtraError(f"command {name}", "train") from None
+            raise MissingExtraError(wanted or f"command {name}", "train") from None
         raise
     return function
+
+
+def _out_of_fold(source: str, out: Path, given: Path | None, options: dict[str, Any]) -> Path:
+    """Return the table of out-of-fold probabilities beside an audit, trained for where it is not there yet."""
+    from hemalens.core.artifacts import check_vacant, find_table
+
+    if given is not None:
+        raise ConfigError("option --label-issues", "trains for what --probabilities brings", "leave one of them out")
+    check_vacant(out, overwrite=options["overwrite"])  # before the minutes of training, not after them
+    stage = _stage("hemalens.training.out_of_fold", "out_of_fold", "option --label-issues")
+    folder = out.resolve().with_name(f"{out.resolve().name}-out-of-fold")
+    stage(source, folder, **options)
+    table = folder / "out_of_fold.csv"
+    return find_table(table) or table
 
 
 def _names(classes: str | None) -> list[str] | None:

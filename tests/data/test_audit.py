@@ -172,6 +172,50 @@ def test_the_provenance_names_all_that_was_written(audited: Audited) -> None:
     assert record["command"] == "audit"
 
 
+def test_probabilities_make_findings_a_summary_and_a_ranked_gallery(audited: Audited, tmp_path: Path) -> None:
+    labels = audited.made.labels
+    chances = np.full((len(labels), len(audited.made.classes)), 0.02)
+    chances[np.arange(len(labels)), labels] = 0.86
+    doubted = np.flatnonzero(~audited.made.planted)[:60:4]
+    other = (labels[doubted] + 1) % len(audited.made.classes)
+    chances[doubted, labels[doubted]], chances[doubted, other] = 0.02, 0.86
+    np.save(tmp_path / "p.npy", chances)
+    summary = audit(audited.source, tmp_path / "audit", probabilities=tmp_path / "p.npy", workers=0)
+    issues = pl.read_csv(tmp_path / "audit" / "issues.csv")
+    rows = issues.filter(pl.col("issue") == "label_issue")
+    dropped = set(issues.filter(pl.col("suggestion") == "drop")["sample_id"])
+    expected = {f"row-{row:06d}" for row in doubted} - dropped
+    assert set(rows["sample_id"]) == expected
+    assert set(rows["suggestion"]) == {"review"}
+    assert rows["score"].unique().to_list() == pytest.approx([0.92])
+    assert summary["issues"]["label_issue"] == {"samples": len(expected), "groups": 0}
+    assert sum(pair["samples"] for pair in summary["labels"]["pairs"]) == len(expected)
+    assert summary["suggested_drops"] == audited.summary["suggested_drops"]
+    record = json.loads((tmp_path / "audit" / PROVENANCE).read_text())
+    assert set(record["inputs"]) == {"source", "probabilities"}
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    section = page.partition('id="label_issue"')[2]
+    assert section.count("<li>") >= len(expected) > 12
+    assert "looks like" in section
+
+
+def test_a_size_that_only_one_class_has_is_a_shortcut_in_summary_and_page(tmp_path: Path) -> None:
+    for label in ("ig", "monocyte"):
+        for n in range(40):
+            path = tmp_path / "cells" / label / f"{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(cell(9 if label == "ig" and n % 2 else 8, n + 100 * (label == "ig"))))
+    summary = audit(tmp_path / "cells", tmp_path / "audit", workers=0)
+    size = next(one for one in summary["shortcuts"] if one["attribute"] == "picture size")
+    assert {leak["label"] for leak in size["leaks"]} == {"ig", "monocyte"}
+    assert size["accuracy"]["value"] == pytest.approx(0.75)
+    assert (size["where"], size["samples"]) == ("width 9, height 9", 20)
+    assert size["shares"] == [{"label": "ig", "share": 1.0, "usual": 0.5}]
+    assert "order in the source" not in {one["attribute"] for one in summary["shortcuts"]}
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    assert "width 9, height 9" in page.partition('id="shortcut-table"')[2]
+
+
 def small_set(folder: Path, images: Images | None = None) -> Path:
     images = np.stack([cell(8, seed) for seed in range(6)]) if images is None else images
     np.savez(folder / "small.npz", images=images, labels=np.arange(len(images)) % 3)
@@ -301,10 +345,15 @@ def test_the_audit_needs_no_torch_and_training_without_it_names_the_extra(tmp_pa
     done = command("audit", source, "--out", tmp_path / "audit", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n_samples"] == 6
-    refused = command("train", source, "--out", tmp_path / "run")
-    assert refused.returncode == 2
-    assert "pip install 'hemalens[train]'" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    for words in (
+        ["train", source, "--out", tmp_path / "run"],
+        ["audit", source, "--out", tmp_path / "b", "--label-issues"],
+    ):
+        refused = command(*words)
+        assert refused.returncode == 2
+        assert "pip install 'hemalens[train]'" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    assert "option --label-issues: needs" in refused.stderr
 
 
 @pytest.mark.real_data

@@ -47,7 +47,7 @@ def test_the_page_fetches_nothing_and_forbids_fetching(page: Page) -> None:
 
 
 def test_tables_and_figures_are_numbered_and_captioned(page: Page, audited: Audited) -> None:
-    assert len(page.all("caption")) == len(page.all("table")) == 2
+    assert len(page.all("caption")) == len(page.all("table")) == 3
     figures = [figure for figure in page.all("figure") if "numbered" in (figure.get("class") or "")]
     assert len(figures) >= 4
     style = (audited.out / "audit.html").read_text().partition("</style>")[0]

@@ -22,6 +22,7 @@ from hemalens.core.provenance import PROVENANCE, STARTED, provenance, sha256_fil
 
 __all__ = [
     "PROVENANCE",
+    "check_vacant",
     "find_table",
     "is_complete",
     "output_directory",
@@ -177,6 +178,26 @@ def require_complete(directory: Path, command: str) -> dict[str, Any]:
     return found
 
 
+def check_vacant(path: Path, *, overwrite: bool = False, resume: bool = False) -> None:
+    """Raise ArtifactError where ``output_directory`` would refuse a path for what is there; touch nothing."""
+    _refuse_file(path)
+    try:
+        occupied = path.is_dir() and any(not _TEMPORARY.fullmatch(entry.name) for entry in path.iterdir())
+    except OSError as error:
+        raise ArtifactError(
+            f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
+        ) from error
+    if occupied and not ((path / STARTED).exists() or overwrite or resume):
+        raise ArtifactError(
+            f"output {path}", "exists already and is not empty", "add --overwrite or choose another --out"
+        )
+
+
+def _refuse_file(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise ArtifactError(f"output {path}", "is a file, a directory is to be written", "choose another --out")
+
+
 @contextmanager
 def output_directory(
     path: Path,
@@ -256,21 +277,16 @@ def _as_written(path: Path) -> Path:
 
 def _claim_directory(path: Path, *, overwrite: bool, resume: bool) -> dict[str, int]:
     """Make a directory ours to write in; return the files in it that are not ours, name -> time of change."""
-    if path.exists() and not path.is_dir():
-        raise ArtifactError(f"output {path}", "is a file, a directory is to be written", "choose another --out")
+    _refuse_file(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path / STARTED)
-        occupied = any(path.iterdir())
     except OSError as error:
         raise ArtifactError(
             f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
         ) from error
+    check_vacant(path, overwrite=overwrite, resume=resume)
     unfinished = (path / STARTED).exists()
-    if occupied and not (unfinished or overwrite or resume):
-        raise ArtifactError(
-            f"output {path}", "exists already and is not empty", "add --overwrite or choose another --out"
-        )
     stamps, listed = _stamps(path), _listed_outputs(path)
     noted = _noted_foreign(path / STARTED) if unfinished else stamps
     for name in stamps.keys() - noted.keys():

@@ -7,6 +7,7 @@ that ``clean`` will follow unless a person edits it. Needs no torch.
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
 from hemalens.data.audit_page import AuditView, render_audit
 from hemalens.data.audit_pictures import write_pictures
 from hemalens.data.checks.finding import ISSUES, Finding
+from hemalens.data.checks.labels import LabelCheck, check_labels
 from hemalens.data.checks.leakage import Against
 from hemalens.data.checks.near_pictures import check_scale
 from hemalens.data.checks.outliers import OutlierAnalysis
-from hemalens.data.findings import find_all
+from hemalens.data.checks.shortcuts import Shortcut, find_shortcuts
+from hemalens.data.findings import arrange, find_all
+from hemalens.data.probabilities import read_probabilities
 from hemalens.data.sources import Source, open_source
 from hemalens.data.sources.entries import escape
 from hemalens.data.split import read_splits
@@ -29,6 +33,7 @@ from hemalens.data.statistics import Engine, Statistics, measure_source
 
 __all__ = ["audit", "suggested_drops"]
 
+_ORDERED = frozenset({"npz", "medmnist", "manifest"})
 _MANIFEST = ("width", "height", "mode", "bytes", "sha256", "phash")
 _STATISTICS = (
     "pixel_sha256",
@@ -52,6 +57,7 @@ def audit(
     splits: Path | None = None,
     classes: Sequence[str] | None = None,
     workers: int | None = None,
+    probabilities: Path | None = None,
     engine: Engine = "local",
     overwrite: bool = False,
     progress: Progress = no_progress,
@@ -65,6 +71,7 @@ def audit(
         splits: a ``splits.csv`` of this source, to look for what lies on two sides; the source's own splits where None.
         classes: class names in label order, instead of the source's own.
         workers: processes that decode; None for one a core.
+        probabilities: out-of-fold class probabilities (``read_probabilities``), by which labels are doubted.
         engine: "local", or "ray" to measure through Ray Data; the tables are the same.
         overwrite: replace an earlier audit.
         progress: told about the steps.
@@ -81,6 +88,10 @@ def audit(
     options = {"classes": list(classes) if classes else None}
     inputs = {"source": opened.fingerprint()}
     inputs |= ({"against": other.fingerprint()} if other else {}) | ({"splits": sha256_file(splits)} if splits else {})
+    chances = None
+    if probabilities is not None:
+        chances = read_probabilities(probabilities, opened.samples, opened.classes)
+        inputs |= {"probabilities": sha256_file(probabilities)}
     with output_directory(out, "audit", overwrite=overwrite, inputs=inputs, options=options):
         statistics = measure_source(opened, workers=workers, engine=engine, progress=progress)
         compared = None
@@ -90,10 +101,16 @@ def audit(
         progress("looking for outliers and copies", 0, 1)
         analysis, findings = find_all(statistics, opened.samples, sides=sides, against=compared)
         progress("looking for outliers and copies", 1, 1)
+        drops = suggested_drops(findings)
+        checked = None if chances is None else check_labels(opened.samples, opened.classes, chances, without=drops)
+        findings = arrange([*findings, *checked.findings]) if checked else findings
+        # Files are sorted by path, and in class folders that holds the label.
+        shortcuts = find_shortcuts(statistics, opened.samples, ordered=opened.kind in _ORDERED, without=drops)
         write_table(out / "manifest.csv", _manifest(opened, statistics))
         write_table(out / "statistics.csv", _statistics(opened, statistics, analysis))
         write_table(out / "issues.csv", _issues(opened.samples, findings))
-        summary = _summary(opened, statistics, findings)
+        summary = _summary(opened, statistics, findings) | {"shortcuts": [_told(one) for one in shortcuts]}
+        summary |= {"labels": _doubts(checked)} if checked else {}
         if other is not None:
             summary |= {"against": escape(other.spec), "n_against": len(other)}
         view = AuditView(opened, statistics, analysis, tuple(findings), summary, other)
@@ -108,6 +125,17 @@ def audit(
 def suggested_drops(findings: Sequence[Finding]) -> set[int]:
     """Return the places of the samples that at least one finding suggests to drop."""
     return {finding.index for finding in findings if finding.suggestion == "drop"}
+
+
+def _doubts(checked: LabelCheck) -> dict[str, Any]:
+    pairs = [{"label": label, "looks_like": other, "samples": count} for label, other, count in checked.pairs]
+    noise = round(checked.noise, 4)
+    return {"checked": checked.samples, "agreement": round(checked.agreement, 4), "noise": noise, "pairs": pairs}
+
+
+def _told(shortcut: Shortcut) -> dict[str, Any]:
+    shares = [{"label": label, "share": share, "usual": usual} for label, share, usual in shortcut.shares]
+    return asdict(shortcut) | {"leaks": [asdict(leak) for leak in shortcut.leaks], "shares": shares}
 
 
 def _manifest(source: Source, statistics: Statistics) -> pl.DataFrame:

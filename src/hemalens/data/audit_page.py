@@ -14,16 +14,19 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from hemalens.core.charts import bar_counts, figure_svg, house_style, scatter_map
 from hemalens.core.errors import UserError
-from hemalens.core.page import number, picture_uri, render_page, thousands
+from hemalens.core.page import ABSENT, interval, number, percent, picture_uri, render_page, thousands
 from hemalens.core.types import IntArray
 from hemalens.data.checks.finding import ISSUES, Finding, Issue
 from hemalens.data.checks.outliers import OutlierAnalysis
+from hemalens.data.checks.shortcuts import ATTRIBUTES
 from hemalens.data.sources import Source
 from hemalens.data.statistics import Statistics
 
 __all__ = ["AuditView", "meaning", "render_audit"]
 
 _GALLERY = 12
+_NAMED = 3  # classes given away that are named; audit.json has all
+_RANKED = 48  # doubted labels are to be looked through, not only exemplified
 _MEANINGS: dict[Issue, tuple[str, str]] = {
     "unreadable": ("Unreadable", "Files that are no picture, are damaged, or are refused by a rule of safety."),
     "converted": ("Converted while reading", "Read by a rule for their format; the rule is named for each."),
@@ -46,6 +49,10 @@ _MEANINGS: dict[Issue, tuple[str, str]] = {
     "blurry": ("Blurry", "Far less sharp than the median picture."),
     "dark": ("Dark", "Pictures without light."),
     "bright": ("Bright", "Washed-out pictures."),
+    "label_issue": (
+        "Doubted labels",
+        "Labels that a model which never saw the sample contradicts, the surest first. It errs too: look, then decide.",
+    ),
     "leakage": (
         "Leakage",
         "The same or nearly the same picture, patient or slide in two splits or sources: scores would be too good.",
@@ -101,6 +108,11 @@ def render_audit(view: AuditView) -> str:
         "threshold": view.analysis.threshold,
         "issue_rows": _issue_rows(view.summary, by_issue),
         "galleries": galleries,
+        "shortcut_rows": [_shortcut_row(one) for one in view.summary["shortcuts"]],
+        "doubt_rows": [
+            [one["label"], one["looks_like"], thousands(one["samples"])]
+            for one in view.summary.get("labels", {}).get("pairs", ())
+        ],
     }
     return render_page("audit.html", "hemalens.data", context)
 
@@ -120,6 +132,26 @@ def _issue_rows(summary: Mapping[str, Any], by_issue: Mapping[Issue, Sequence[Fi
     return rows
 
 
+def _shortcut_row(found: Mapping[str, Any]) -> list[Any]:
+    """Return an attribute, how often it alone names the class, whom it gives away, and where."""
+    name, leaks = found["attribute"], found["leaks"]
+    named = _cell(interval(found["accuracy"]), f"chance {percent(found['chance'])}")
+    if not leaks:
+        return [name, named, "nothing certain", ABSENT]
+    most = ", ".join(f"{leak['label']} ({leak['auroc']:.2f})" for leak in leaks[:_NAMED])
+    more = [f"and {len(leaks) - _NAMED} more classes"] if len(leaks) > _NAMED else []
+    given = _cell(most, *more, *(["depends on the cell itself, too"] if ATTRIBUTES[name] else []))
+    shares = (
+        f"{percent(one['share'], 0)} {one['label']} ({percent(one['usual'], 0)} of all)" for one in found["shares"]
+    )
+    where = _cell(found["where"], f"{thousands(found['samples'])} samples: {', '.join(shares)}")
+    return [name, named, given, where]
+
+
+def _cell(*lines: str) -> dict[str, Any]:
+    return {"lines": list(lines), "best": False}
+
+
 def _gallery(view: AuditView, issue: Issue, rows: Sequence[Finding]) -> dict[str, Any]:
     """Show up to 12 findings, one of each group first; where a group is one picture, its copies are only counted."""
     seen: set[str] = set()
@@ -134,8 +166,9 @@ def _gallery(view: AuditView, issue: Issue, rows: Sequence[Finding]) -> dict[str
         facts = {"anchor": issue, "title": title, "meaning": meaning, "count": len(rows)}
         pairs = _pairs(view, rows)
         return facts | {"shown": f"{len(pairs)} pairs, those for review and the least certain first", "items": pairs}
-    chosen = (first if issue in _COPIES else first + more)[:_GALLERY]
+    chosen = (first if issue in _COPIES else first + more)[: _RANKED if issue == "label_issue" else _GALLERY]
     shown = f"{len(chosen)}, one of each group{'' if issue in _COPIES else ' first'}"
+    shown = f"the first {len(chosen)}" if issue == "label_issue" else shown
     facts = {"anchor": issue, "title": title, "meaning": meaning, "count": len(rows), "shown": shown}
     return facts | {"items": _items(view, chosen)}
 

@@ -14,7 +14,7 @@ from hemalens.data.checks.outliers import OutlierAnalysis, analyse_outliers
 from hemalens.data.checks.quality import find_blurry, find_bright, find_dark
 from hemalens.data.statistics import Statistics
 
-__all__ = ["find_all"]
+__all__ = ["arrange", "find_all"]
 
 
 def find_all(
@@ -51,5 +51,10 @@ def find_all(
         *find_bright(statistics),
         *find_leakage(near, statistics, samples, sides, against=against),
     ]
+    return analysis, arrange(findings)
+
+
+def arrange(findings: Sequence[Finding]) -> list[Finding]:
+    """Return findings ordered by issue, group and falling score."""
     order = {issue: place for place, issue in enumerate(ISSUES)}
-    return analysis, sorted(findings, key=lambda f: (order[f.issue], f.group, -f.score, f.index))
+    return sorted(findings, key=lambda f: (order[f.issue], f.group, -f.score, f.index))

@@ -18,6 +18,7 @@ Issue = Literal[
     "blurry",
     "dark",
     "bright",
+    "label_issue",
     "leakage",
 ]
 Suggestion = Literal["keep", "drop", "review"]
