@@ -134,7 +134,7 @@ def serving_app(
     hosts: Sequence[str] = (),
     limits: Limits | None = None,
     metrics: Metrics | None = None,
-    started: Callable[[], None] = lambda: None,
+    started: Callable[[], None] | None = None,
 ) -> Gate:
     """Return the application, guarded; its processes start and end with its lifespan.
 
@@ -154,7 +154,8 @@ def serving_app(
     async def running(app: FastAPI) -> AsyncIterator[None]:
         app.state.pool = service.pool
         await service.pool.start()
-        started()
+        if started is not None:
+            started()
         yield
         await service.pool.close()
 
