@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from wand.api import library
-from wand.image import Image as MagickImage
 
 CASES = ((3, 3, -45), (3, 3, 20), (5, 5, -10), (5, 5, 0), (10, 5, 33), (10, 7, -27.5), (10, 9, 45))
 
 
 def blurred(picture: np.ndarray, radius: float, sigma: float, angle: float) -> np.ndarray:
+    from wand.api import library  # here, as pytest imports every file to look for examples in it
+    from wand.image import Image as MagickImage
+
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     with MagickImage(blob=buffer.getvalue()) as image:
