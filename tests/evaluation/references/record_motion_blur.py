@@ -31,8 +31,9 @@ def main() -> None:
     noise = generator.integers(-25, 26, (48, 56, 3))
     picture = (np.asarray(coarse).astype(int) + noise).clip(0, 255).astype(np.uint8)
     results = np.stack([blurred(picture, *case) for case in CASES])
-    path = Path(__file__).with_name("motion_blur.npz")
-    np.savez_compressed(path, picture=picture, cases=np.array(CASES, np.float64), results=results)
+    # One picture of all, the untouched one first: a PNG keeps every value.
+    stacked = Image.fromarray(np.concatenate([picture, *results]))
+    stacked.save(Path(__file__).with_name("motion_blur.png"), optimize=True)
 
 
 if __name__ == "__main__":

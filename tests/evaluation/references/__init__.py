@@ -1,0 +1,1 @@
+"""What other programs made, to compare with, and how it was recorded."""
