@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from conditions import RESULTS, real_data, record
+from conditions import RESULTS, real_data, record, trained_runs
 from hemalens.core.calibration import fit_temperature
 from hemalens.core.metrics import accuracy, balanced_accuracy, confusion_matrix
 from hemalens.data.sources import Source, open_source
@@ -93,7 +93,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="those of bench_run.py by default")
     parser.add_argument("--limit", type=int, help="pictures at most")
     parser.add_argument("--workers", type=int, help="processes that corrupt; one a core by default, 0 for none")
     parser.add_argument("--out", type=Path, help="folder for corruptions.json in place of results/")
@@ -102,7 +102,7 @@ def main() -> None:
     step = max(1, -(-len(source) // (given.limit or len(source))))
     places = list(range(0, len(source), step))
     started = time.monotonic()
-    opened = [scored_by(run, source, places, given.workers) for run in given.runs]
+    opened = [scored_by(run, source, places, given.workers) for run in given.runs or trained_runs()]
     answers = corrupted_answers(source, [scored for scored, _ in opened], given.workers)
     rows = [row(facts, scored, logits) for (scored, facts), logits in zip(opened, answers, strict=True)]
     record(

@@ -18,7 +18,7 @@ import torch
 from scipy.stats import binomtest
 from torch import nn
 
-from conditions import RESULTS, challenge, real_data, record
+from conditions import RESULTS, challenge, real_data, record, trained_runs
 from hemalens.core.artifacts import read_json
 from hemalens.core.refusal import Refusal, judge
 from hemalens.data.scale import ZOOMS, Scale, choose_scale, zoomed
@@ -227,15 +227,17 @@ def read(path: Path, size: int, *, step: int = 1) -> Set:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
-    parser.add_argument("--source", type=Path, required=True, help="the cleaned set that the runs were trained on")
+    parser.add_argument("runs", nargs="*", metavar="NAME=RUN", help="those of bench_run.py by default")
+    parser.add_argument("--source", type=Path, help="the cleaned set that the runs were trained on")
     parser.add_argument("--add", action="store_true", help="keep the runs of other names that were measured before")
     options = parser.parse_args()
     data = real_data()
     torch.set_num_threads(1)
-    runs = dict(word.split("=", 1) for word in options.runs)
+    given = [word.split("=", 1) for word in options.runs]
+    runs = dict(given or ((f"compact-{path.name}", str(path)) for path in trained_runs()))
+    source = options.source or trained_runs()[0] / "clean.npz"
     sizes = {load_model(Path(run)).image_size for run in runs.values()}
-    opened, size = open_source(options.source), sizes.pop()
+    opened, size = open_source(source), sizes.pop()
     assert not sizes, "runs of one image_size"
     chosen = np.linspace(0, len(opened) - 1, REFERENCE).round().astype(int).tolist()
     stain = load_images(opened, chosen, size=size, workers=0)
@@ -243,7 +245,7 @@ def main() -> None:
     kept = read_json(RESULTS / "other_labs.json")["runs"] if options.add else []
     figures = {run["run"]: run for run in kept}
     for name, run in runs.items():
-        figures[name] = look(name, Path(run), options.source, stain, sets)
+        figures[name] = look(name, Path(run), source, stain, sets)
         facts = {"reference": REFERENCE, "home_step": HOME_STEP, "zooms": ZOOMS, "blends": BLENDS}
         record("other_labs", {"runs": list(figures.values())}, **facts)
 

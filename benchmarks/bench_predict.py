@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from conditions import BUILD, record
+from conditions import BUILD, embedded_model, record
 from hemalens.data.parallel import available_cores
 from hemalens.data.synthetic import synthetic_set
 from hemalens.deployment.predict import predict
@@ -101,13 +101,15 @@ def in_process(folder: Path, model: Path, workers: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="an .onnx file that hemalens export wrote")
+    parser.add_argument(
+        "model", type=Path, nargs="?", help="an .onnx file that hemalens export wrote; the embedded one by default"
+    )
     parser.add_argument("--files", type=int, default=4000, help="pictures for the rate")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=int, nargs="*", default=[1000, 10_000, 100_000], help="numbers of pictures")
     given = parser.parse_args()
     cores = available_cores()
-    model = given.model.resolve()
+    model = (given.model or embedded_model()).resolve()
     folder = make_folder(given.files)
     rates: dict[str, list[float]] = {"pillow_one_core": [], "pillow_all_cores": [], "predict": []}
     for _ in range(given.rounds):

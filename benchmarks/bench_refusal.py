@@ -16,7 +16,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.stats import betabinom, binom
 
-from conditions import challenge, real_data, record
+from conditions import challenge, real_data, record, trained_runs
 from foreign_pictures import foreign_pictures
 from hemalens.core.artifacts import read_json
 from hemalens.core.calibration import aps_scores, lac_scores, prediction_sets, set_thresholds
@@ -235,13 +235,13 @@ def promised(n: int, held: np.ndarray, level: float) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("runs", nargs="*", type=Path, help="those of bench_run.py by default")
     parser.add_argument("--source", type=Path, help="what the runs were trained on, where it is not beside them")
     options = parser.parse_args()
     data = real_data()
     torch.set_num_threads(1)
     figures = []
-    for run in options.runs:
+    for run in options.runs or trained_runs():
         source = options.source or model_directory(run).parent / "clean.npz"
         figures.append(look(run, source, data))
     record("refusal", {"runs": figures}, foreign_per_kind=PER_KIND, splits=SPLITS, neighbours=NEIGHBOURS)

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from conditions import real_data, record
+from conditions import embedded_model, real_data, record
 from hemalens.data.parallel import available_cores
 
 CLIENTS = (1, 16, 64, 256)
@@ -291,7 +291,8 @@ async def attack(name: str, model: str, port: int, seconds: float) -> None:
 
 
 def main() -> None:
-    model, seconds = sys.argv[1], float(sys.argv[2]) if len(sys.argv) > 2 else 5.0
+    model = sys.argv[1] if len(sys.argv) > 1 else str(embedded_model())
+    seconds = float(sys.argv[2]) if len(sys.argv) > 2 else 5.0
     load_before = os.getloadavg()[0]
     figures = {**throughput(model, seconds), **under_attack(model, seconds)}
     record("serve", figures, cores=available_cores(), seconds=seconds, rounds=ROUNDS, load_before=round(load_before, 1))

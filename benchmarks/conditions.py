@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hemalens.core.provenance import provenance
+from hemalens.deployment.sidecar import find_onnx
 
 RESULTS = Path(__file__).parent / "results"
 BUILD = Path(__file__).parents[1] / "build" / "bench"
@@ -31,6 +32,20 @@ def challenge(*, validation: bool = False) -> Path:
         words = ["--val"] if validation else []
         subprocess.run([sys.executable, str(real_data() / "make_challenge.py"), *words, str(path)], check=True)
     return path
+
+
+def trained_runs() -> list[Path]:
+    """Return the runs that ``bench_run.py`` left, or end the benchmark by name where there are none."""
+    found = sorted(path for path in BUILD.glob("run-*") if (path / "train" / "model.safetensors").is_file())
+    if not found:
+        print(f"skipped: {Path(sys.argv[0]).name} needs trained runs; run bench_run.py first, or name some")
+        sys.exit(0)
+    return found
+
+
+def embedded_model() -> Path:
+    """Return the file of the embedded model."""
+    return find_onnx("embedded")
 
 
 def record(name: str, figures: Mapping[str, Any], *, folder: Path = RESULTS, **conditions: object) -> None:

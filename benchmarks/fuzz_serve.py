@@ -11,13 +11,14 @@ import subprocess
 import sys
 
 from bench_serve import OURS, served
-from conditions import BUILD
+from conditions import BUILD, embedded_model
 
 PORT = 8601
 
 
 def main() -> None:
-    model, examples = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "100"
+    model = sys.argv[1] if len(sys.argv) > 1 else str(embedded_model())
+    examples = sys.argv[2] if len(sys.argv) > 2 else "100"
     tool = BUILD / "schemathesis" / "bin" / "schemathesis"
     if not tool.exists():
         subprocess.run([sys.executable, "-m", "venv", str(tool.parents[1])], check=True)
