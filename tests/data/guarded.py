@@ -18,6 +18,8 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = frozenset(
     {"os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.symlink", "os.link", "os.truncate", "os.chmod", "os.utime"}
 )
+_ASKED = frozenset({"git", "uname", "lscpu"})
+"""What is asked for the provenance, and by scikit-learn for the number of cores."""
 _SOCKETS = frozenset({"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"})
 
 
@@ -34,7 +36,7 @@ class Guard:
             self.note(event, words[0])
         elif event in _SOCKETS or event.startswith(("os.exec", "os.system", "os.fork")):
             self.seen.append(f"{event} {words!r}")
-        elif event == "subprocess.Popen" and words[1][0] not in ("git", "uname"):  # asked for the provenance
+        elif event == "subprocess.Popen" and words[1][0] not in _ASKED:
             self.seen.append(f"{event} {words[1]!r}")
 
     def note(self, event: str, path: object) -> None:

@@ -119,10 +119,10 @@ def _running(workers: int | None) -> Iterator[Any]:
         logger = logging.getLogger("ray.data")
         level = logger.level
         logger.setLevel(logging.CRITICAL)
-        try:
-            with redirect_stdout(sys.stderr):  # where it tells of processes that died; stdout belongs to --json
+        with redirect_stdout(sys.stderr):  # where it tells of processes that died; stdout belongs to --json
+            try:
                 yield ray
-        finally:
-            logger.setLevel(level)
-            if ours:
-                ray.shutdown()
+            finally:
+                logger.setLevel(level)
+                if ours:
+                    ray.shutdown()
