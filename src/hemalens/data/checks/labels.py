@@ -142,7 +142,7 @@ def confident_joint(labels: IntArray, probabilities: FloatArray) -> FloatArray:
 
     A class without any confident sample is taken to be right.
 
-    >>> confident_joint(np.array([0, 0, 1, 1]), np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.1, 0.9]])).tolist()
+    >>> confident_joint(np.array([0, 0, 1, 1]), np.array([[0.9, 0.1], [0.05, 0.95], [0.1, 0.9], [0.1, 0.9]])).tolist()
     [[1.0, 1.0], [0.0, 2.0]]
     """
     n_classes = probabilities.shape[1]
