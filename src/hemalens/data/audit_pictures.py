@@ -56,11 +56,8 @@ def write_pictures(view: AuditView, out: Path) -> dict[str, Any]:
 def _members(view: AuditView, name: str) -> list[int]:
     """Return cells of one class: the nearest to its middle on the map, then those at equal steps to the median."""
     dropped = {finding.index for finding in view.findings if finding.suggestion == "drop"}
-    labels = [sample.label for sample in view.source.samples]
-    members = np.array(
-        [i for i, label in enumerate(labels) if label == name and view.statistics.readable[i] and i not in dropped],
-        dtype=np.int64,
-    )
+    samples, readable = view.source.samples, np.flatnonzero(view.statistics.readable).tolist()
+    members = np.array([i for i in readable if samples[i].label == name and i not in dropped], dtype=np.int64)
     if not len(members):
         return []
     scores = view.analysis.scores[members]
