@@ -15,6 +15,7 @@ import polars as pl
 import pytest
 
 from hemalens import cli
+from hemalens.commands import options
 from hemalens.core.errors import UserError
 from hemalens.core.provenance import version
 from hemalens.data.synthetic import synthetic_set
@@ -37,6 +38,7 @@ STAGES = {
     "run": "hemalens.pipeline",
     "demo": "hemalens.pipeline",
 }
+COMMANDS = {one.callback.__name__: one.callback for one in cli.app.registered_commands if one.callback}
 QUICK = ("image_size=16", "epochs=1", "batch_size=16", "per_class=16", "threads=1", "device=cpu", "precision=fp32")
 SETTINGS = [word for setting in QUICK for word in ("--set", setting)]
 
@@ -98,7 +100,7 @@ def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
     name = command.replace("-", "_")
     stage = getattr(importlib.import_module(STAGES[command]), name)
     behind = {name: one.default for name, one in inspect.signature(stage).parameters.items() if name != "progress"}
-    offered = {name: one.default for name, one in inspect.signature(getattr(cli, name)).parameters.items()}
+    offered = {name: one.default for name, one in inspect.signature(COMMANDS[name]).parameters.items()}
     assert offered.pop("as_json") is False
     if command == "audit":  # training for probabilities and the review are functions of their own, before and after it
         assert offered.pop("label_issues") is False
@@ -113,7 +115,7 @@ def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
 
 def test_packages_options_are_those_of_its_two_functions() -> None:
     behind = inspect.signature(submission.package).parameters | inspect.signature(submission_check.check).parameters
-    offered = inspect.signature(cli.package).parameters
+    offered = inspect.signature(COMMANDS["package"]).parameters
     assert offered.keys() - {"given", "check", "as_json"} == behind.keys() - {
         *("models", "submission", "source", "progress")
     }
@@ -348,7 +350,7 @@ def test_a_missing_library_names_the_extra_to_install(
     def lacks_torch(_: str) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch.nn")
 
-    monkeypatch.setattr(cli.importlib, "import_module", lacks_torch)
+    monkeypatch.setattr(options.importlib, "import_module", lacks_torch)
     code, _, err = call("train", source, "--out", tmp_path / "out")
     assert code == 2
     assert is_one_line(err)

@@ -1,0 +1,83 @@
+"""Commands on trained models: evaluate, explain, report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hemalens.commands.options import AdaptOption, JsonOption, OutDirectory, OverwriteOption, SourceArgument, find_stage
+from hemalens.console import adaptation_lines, corruption_lines, score_lines, show, watched
+
+__all__ = ["evaluate", "explain", "report"]
+
+
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="RUN directory.")],
+    source: SourceArgument,
+    out: OutDirectory,
+    splits: Annotated[Path | None, typer.Option(help="splits.csv of this source.")] = None,
+    split: Annotated[str | None, typer.Option(help="test, val, train or all.")] = None,
+    audit: Annotated[Path | None, typer.Option(help="Audit whose background batches are scored apart.")] = None,
+    corruptions: Annotated[bool, typer.Option("--corruptions", help="Also score 55 corrupted copies of each.")] = False,
+    adapt: AdaptOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Score a model on a source, with intervals, calibration and distortions.
+
+    Example: `hemalens evaluate runs/first val_set.npz --out evaluation/`
+    """
+    stage = find_stage("hemalens.evaluation.evaluate", "evaluate")
+    with watched() as progress:
+        summary = stage(
+            model,
+            source,
+            out,
+            splits=splits,
+            split=split,
+            audit=audit,
+            corruptions=corruptions,
+            adapt=adapt,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    lines = [*adaptation_lines(summary), *score_lines(summary), *corruption_lines(summary)]
+    show(summary, as_json, [*lines, f"details in {out}"])
+
+
+def explain(
+    model: Annotated[Path, typer.Argument(help="RUN directory, .onnx file, or embedded.")],
+    source: SourceArgument,
+    out: OutDirectory,
+    limit: Annotated[int, typer.Option(min=1, help="Samples to explain at most; the worst mistakes come first.")] = 96,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw what in each picture speaks for the predicted class, and check whether that means something.
+
+    Example: `hemalens explain runs/first val_set.npz --out explained/`
+    """
+    stage = find_stage("hemalens.evaluation.explain", "explain")
+    with watched() as progress:
+        summary = stage(model, source, out, limit=limit, overwrite=overwrite, progress=progress)
+    lines = [f"{summary['n_explained']} samples explained; against random maps: {summary['check']['verdict']}"]
+    show(summary, as_json, [*lines, f"look at {out / 'explain.html'}"])
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="RUN directories; several make a table.")],
+    out: OutDirectory,
+    evaluations: Annotated[
+        list[Path] | None,
+        typer.Option("--evaluation", help="Directory of `hemalens evaluate` that lies elsewhere; may be repeated."),
+    ] = None,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the report and the model card of one or more runs; several make the tables of experiments.
+
+    Example: `hemalens report runs/baseline runs/compact --out report/`
+    """
+    stage = find_stage("hemalens.evaluation.report", "report")
+    summary = stage(runs, out, evaluations=evaluations or (), overwrite=overwrite)
+    show(summary, as_json, [f"look at {out / 'report.html'}"])

@@ -1,0 +1,131 @@
+"""Commands that put a model into service: export, predict, serve, package."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hemalens.commands.options import AdaptOption, JsonOption, OverwriteOption, SourceArgument, find_stage
+from hemalens.console import (
+    adaptation_lines,
+    announce_service,
+    check_lines,
+    package_lines,
+    parity_lines,
+    score_lines,
+    show,
+    watched,
+)
+from hemalens.core.errors import ConfigError
+
+__all__ = ["export", "package", "predict", "serve"]
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="RUN directory.")],
+    out: Annotated[Path, typer.Option("--out", help="The .onnx file to write; its sidecar goes beside it.")],
+    source: Annotated[
+        str | None, typer.Option(help="What the run was trained on; looked for where it was by default.")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit integers, if faster here and as good.")] = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write a model as ONNX with its preprocessing inside, and prove that it says what torch says.
+
+    Example: `hemalens export runs/first --out model.onnx`
+    """
+    stage = find_stage("hemalens.deployment.export", "export")
+    with watched() as progress:
+        summary = stage(run, out, source=source, int8=int8, overwrite=overwrite, progress=progress)
+    show(summary, as_json, [*parity_lines(summary), f"written to {out}"])
+
+
+def predict(
+    source: SourceArgument,
+    out: Annotated[Path, typer.Option("--out", help="The .csv or .parquet to write.")],
+    model: Annotated[str, typer.Option(help="RUN directory, .onnx file, or embedded.")] = "embedded",
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for the machines of a cluster.")] = "local",
+    adapt: AdaptOption = False,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Predict a class for every picture of a source, however many. Give it again to go on after a stop.
+
+    Example: `hemalens predict cells/ --out predictions.csv --model model.onnx`
+    """
+    stage = find_stage("hemalens.deployment.predict", "predict")
+    with watched() as progress:
+        summary = stage(
+            source,
+            out,
+            model=model,
+            workers=workers,
+            engine=engine,
+            adapt=adapt,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    counts = f"{summary['n_samples']} samples, {summary['n_abstained']} refused, {summary['n_unreadable']} unreadable"
+    show(summary, as_json, [*adaptation_lines(summary), f"{counts} in {summary['out']}"])
+
+
+def serve(
+    model: Annotated[str, typer.Option(help="RUN directory, .onnx file, or embedded.")] = "embedded",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
+    allow_hosts: Annotated[
+        list[str] | None,
+        typer.Option("--allow-host", help="Name under which the server is reached, behind a proxy say; repeatable."),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode and infer; one a core.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Serve a page to drop pictures on, and an API; nothing that is sent is kept.
+
+    Example: `hemalens serve --model model.onnx --port 8000`
+    """
+    stage = find_stage("hemalens.deployment.serve", "serve")
+    summary = stage(
+        model, host=host, port=port, allow_hosts=allow_hosts or (), workers=workers, announce=announce_service
+    )
+    counts = f"{summary['pictures']} pictures in {summary['requests']} requests"
+    show(summary, as_json, [f"{counts}, {summary['seconds']:.0f} s"])
+
+
+def package(
+    given: Annotated[list[str], typer.Argument(metavar="RUN...", help="RUN directories; with --check the SOURCE.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The .zip to write.")] = None,
+    check: Annotated[Path | None, typer.Option(help="A zip to run on SOURCE as the competition would.")] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="numpy, onnx or torch; numpy by default, with --check what the zip names.")
+    ] = None,
+    tta: Annotated[bool, typer.Option("--tta", help="Average over the 8 symmetries of each picture.")] = False,
+    perturbed: Annotated[bool, typer.Option("--perturbed", help="With --check: score distorted copies too.")] = False,
+    seconds: Annotated[float, typer.Option(min=1, help="With --check: limit of time.")] = 600.0,
+    memory_gb: Annotated[float, typer.Option(min=0.5, help="With --check: limit of memory.")] = 8.0,
+    overwrite: OverwriteOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the competition's zip of a run, of several their average; or check such a zip on a source.
+
+    Example: `hemalens package runs/first --out submission.zip`, `hemalens package --check submission.zip val_set.npz`
+    """
+    if check is not None:
+        if len(given) != 1 or out is not None or tta:
+            raise ConfigError(
+                f"check of {check}", "takes one SOURCE, no --out and no --tta", "see hemalens package --help"
+            )
+        stage = find_stage("hemalens.deployment.submission_check", "check")
+        limits = {"seconds": seconds, "memory_gb": memory_gb}
+        with watched() as progress:
+            summary = stage(check, given[0], runtime=runtime, perturbed=perturbed, progress=progress, **limits)
+        show(summary, as_json, [*score_lines(summary), *check_lines(summary)])
+        return
+    if out is None or perturbed:
+        raise ConfigError("package", "needs --out (and --perturbed needs --check)", "write --out submission.zip")
+    stage = find_stage("hemalens.deployment.submission", "package")
+    with watched() as progress:
+        summary = stage(given, out, runtime=runtime or "numpy", tta=tta, overwrite=overwrite, progress=progress)
+    show(summary, as_json, package_lines(summary))
