@@ -103,8 +103,10 @@ def python() -> str:
 
 
 def modules() -> Iterator[ModuleType]:
-    """Yield the modules of hemalens in order of their names."""
+    """Yield the modules of hemalens in order of their names; commands have a page of their own."""
     for found in sorted(pkgutil.walk_packages(hemalens.__path__, "hemalens."), key=lambda found: found.name):
+        if found.name.startswith("hemalens.commands"):
+            continue
         yield importlib.import_module(found.name)
 
 
