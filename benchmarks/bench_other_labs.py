@@ -23,12 +23,9 @@ from hemalens.core.artifacts import read_json
 from hemalens.core.refusal import Refusal, judge
 from hemalens.data.scale import ZOOMS, Scale, choose_scale, zoomed
 from hemalens.data.sources import open_source
-from hemalens.data.split import read_splits
 from hemalens.training.checkpoint import load_model, model_directory
 from hemalens.training.predicting import predict_features
-from hemalens.training.refusing import learn_refusal
-from hemalens.training.sides import choose_side
-from hemalens.training.tensors import LabelledImages, load_images, to_batch
+from hemalens.training.tensors import load_images, to_batch
 
 NEUTROPHIL = "neutrophil"
 AVERAGED = {"1, 1.25": (1.0, 1.25), "0.8, 1, 1.25": (0.8, 1.0, 1.25), "1, 1.12, 1.25, 1.4": (1.0, 1.12, 1.25, 1.4)}
@@ -129,19 +126,6 @@ def renormed(module: nn.Module, pictures: np.ndarray, share: float) -> nn.Module
     return changed.eval()
 
 
-def refusal_of(run: Path, module: nn.Module, size: int, source: Path) -> Refusal:
-    """Return the run's own refusal data; of a run of before, what training would write today."""
-    path = model_directory(run) / "refusal.json"
-    if path.is_file():
-        return Refusal.from_json(read_json(path))
-    opened = open_source(source)
-    sides = read_splits(model_directory(run) / "splits.csv", opened.samples)
-    labels, places = choose_side(opened, sides, "val")
-    ids = tuple(opened.samples[place].sample_id for place in places)
-    validation = LabelledImages(load_images(opened, places, size=size, workers=0), labels, ids)
-    return learn_refusal(module, opened, sides, validation)
-
-
 def scale_of(views: Views, refusal: Refusal, chosen: np.ndarray) -> Scale:
     """Return the zoom that ``predict --adapt`` takes for these pictures."""
     assert refusal.gaussians is not None
@@ -177,11 +161,11 @@ def measures(
     return found
 
 
-def look(name: str, run: Path, source: Path, stain: np.ndarray, sets: tuple[Set, Set]) -> dict[str, Any]:
+def look(name: str, run: Path, stain: np.ndarray, sets: tuple[Set, Set]) -> dict[str, Any]:
     """Return the figures of one run."""
     loaded = load_model(run)
     other, home = sets
-    module, refusal = loaded.module, refusal_of(run, loaded.module, other.size, source)
+    module, refusal = loaded.module, Refusal.from_json(read_json(model_directory(run) / "refusal.json"))
     cell, known = loaded.classes.index(NEUTROPHIL), other.labels == NEUTROPHIL
     truth = np.array([loaded.classes.index(label) for label in home.labels])
     elsewhere, here = (cache(lambda zoom, cells=cells: see(module, cells.at(zoom))) for cells in sets)
@@ -245,7 +229,7 @@ def main() -> None:
     kept = read_json(RESULTS / "other_labs.json")["runs"] if options.add else []
     figures = {run["run"]: run for run in kept}
     for name, run in runs.items():
-        figures[name] = look(name, Path(run), source, stain, sets)
+        figures[name] = look(name, Path(run), stain, sets)
         facts = {"reference": REFERENCE, "home_step": HOME_STEP, "zooms": ZOOMS, "blends": BLENDS}
         record("other_labs", {"runs": list(figures.values())}, **facts)
 

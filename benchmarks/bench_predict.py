@@ -143,7 +143,7 @@ def main() -> None:
         rounds=given.rounds,
         cores=cores,
         side=SIDE,
-        model=given.model.name,
+        model=model.name,
     )
 
 

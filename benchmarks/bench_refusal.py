@@ -21,7 +21,7 @@ from foreign_pictures import foreign_pictures
 from hemalens.core.artifacts import read_json
 from hemalens.core.calibration import aps_scores, lac_scores, prediction_sets, set_thresholds
 from hemalens.core.metrics import expected_calibration_error, softmax
-from hemalens.core.refusal import Refusal, fit_refusal, judge
+from hemalens.core.refusal import Refusal, judge
 from hemalens.data.sources import open_source
 from hemalens.data.split import read_splits
 from hemalens.evaluation.openset import Detectors, aurc, auroc, false_acceptance
@@ -93,7 +93,7 @@ def look(run: Path, source: Path, data: Path) -> dict[str, Any]:
 
     opened = open_source(source)
     sides = read_splits(model_directory(run) / "splits.csv", opened.samples)
-    training, validation = (of_source(source, choose_side(opened, sides, side)[1]) for side in ("train", "val"))
+    training = of_source(source, choose_side(opened, sides, "train")[1])
     lmu = of_source(data / "lmu" / "lmu-000.tar")
     with np.load(challenge(validation=True)) as file:
         public = seen(file["images"], file["labels"].reshape(-1).astype(np.int64))
@@ -108,7 +108,7 @@ def look(run: Path, source: Path, data: Path) -> dict[str, Any]:
         **foreign,
         **spoiled,
     }
-    refusal = refusal_of(run, training, validation)
+    refusal = Refusal.from_json(read_json(model_directory(run) / "refusal.json"))
     return {
         "run": run.name,
         "model": loaded.card["model"],
@@ -118,15 +118,6 @@ def look(run: Path, source: Path, data: Path) -> dict[str, Any]:
         "sets": sets_kept(softmax(public.logits / refusal.temperature), public.labels),
         "refusal_bytes": len(str(refusal.to_json())),
     }
-
-
-def refusal_of(run: Path, training: Seen, validation: Seen) -> Refusal:
-    """Return the run's own refusal data; of a run that has none, what its features give."""
-    path = model_directory(run) / "refusal.json"
-    if path.exists():
-        return Refusal.from_json(read_json(path))
-    cells = validation.features, validation.logits, validation.labels
-    return fit_refusal(training.features, training.labels, *cells)
 
 
 def compared(

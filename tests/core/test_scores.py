@@ -41,6 +41,19 @@ def test_distance_is_that_of_pytorch_ood_where_little_is_shrunk() -> None:
     np.testing.assert_allclose(Gaussians.fit(features, labels).score(others), wanted, rtol=2e-3)
 
 
+def test_a_direction_in_which_samples_are_varied_counts_for_less_and_the_means_stay() -> None:
+    features, labels = clusters(4000)
+    varied = features.copy()
+    varied[:, 2] += np.random.default_rng(7).normal(10, 20, len(varied)).astype(np.float32)
+    plain, found = Gaussians.fit(features, labels), Gaussians.fit(features, labels, varied=varied)
+    np.testing.assert_array_equal(found.means, plain.means)
+    moved, other = features.copy(), features.copy()
+    moved[:, 2] += 30
+    other[:, 5] += 30
+    assert found.score(moved).mean() < 0.4 * plain.score(moved).mean()
+    assert found.score(other).mean() > 0.8 * plain.score(other).mean()
+
+
 @pytest.mark.parametrize("n", [5, 40, 4000])
 def test_the_covariance_is_shrunk_as_scikit_learn_does(n: int) -> None:
     centred = np.random.default_rng(n).normal(size=(n, WIDTH)) * np.arange(1, WIDTH + 1)

@@ -390,4 +390,5 @@ def test_a_side_gives_what_resizing_after_decoding_gives(kind: str) -> None:
     found = decode(buffer.getvalue(), side=12)
     assert np.array_equal(found.pixels, resize(wanted.pixels, 12))
     assert (found.mode, found.conversions) == (wanted.mode, wanted.conversions)
+    assert found.size == wanted.size == (wanted.pixels.shape[1], wanted.pixels.shape[0])
     assert found.pixels.flags.writeable

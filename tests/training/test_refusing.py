@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hemalens.core.artifacts import read_json
+from hemalens.core.config import AugmentStep
 from hemalens.core.refusal import Refusal, judge
 from hemalens.data.sources import open_source
 from hemalens.data.split import read_splits
@@ -33,12 +34,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "cells.npz", folder / "run"
 
 
-def learned(source: Path, run: Path, seed: int = 0) -> Refusal:
+def steps_of(run: Path) -> list[AugmentStep]:
+    return [AugmentStep(**step) for step in read_json(run / "config.json")["augment"]]
+
+
+def learned(source: Path, run: Path, seed: int = 0, steps: list[AugmentStep] | None = None) -> Refusal:
     opened = open_source(source)
     sides = read_splits(run / "splits.csv", opened.samples)
     labels, places = choose_side(opened, sides, "val")
     validation = LabelledImages(load_images(opened, places, size=16), labels, tuple(map(str, places)))
-    return learn_refusal(load_model(run).module, opened, sides, validation, seed=seed)
+    steps = steps_of(run) if steps is None else steps
+    return learn_refusal(load_model(run).module, opened, sides, validation, steps=steps, seed=seed)
 
 
 def test_a_run_holds_what_its_own_network_would_learn_again(trained: tuple[Path, Path]) -> None:
@@ -68,3 +74,19 @@ def test_of_many_pictures_as_many_of_each_class_are_taken(
     assert (np.diff(chosen) > 0).all()
     assert not np.array_equal(chosen, refusing._balanced(labels, seed=1))
     assert learned(*trained).to_json() == learned(*trained).to_json()
+
+
+def test_other_light_than_home_is_less_strange_to_a_network_that_was_shown_it(trained: tuple[Path, Path]) -> None:
+    light = [AugmentStep(name="brightness", strength=1.5), AugmentStep(name="channels", strength=1.5)]
+    source, run = trained
+    opened = open_source(source)
+    dark = torch.from_numpy((load_images(opened, range(60), size=16) * 0.8).astype(np.uint8))
+    seen = predict_features(load_model(run).module, dark)
+    refused = [judge(learned(source, run, steps=steps), *seen).distance.mean() for steps in (light, [])]
+    limits = [learned(source, run, steps=steps).distance_limit for steps in (light, [])]
+    assert refused[0] / limits[0] < refused[1] / limits[1]
+
+
+def test_steps_that_destroy_detail_excuse_nothing(trained: tuple[Path, Path]) -> None:
+    damage = [AugmentStep(name=name) for name in ("blur", "noise", "cutout", "augmix")]
+    assert learned(*trained, steps=damage).to_json() == learned(*trained, steps=[]).to_json()

@@ -1,8 +1,8 @@
 """A network's features and logits to answers and refusals: what is unlike any training cell, and what is unsure.
 
-Two witnesses may refuse: the distance of the features from the nearest class of training cells, and the calibrated
-confidence. Their limits are set on validation samples, so that both together refuse a stated share of these. Needs
-numpy and SciPy; no torch.
+Two witnesses may refuse: the distance of the features from the nearest class of training cells, measured in how these
+vary from cell to cell and under other light, dye and size, and the calibrated confidence. Their limits are set on
+validation samples, so that both together refuse a stated share of these. Needs numpy and SciPy; no torch.
 """
 
 import base64
@@ -109,6 +109,7 @@ def fit_refusal(
     val_logits: FloatArray,
     val_labels: IntArray,
     *,
+    varied_features: FloatArray | None = None,
     rejection_rate: float = 0.05,
 ) -> Refusal:
     """Fit what ``judge`` needs, from undistorted training and validation samples.
@@ -119,10 +120,12 @@ def fit_refusal(
         val_features: (M, D).
         val_logits: (M, C).
         val_labels: (M,), 0..C-1.
+        varied_features: (N, D), of the training samples after changes that the network was trained to see through.
         rejection_rate: share of validation samples that both witnesses together are to refuse.
     """
     width = train_features.shape[1]
-    gaussians = _rounded(Gaussians.fit(train_features, train_labels, rank=max(1, _LARGEST_BASIS // width)))
+    rank = max(1, _LARGEST_BASIS // width)
+    gaussians = _rounded(Gaussians.fit(train_features, train_labels, varied=varied_features, rank=rank))
     temperature = fit_temperature(val_logits, val_labels)
     probabilities = softmax(val_logits / temperature)
     distance, confidence = gaussians.score(val_features), probabilities.max(axis=1)

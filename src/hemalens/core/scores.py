@@ -63,12 +63,23 @@ class Gaussians:
     rest: float
 
     @classmethod
-    def fit(cls, features: FloatArray, labels: IntArray, *, rank: int | None = None) -> Self:
-        """Fit to features (N, D) with labels (N,) of C values; ``rank`` is R, all D where not given."""
-        features = features.astype(np.float64)
+    def fit(
+        cls, features: FloatArray, labels: IntArray, *, varied: FloatArray | None = None, rank: int | None = None
+    ) -> Self:
+        """Fit to the features of samples.
+
+        Args:
+            features: (N, D).
+            labels: (N,), of C values.
+            varied: (N, D), of the same samples after changes that are to count for little; half the covariance is of
+                them, around the means of the unchanged ones.
+            rank: R, all D where not given.
+        """
         present, places = np.unique(labels, return_inverse=True)
-        means = np.stack([features[places == place].mean(axis=0) for place in range(len(present))])
-        variances, directions = np.linalg.eigh(shrunk_covariance(features - means[places]))
+        parts = [part.astype(np.float64) for part in (features, varied) if part is not None]
+        means = np.stack([parts[0][places == place].mean(axis=0) for place in range(len(present))])
+        centred = np.concatenate([part - means[places] for part in parts])
+        variances, directions = np.linalg.eigh(shrunk_covariance(centred))
         kept = min(rank or len(variances), len(variances))
         # Some features may never change (dead units): their variance is as good as none, and any change tells.
         variances = np.maximum(variances, 1e-6 * variances[-1] + _TINY)[::-1]

@@ -123,11 +123,13 @@ class Picture:
     Attributes:
         pixels: (H, W, 3) uint8, RGB, 0-255, contiguous and writable.
         mode: Pillow's mode of the file ("RGB", "L", "I;16", ...), or "array:uint8" for a row of an array.
+        size: width and height of the whole picture, upright, before it was resized to a ``side``.
         conversions: each rule applied to come to RGB uint8, in words, in order; empty for plain RGB.
     """
 
     pixels: Images
     mode: str
+    size: tuple[int, int]
     conversions: tuple[str, ...] = ()
 
 
@@ -199,7 +201,7 @@ def decode_array(array: npt.NDArray[Any], *, name: str = "", max_pixels: int = M
         values, note = _on_white(values)
         notes.append(note)
     pixels = np.array(values, dtype=np.uint8, order="C")
-    return Picture(pixels, f"array:{array.dtype}", tuple(notes))
+    return Picture(pixels, f"array:{array.dtype}", (shape[1], shape[0]), tuple(notes))
 
 
 def _decode(data: bytes, header: Header, max_pixels: int, what: str, notes: list[str], side: int | None) -> Picture:
@@ -212,7 +214,7 @@ def _decode(data: bytes, header: Header, max_pixels: int, what: str, notes: list
         if header.depth == 16 or _tiff_depth(image) == 16:
             notes.extend([_16_BIT_COLOUR] if image.mode in ("RGB", "RGBA", "LA", "CMYK") else [])
         image.load()
-        mode = image.mode
+        mode, size = image.mode, image.size
         described = any(key in image.info for key in _METADATA)
         # Pixels that nothing will turn or convert need no way through an array to be resized.
         direct = side is not None and mode == "RGB" and not described and "transparency" not in image.info
@@ -225,7 +227,9 @@ def _decode(data: bytes, header: Header, max_pixels: int, what: str, notes: list
                 pixels = turn(pixels)
                 notes.append(_ROTATED)
     whole = np.array(pixels, dtype=np.uint8, order="C")
-    return Picture(whole if side is None else np.array(resize(whole, side)), mode, tuple(notes))
+    if not direct:
+        size = whole.shape[1], whole.shape[0]
+    return Picture(whole if side is None else np.array(resize(whole, side)), mode, size, tuple(notes))
 
 
 def _damaged(error: BaseException, header: Header, size: int, what: str) -> DecodeError:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 from hemalens.core.artifacts import output_file, read_json, write_atomically, write_json
 from hemalens.core.errors import ArtifactError, ConfigError
@@ -73,7 +74,9 @@ def predict(
     parts = out.with_name(f".{out.name}.parts")
     with output_file(out, "predict", overwrite=overwrite, inputs=inputs, options=options):
         done = _begin(parts, {"inputs": inputs, "rows": CHUNK * _PART_CHUNKS, "zoom": zoom}, overwrite=overwrite)
-        _write_parts(opened, classifier, parts, done, engine=engine, workers=workers, zoom=zoom, progress=progress)
+        # Threads of numpy's that wait for their part of a small product take the cores from those that decode.
+        with threadpool_limits(1, user_api="blas"):
+            _write_parts(opened, classifier, parts, done, engine=engine, workers=workers, zoom=zoom, progress=progress)
         written, counts = _finish(parts, out, len(opened))
     shutil.rmtree(parts)
     seconds = time.monotonic() - started

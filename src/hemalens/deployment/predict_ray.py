@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 from hemalens.core.errors import MissingExtraError
 from hemalens.data.sources import Source
@@ -61,6 +62,7 @@ class _Actor:
 
     def __init__(self, source: Source, path: str, exported: tuple[bytes, Sidecar], zoom: float) -> None:
         self._source, self._zoom = source, zoom
+        threadpool_limits(1, user_api="blas")
         self._classifier = Classifier(Path(path), *exported, threads=1)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from hemalens.training.policies import (
 )
 from hemalens.training.random import uniform
 
-__all__ = ["COLOUR", "FIELD_LIKE", "GEOMETRY", "augment_batch", "check_steps"]
+__all__ = ["COLOUR", "FIELD_LIKE", "GEOMETRY", "LIGHT", "augment_batch", "check_steps"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ GEOMETRY = {
     "shear": _Geometry(1, _shear),
     "translate": _Geometry(2, _translate),
 }
-COLOUR = {
+LIGHT = {
     "brightness": _Colour(1, brightness),
     "contrast": _Colour(1, contrast),
     "saturation": _Colour(1, saturation),
@@ -206,6 +206,9 @@ COLOUR = {
     "hue": _Colour(1, hue),
     "stain": _Colour(3, stain),
     "hed": _Colour(6, hed),
+}
+"""Steps that change light, camera or dye and leave every detail."""
+COLOUR = LIGHT | {
     "blur": _Colour(1, blur),
     "noise": _Colour(2, noise),
     "pixelate": _Colour(1, pixelate),

@@ -1,15 +1,18 @@
 """Pictures to logits and features under a network as it stands, and to their field-like distorted copies."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hemalens.core.config import AugmentStep
 from hemalens.core.types import FloatArray, Progress, no_progress
 from hemalens.training.augment import FIELD_LIKE, augment_batch
 from hemalens.training.models import last_layers
 from hemalens.training.tensors import to_batch
 
-__all__ = ["perturb", "predict_features", "predict_logits"]
+__all__ = ["perturb", "predict_features", "predict_logits", "vary"]
 
 _BATCH = 256
 # The field-like copy of a set is drawn from this seed, so that all runs are compared on the same pictures.
@@ -60,11 +63,16 @@ def perturb(pictures: Tensor) -> Tensor:
 
     The distortions are ``augment.FIELD_LIKE``; the draw of a picture depends on its place alone.
     """
+    return vary(pictures, FIELD_LIKE, seed=_FIELD_SEED)
+
+
+def vary(pictures: Tensor, steps: Sequence[AugmentStep], *, seed: int) -> Tensor:
+    """Return pictures (N, S, S, 3) uint8 after augmentation; the draw of a picture depends on seed and place alone."""
     parts = [torch.empty((0, *pictures.shape[1:]), dtype=torch.uint8)]
     for start in range(0, len(pictures), _BATCH):
         batch = to_batch(pictures[start : start + _BATCH])
         keys = torch.arange(start, start + len(batch))
-        changed = augment_batch(batch, keys, FIELD_LIKE, seed=_FIELD_SEED, epoch=0)
+        changed = augment_batch(batch, keys, steps, seed=seed, epoch=0)
         parts.append((changed * 255.0).round().to(torch.uint8).permute(0, 2, 3, 1))
     return torch.cat(parts).contiguous()
 

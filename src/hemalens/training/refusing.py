@@ -1,4 +1,9 @@
-"""A trained network and its set to what it refuses: the features of undistorted training and validation pictures."""
+"""A trained network and its set to what it refuses: the features of training and validation pictures.
+
+Other light, dye, size or position, as far as training showed them, are to make no cell strange: half of what the
+distance is measured in comes from training pictures so changed. Steps that destroy detail take no part, for a blurred
+cell may well be refused (docs/decisions/0025).
+"""
 
 from collections.abc import Sequence
 
@@ -6,10 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
+from hemalens.core.config import AugmentStep
 from hemalens.core.refusal import Refusal, fit_refusal
 from hemalens.core.types import IntArray, Progress, no_progress
 from hemalens.data.sources import Source
-from hemalens.training.predicting import predict_features
+from hemalens.training.augment import GEOMETRY, LIGHT
+from hemalens.training.predicting import predict_features, vary
 from hemalens.training.sides import choose_side
 from hemalens.training.tensors import LabelledImages, load_images
 
@@ -25,6 +32,7 @@ def learn_refusal(
     sides: Sequence[str],
     validation: LabelledImages,
     *,
+    steps: Sequence[AugmentStep] = (),
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Refusal:
@@ -35,15 +43,20 @@ def learn_refusal(
         source: the set it was trained on.
         sides: the split of each of its samples.
         validation: pictures at the network's size; they set temperature and limits.
-        seed: of the choice of training pictures, at most 1,000 a class.
+        steps: the augmentation it was trained under.
+        seed: of the choice of training pictures, at most 1,000 a class, and of their changes.
         progress: told about the pictures.
     """
     labels, places = choose_side(source, sides, "train")
     chosen = _balanced(labels, seed)
     pictures = load_images(source, [places[row] for row in chosen], size=validation.images.shape[1], progress=progress)
-    features, _ = predict_features(module, torch.from_numpy(pictures), progress=progress)
+    seen = torch.from_numpy(pictures)
+    features, _ = predict_features(module, seen, progress=progress)
+    kept = [step for step in steps if step.name in GEOMETRY or step.name in LIGHT]
+    varied = predict_features(module, vary(seen, kept, seed=seed), progress=progress)[0] if kept else None
     val_features, val_logits = predict_features(module, torch.from_numpy(validation.images), progress=progress)
-    return fit_refusal(features, labels[chosen], val_features, val_logits, validation.labels)
+    cells = val_features, val_logits, validation.labels
+    return fit_refusal(features, labels[chosen], *cells, varied_features=varied)
 
 
 def _balanced(labels: IntArray, seed: int) -> IntArray:

@@ -158,7 +158,9 @@ def _train(
         save_validation(out, *fitted.validation)
         save_model(out, fitted.module, card)
         with torch_threads(config.threads or available_cores()):
-            refusal = learn_refusal(fitted.module, source, sides, validation, seed=config.seed, progress=progress)
+            refusal = learn_refusal(
+                fitted.module, source, sides, validation, steps=config.augment, seed=config.seed, progress=progress
+            )
         write_json(out / "refusal.json", refusal.to_json())
     return card
 

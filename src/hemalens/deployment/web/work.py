@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 from hemalens.core.errors import DecodeError, RequestError
 from hemalens.core.heatmaps import class_activation_map, normalise, overlay
 from hemalens.core.page import picture_uri
 from hemalens.core.refusal import Judgement
 from hemalens.core.types import FloatArray, Images
-from hemalens.data.decode import decode
+from hemalens.data.decode import Picture, decode
 from hemalens.data.headers import read_header
 from hemalens.data.resize import resize
 from hemalens.data.sources.archives import DAMAGED_ZIP, leads_out
@@ -108,6 +109,8 @@ class Work:
 
     def open(self) -> None:
         """Open the model and use it once, so that the first request waits for neither."""
+        # Threads of numpy's that wait for their part of a small product take the cores from the other processes.
+        threadpool_limits(1, user_api="blas")
         self._classifier = Classifier.open(self.model, threads=1)
         size = self._classifier.image_size
         self._judge([np.zeros((size, size, 3), np.uint8)])
@@ -136,26 +139,29 @@ class Work:
         rows: list[dict[str, Any]] = []
         for task in tasks:
             try:
-                pixels = self._decode(task.upload)
+                picture = self._decode(task)
             except RequestError as error:
                 answers.append(Answer(error.status, unreadable_row(task.upload.name, error), "unreadable", error))
                 continue
             answers.append(None)
-            small.append(resize(pixels, self._opened().image_size))
-            shown.append(_shrink(pixels) if task.heat_map else None)
-            rows.append({"sample_id": task.upload.name, "width": pixels.shape[1], "height": pixels.shape[0]})
+            small.append(resize(picture.pixels, self._opened().image_size))
+            shown.append(_shrink(picture.pixels) if task.heat_map else None)
+            rows.append({"sample_id": task.upload.name, "width": picture.size[0], "height": picture.size[1]})
         if rows:
             judged, _, maps = self._judge(small)
             fresh = iter([self._row(*one, judged, maps) for one in zip(range(len(rows)), rows, shown, strict=True)])
             answers = [answer if answer is not None else next(fresh) for answer in answers]
         return [answer for answer in answers if answer is not None]
 
-    def _decode(self, upload: Upload) -> Images:
+    def _decode(self, task: PictureTask) -> Picture:
+        """Return a picture, whole where it will be shown, else as the network takes it, which is faster."""
+        upload = task.upload
         if upload.refused:
             raise RequestError(422, f"picture {upload.name!r}", upload.refused)
         header = read_header(upload.data)
         try:
-            return decode(upload.data, name=upload.name, max_pixels=self.limits.pixels).pixels
+            side = None if task.heat_map else self._opened().image_size
+            return decode(upload.data, name=upload.name, max_pixels=self.limits.pixels, side=side)
         except DecodeError as error:
             large = f"the limit is {self.limits.pixels:,}" in error.rule
             status = 415 if header is None else 413 if large else 422
