@@ -13,8 +13,8 @@ __all__ = ["Classifier", "load"]
 def load(model: "str | Path" = "embedded", *, threads: int = 0) -> "ExportedClassifier":
     """Return an exported model ready to predict: ``embedded``, or the path of an .onnx file.
 
-    Its ``predict`` and ``predict_proba`` take uint8 arrays, PIL images and paths; ``classes_`` names what they return.
-    Needs no torch and no network.
+    Its ``predict``, ``predict_proba`` and ``judge``, which also refuses, take uint8 arrays, PIL images and paths;
+    ``classes_`` names what they return. Needs no torch and no network.
 
     Args:
         model: ``embedded``, or an .onnx file that ``hemalens export`` wrote.

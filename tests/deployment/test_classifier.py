@@ -69,7 +69,7 @@ def test_pictures_may_have_different_sizes(classifier: Classifier, pictures: np.
 def test_judging_calibrates_and_refuses_with_the_reason(classifier: Classifier, pictures: np.ndarray) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     outputs = classifier.run([*pictures, *noise])
-    judged = classifier.judge(outputs)
+    judged = classifier.judge([*map(Image.fromarray, pictures), *noise])
     np.testing.assert_allclose(judged.probabilities, softmax(outputs.logits / classifier.sidecar.refusal.temperature))
     assert judged.abstained[5:].any()  # noise
     assert all(reason.startswith(("unlike any", "confidence")) for reason in judged.reasons if reason)
@@ -131,7 +131,7 @@ def test_a_run_needs_torch_only_to_be_exported(exported: Exported, monkeypatch: 
 def test_predicting_imports_no_torch(exported: Exported) -> None:
     code = (
         "import sys, numpy as np, hemalens; loaded = len(sys.modules); c = hemalens.load(sys.argv[1]);"
-        "c.judge(c.run(np.zeros((1, 20, 20, 3), np.uint8)));"
+        "c.judge(np.zeros((1, 20, 20, 3), np.uint8));"
         "print([name for name in ('torch', 'torchvision', 'timm', 'onnx', 'safetensors') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code, exported.onnx], capture_output=True, text=True, check=True)

@@ -60,7 +60,7 @@ def judge_chunk(classifier: Classifier, samples: Sequence[Sample], decoded: Deco
     pictures, reasons = decoded
     readable = np.array([not reason for reason in reasons], bool)
     # All of them, the zeros too: a batch of the same size gives the same bits wherever it is cut.
-    judged = classifier.judge(classifier.run(pictures))
+    judged = classifier.judge_outputs(classifier.run(pictures))
     names = classifier.classes_[judged.predicted]
     said = [
         words if not reason else f"unreadable: {reason}" for words, reason in zip(judged.reasons, reasons, strict=True)

@@ -107,8 +107,15 @@ class Classifier:
         """
         return softmax(self.run(_as_list(pictures)).logits / self.sidecar.refusal.temperature)
 
-    def judge(self, outputs: Outputs) -> Judgement:
-        """Return what is claimed of pictures, and of which nothing is."""
+    def judge(self, pictures: Pictures) -> Judgement:
+        """Return what is claimed of pictures, calibrated, and of which nothing is, with the reason.
+
+        Raises DecodeError for the first that is no picture.
+        """
+        return self.judge_outputs(self.run(_as_list(pictures)))
+
+    def judge_outputs(self, outputs: Outputs) -> Judgement:
+        """Return what ``judge`` says of pictures that went through ``run``."""
         return judge(self.sidecar.refusal, outputs.features, outputs.logits)
 
     def _batches(self, pictures: Sequence[Images] | Images) -> list[Images]:

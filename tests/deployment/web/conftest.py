@@ -146,7 +146,7 @@ def cells(exported: Exported) -> Cells:
     strange = [random.integers(0, 256, (24, 24, 3), np.uint8) for _ in range(8)]
     strange += [np.full((24, 24, 3), shade, np.uint8) for shade in range(0, 256, 15)]
     classifier = Classifier.open(exported.onnx, threads=1)
-    refused = classifier.judge(classifier.run([*made, *strange])).abstained
+    refused = classifier.judge([*made, *strange]).abstained
     known = [picture for picture, no in zip(made, refused, strict=False) if not no]
     return Cells(known[:6], strange[int(np.flatnonzero(refused[len(made) :])[0])])
 

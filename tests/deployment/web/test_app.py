@@ -31,7 +31,7 @@ def test_pictures_are_answered_in_order_as_the_model_answers_them(server: Server
     assert reply.status == 200
     said = reply.json()
     assert said["classes"] == classifier.classes_.tolist()
-    judged = classifier.judge(classifier.run(pictures))
+    judged = classifier.judge(pictures)
     for place, row in enumerate(said["predictions"]):
         assert row["sample_id"] == f"{place}.png"
         assert row["predicted"] == classifier.classes_[judged.predicted[place]]
@@ -89,7 +89,7 @@ def test_tensors_are_answered_by_the_open_inference_protocol(server: Server, cel
     assert described["inputs"] == [{"name": "pictures", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
     pictures = np.stack(cells.kept[:2])
     tensor = {"name": "pictures", "shape": [*pictures.shape], "datatype": "UINT8"}
-    judged = classifier.judge(classifier.run(pictures))
+    judged = classifier.judge(pictures)
     for data in (pictures.ravel().tolist(), pictures.tolist()):
         asked = json.dumps({"id": "one", "inputs": [{**tensor, "data": data}]}).encode()
         reply = server.ask("POST", f"/v2/models/{server.model}/infer", asked, Content_Type="application/json")

@@ -172,7 +172,7 @@ class Work:
         """Return judgement, logits (N, C) and maps (N, D, h, w)."""
         classifier = self._opened()
         outputs = classifier.run(pictures)
-        return classifier.judge(outputs), outputs.logits, outputs.feature_map
+        return classifier.judge_outputs(outputs), outputs.logits, outputs.feature_map
 
     def _row(
         self, place: int, row: dict[str, Any], shown: Images | None, judged: Judgement, maps: FloatArray
