@@ -124,6 +124,11 @@ def test_the_last_layer_is_found(name: str, wanted: str) -> None:
     assert head_parameters(build_model(name, 3, image_size=32)) == (f"{wanted}.weight", f"{wanted}.bias")
 
 
+def test_the_small_residual_network_comes_in_three_widths() -> None:
+    counts = [count_parameters(build_model(name, 8)) for name in ("compact-small", "compact", "compact-large")]
+    assert counts == [218_456, 869_032, 1_951_736]
+
+
 def test_our_own_networks_do_without_timm() -> None:
     words = (
         "import sys; from hemalens.training.train import check_config; from hemalens.core.config import TrainConfig;"

@@ -32,7 +32,7 @@ class AugmentStep(_Frozen):
 class TrainConfig(_Frozen):
     """Everything that shapes a training run; the defaults are the recipe ``compact``'s frame."""
 
-    model: str = Field("compact", description="baseline, compact (also -small and -large), or any network of timm by its name")
+    model: str = Field("compact", description="baseline, compact, compact-small, compact-large, or any network of timm")
     weights: str = Field("none", description="to start from: none, hub (timm's own), or a .safetensors file")
     freeze: Literal["none", "features", "gradual"] = Field(
         "none", description="train all; only the head; or the head first and deeper layers from epoch to epoch"
