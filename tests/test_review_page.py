@@ -1,7 +1,6 @@
 """The review page in a real browser: keyboard and mouse, reload and kill, and what clean then makes of it."""
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,15 +14,9 @@ from hemalens.data.clean import clean
 from hemalens.data.sources import open_source
 from tests.data.hostile import cell, encode
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive Chromium")
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs headless Chromium (chromium is not installed)"),
-]
-QUIET = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-PATIENCE = 60_000  # ms that a busy machine may take for a step
+pytestmark = pytest.mark.browser
 EVIL = "<b onclick=x>bold.png"
 
 
@@ -45,15 +38,6 @@ class Served:
         return self.process.returncode, out
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    playwright.expect.set_options(timeout=PATIENCE)
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET.split())
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     """One picture three times (suggested to drop as foreign), 60 grey ones, a file that is none; up for review."""
@@ -72,16 +56,10 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 @pytest.fixture
-def page(browser, served: Served) -> Iterator[object]:
-    opened = browser.new_page(viewport={"width": 1200, "height": 800})
-    opened.set_default_timeout(PATIENCE)
-    opened.asked, opened.faults = [], []
-    opened.on("request", lambda request: opened.asked.append(request.url))
-    opened.on("pageerror", lambda error: opened.faults.append(str(error)))
-    opened.on("console", lambda line: opened.faults.append(line.text) if line.type in ("error", "warning") else None)
+def page(open_page, served: Served) -> object:
+    opened = open_page()
     show(opened, served.address)
-    yield opened
-    opened.close()
+    return opened
 
 
 def show(page, address: str) -> None:

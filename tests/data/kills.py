@@ -24,6 +24,7 @@ from hemalens.data.clean import clean
 from hemalens.data.sources import open_source
 from hemalens.data.split import split
 from tests.data.hostile import cell, encode
+from tests.forking import ended, forked
 
 # What a stage calls of the system when it writes; a kill falls before one of these.
 _CALLS = frozenset({"open", "write", "fsync", "replace", "unlink", "mkdir", "chmod", "close", "flush", "scandir"})
@@ -67,25 +68,6 @@ def prepared(folder: Path) -> None:
         auditing.audit(folder / "cells.npz", folder / "audited.npz", workers=0)
 
     assert ended(forked(work)) == "done"
-
-
-def forked(work: Callable[[], object]) -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:  # whatever happens, the child must not go on as the parent
-            os._exit(code)
-    return child
-
-
-def ended(child: int) -> str:
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return "killed"
-    return "done" if status == 0 else f"failed with status {status}"
 
 
 def counted(work: Callable[[], object], kill: int | None) -> int:

@@ -12,7 +12,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,29 +22,9 @@ import torch
 from hemalens.training import checkpoint
 from hemalens.training import train as stage
 from hemalens.training.loop import perturb
+from tests.forking import ended, forked
 
 torch.set_num_threads(1)
-
-
-def forked(work: Callable[[], object]) -> int:
-    """Do the work in a forked child; return its number for ``ended``."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:  # whatever happens, the child must not go on as the parent
-            os._exit(code)
-    return child
-
-
-def ended(child: int) -> str:
-    """Wait for a child and say how it ended."""
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
-        return "killed"
-    return "done" if status == 0 else f"failed with status {status}"
 
 
 def pull_the_plug() -> None:

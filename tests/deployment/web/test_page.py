@@ -3,9 +3,7 @@
 import base64
 import csv
 import re
-import shutil
 import zipfile
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -13,15 +11,9 @@ import pytest
 
 from tests.deployment.web.conftest import Cells, Server, encode
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive Chromium")
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs headless Chromium (chromium is not installed)"),
-]
-QUIET = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-PATIENCE = 60_000  # ms that a busy machine may take for a step
+pytestmark = pytest.mark.browser
 EVIL = "<img src=x onerror=alert(1)>.png"
 DROP = """
 ([files]) => {
@@ -38,26 +30,11 @@ DROP = """
 """
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[object]:
-    playwright.expect.set_options(timeout=PATIENCE)
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET.split())
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
-def page(browser, server: Server) -> Iterator[object]:
-    opened = browser.new_page(viewport={"width": 1200, "height": 900})
-    opened.set_default_timeout(PATIENCE)
-    opened.asked, opened.faults = [], []
-    opened.on("request", lambda request: opened.asked.append(request.url))
-    opened.on("pageerror", lambda error: opened.faults.append(str(error)))
-    opened.on("console", lambda line: opened.faults.append(line.text) if line.type in ("error", "warning") else None)
+def page(open_page, server: Server) -> object:
+    opened = open_page()
     opened.goto(server.address)
-    yield opened
-    opened.close()
+    return opened
 
 
 def choose(page, *files: tuple[str, bytes]) -> None:
