@@ -4,12 +4,13 @@ Needs neither torch nor anything of training.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from scipy.stats import binomtest
 
 from hemalens.core.document import Block, Cell, Heading, Paragraph, Table, paragraph, reference
 from hemalens.core.metrics import Interval
-from hemalens.core.page import ABSENT, interval, number, percent, thousands
+from hemalens.core.page import ABSENT, interval, percent, thousands
 from hemalens.evaluation.report_extras import Elsewhere
 
 __all__ = ["elsewhere_blocks", "elsewhere_scores", "elsewhere_tables", "one_source", "share"]
@@ -23,15 +24,16 @@ def share(count: int, of: int) -> Interval | None:
     return Interval(count / of, float(low), float(high))
 
 
-def elsewhere_blocks(found: Sequence[Elsewhere], home: Mapping[str, float] | None) -> list[Block]:
-    """Return the part of the results on other laboratories; ``home`` is the accuracy at home, None if not known."""
+def elsewhere_blocks(found: Sequence[Elsewhere], home: Mapping[str, Any] | None) -> list[Block]:
+    """Return the part of the results on other laboratories; ``home`` are the scores at home, None if not known."""
     if not found:
         return []
     return [
         Heading("Other laboratories"),
         paragraph(
-            f"The model was also scored on cells from {_sources(found)}. That these come from other laboratories is "
-            "the word of whoever named them; by their contents they are not the source that the model was trained on.",
+            f"The model was also scored on cells from {_listed(list(dict.fromkeys(one.name for one in found)))}. That "
+            "these come from other laboratories is the word of whoever named them; by their contents they are not the "
+            "source that the model was trained on.",
             (
                 reference("elsewhere"),
                 " has the scores, ",
@@ -63,11 +65,11 @@ def elsewhere_tables(found: Sequence[Elsewhere]) -> list[Table]:
 
 
 def elsewhere_scores(found: Sequence[Elsewhere]) -> str:
-    """Return the accuracy on each source in words, joined by commas.
+    """Return the accuracy on each source in words, joined by semicolons.
 
     What is refused is said beside it: a model that is right and does not dare to say so is of little use there.
     """
-    return ", ".join(
+    return "; ".join(
         f"{interval(one.scores['accuracy'])} on {thousands(one.scores['n'])} cells of {_called(one)}, of which it "
         f"refuses {percent(one.refused / one.scores['n'])}"
         for one in found
@@ -87,15 +89,10 @@ def one_source(found: Sequence[Elsewhere], classes: Sequence[str]) -> Paragraph:
     return paragraph(
         "The pictures that the model was made from come from one source. Elsewhere it was measured: accuracy "
         f"{elsewhere_scores(found)}.",
-        f"Of {', '.join(absent)} nothing is known there, for none was among the cells." if absent else None,
+        f"Of {_listed(absent)} nothing is known there: none was among the cells." if absent else None,
         f"{'One other laboratory is' if count == 1 else f'{count} other laboratories are'} not all: each has its own "
         "stain, microscope and camera, and accuracy at the next one has to be measured before it is relied on.",
     )
-
-
-def _sources(found: Sequence[Elsewhere]) -> str:
-    names = list(dict.fromkeys(one.name for one in found))
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _called(one: Elsewhere) -> str:
@@ -155,25 +152,35 @@ def _class_rows(found: Sequence[Elsewhere]) -> list[list[Cell]]:
     return rows
 
 
-def _remarks(one: Elsewhere, home: Mapping[str, float] | None) -> list[str | None]:
-    """Say how a source compares with home, what was done to its pictures, and what became of kinds not known."""
-    there, words = one.scores["accuracy"], (one.scores.get("adaptation") or {}).get("words")
-    gap = 100 * (home["value"] - there["value"]) if home else 0.0
-    absent = [name for name in one.scores["classes"] if not _support(one, name)]
+def _remarks(one: Elsewhere, home: Mapping[str, Any] | None) -> list[str | None]:
+    """Say how a source compares with home, how its scale was found, and what became of kinds that are not known."""
+    words = (one.scores.get("adaptation") or {}).get("words")
     return [
-        f"{_called(one)}: accuracy is {number(abs(gap), 2)} points {'below' if gap > 0 else 'above'} that at home"
-        + (
-            f", over {len(one.scores['classes']) - len(absent)} of {len(one.scores['classes'])} classes."
-            if absent
-            else "."
-        )
-        if home
-        else f"{_called(one)}:",
-        f"Before, the pictures were brought to the size of the training cells, told without a label: {words}."
-        if words
-        else None,
-        f"Cells of kinds that the model does not know and answered for are named wrongly each time, here as "
-        f"{', '.join(f'{name} ({count})' for name, count in one.named.items())}."
+        f"{_called(one)}: {_comparison(one, home)}",
+        f"The scale was sought without a look at the labels ({words})." if words else None,
+        f"The model answered for {thousands(sum(one.named.values()))} cells of kinds that it does not know, and every "
+        f"one of these answers is wrong: {', '.join(f'{name} {count}' for name, count in one.named.items())}."
         if one.named
         else None,
     ]
+
+
+def _comparison(one: Elsewhere, home: Mapping[str, Any] | None) -> str:
+    """Say which classes occur, and how they are recalled there and at home: accuracies over other mixtures mislead."""
+    classes = one.scores["classes"]
+    present = [name for name in classes if _support(one, name)]
+    every = len(present) == len(classes)
+    which = "all classes of the model occur" if every else f"of the model's {len(classes)} classes"
+    which += "" if every else f" only {_listed(present)} {'occurs' if len(present) == 1 else 'occur'}"
+    own = (home or {}).get("per_class", {})
+    if not all(own.get(name, {}).get("support") for name in present):
+        return f"{which}."
+    there, here = (
+        sum(each[name]["recall"] for name in present) / len(present) for each in (one.scores["per_class"], own)
+    )
+    recall = "recall" if len(present) == 1 else "mean recall"
+    return f"{which}, with a {recall} of {percent(there)}; at home it is {percent(here)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

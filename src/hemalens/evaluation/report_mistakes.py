@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hemalens.core.document import Block, Gallery, Heading, Sentence, code, paragraph, reference
-from hemalens.core.page import number, percent, thousands
+from hemalens.core.page import percent, thousands
 from hemalens.evaluation.report_extras import Explanation, source_of
 from hemalens.evaluation.report_inputs import Evaluation, RunInputs
 from hemalens.evaluation.report_parts import stored_picture
@@ -41,14 +41,14 @@ def mistakes_blocks(run: RunInputs, *, flawless: bool) -> list[Block]:
         if evaluation and one["sample_id"] not in shown
     ]
     heading = Heading("The worst mistakes and what the model looked at" if items else "The worst mistakes")
-    blocks: list[Block] = [heading, *_words(mistakes, items, others, flawless=flawless)]
+    blocks: list[Block] = [heading, *_words(mistakes, items, others, mapped=bool(mapped), flawless=flawless)]
     if items:
-        blocks.append(_maps_gallery(items))
+        blocks += [_maps_gallery(items), *_map_words(explanation)]
     if others:
         wide = len(others) > 8
         caption = f"{'Further wrong' if shown else 'The wrong'} answers that the model was surest of, as true class "
         blocks.append(Gallery("mistakes", f"{caption}{_ARROW} answer.", others, columns=8 if wide else 4, wide=wide))
-    return [*blocks, paragraph(*_map_words(explanation))] if items else blocks
+    return blocks
 
 
 def map_verdict(explanation: Explanation | None) -> str | None:
@@ -61,14 +61,20 @@ def map_verdict(explanation: Explanation | None) -> str | None:
 
 
 def _words(
-    mistakes: list[Any], items: list[dict[str, Any]], others: list[dict[str, Any]], *, flawless: bool
+    mistakes: list[Any],
+    items: list[dict[str, Any]],
+    others: list[dict[str, Any]],
+    *,
+    mapped: bool,
+    flawless: bool,
 ) -> list[Block]:
     """Say what the figures show, or why there is none."""
     found: list[Sentence] = []
     if not mistakes:
         found.append("There are none." if flawless else "No pictures of them were kept.")
     if items:
-        found.append((reference("maps"), " shows samples beside what in them speaks for the answer."))
+        what = "the wrong answers that the model was surest of, each" if mapped else "samples, each"
+        found.append((reference("maps"), f" shows {what} with a map of what speaks for the answer."))
     if others:
         rest = " shows further wrong answers." if items else " shows the wrong answers that the model was surest of."
         found.append((reference("mistakes"), rest))
@@ -120,18 +126,18 @@ def _item(one: Mapping[str, Any], uri: str | None, *, beside: str | None = None)
 
 
 def _maps_gallery(items: list[dict[str, Any]]) -> Gallery:
-    wide = sum(2 if "beside" in one else 1 for one in items) > 8
+    pairs = sum("beside" in one for one in items)
+    alone = " A single picture was kept under its map only." if 0 < pairs < len(items) else ""
     caption = (
-        "Samples, the worst mistakes first, as true class "
-        f"{_ARROW} answer: on the right the same picture under what speaks for the answer, from blue (a little) to "
-        "yellow (the most). Where it looks as it came, nothing speaks for it."
+        f"Samples, the worst mistakes first, as true class {_ARROW} answer, {'beside' if pairs else 'shown as'} the "
+        "same picture under the colours of what speaks for the answer, from blue (a little) to yellow (the most); "
+        f"where it looks as it came, nothing does.{alone}"
     )
-    if not any("beside" in one for one in items):
-        caption = caption.replace("on the right the same picture", "each picture")
+    wide = len(items) + pairs > 8
     return Gallery("maps", caption, items, columns=8 if wide else 4, wide=wide)
 
 
-def _map_words(explanation: Explanation | None) -> list[Sentence]:
+def _map_words(explanation: Explanation | None) -> list[Block]:
     """Say whether the maps passed the check against random ones, and what maps can and cannot say."""
     limits = (
         "A map shows where the network found what it took for the class; it does not show why that is so, nor that a "
@@ -139,7 +145,8 @@ def _map_words(explanation: Explanation | None) -> list[Sentence]:
     )
     if explanation is None:
         unchecked = "Whether the maps of this model mean anything was not checked: run "
-        return [(unchecked, code("hemalens explain RUN SOURCE --out DIR"), "."), limits]
+        command = code("hemalens explain RUN SOURCE --out DIR")
+        return [paragraph((unchecked, command, "."), limits)]
     check, size = explanation.facts["check"], explanation.facts["map_size"]
     games = {
         name: check[name]
@@ -154,8 +161,8 @@ def _map_words(explanation: Explanation | None) -> list[Sentence]:
         "pixels come in it."
     )
     told = [
-        f"While pixels are {verbs[name]}, it is {number(game['maps'])} on average in the order of the maps and "
-        f"{number(game['random'])} in a random one; the map does better on {percent(game['better'], 0)} of the samples "
+        f"While pixels are {verbs[name]}, it is {game['maps']:.3f} on average in the order of the maps and "
+        f"{game['random']:.3f} in a random one; the map does better on {percent(game['better'], 0)} of the samples "
         f"({_probability(game['p'])})."
         for name, game in games.items()
     ]
@@ -165,7 +172,7 @@ def _map_words(explanation: Explanation | None) -> list[Sentence]:
         if meaningful
         else "So it is not shown that the maps say anything about this model, and nothing should be read from them."
     )
-    return [tried, *told, verdict, limits]
+    return [paragraph(tried, *told, verdict), paragraph(limits)]
 
 
 def _probability(p: float) -> str:

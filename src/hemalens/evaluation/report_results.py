@@ -105,7 +105,7 @@ def results_section(run: RunInputs) -> Section:
         taken = f"{pair['true']} taken for {pair['predicted']}"
         often = f"The most frequent confusion is {taken}: {pair['count']} of all {pair['all']} mistakes."
         found.append(paragraph(often if pair["all"] > 1 else f"The one mistake is {taken}."))
-    found += [*trust_blocks(scores), *_background(scores), *elsewhere_blocks(run.elsewhere, scores["accuracy"])]
+    found += [*trust_blocks(scores), *_background(scores), *elsewhere_blocks(run.elsewhere, scores)]
     found += mistakes_blocks(run, flawless=facts["flawless"])
     return Section("results", "Results", tuple(found))
 
