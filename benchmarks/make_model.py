@@ -30,19 +30,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a finished run of the recipe on the same split, in place of training")
     given = parser.parse_args()
-    real_data()
+    other = real_data() / "lmu" / "lmu-000.tar"
     folder = BUILD / "model"
     cleaned, splits = prepare(challenge(), folder)
     run = given.run or folder / "train"
     if given.run is None:
         train(cleaned, run, splits=splits, recipe=RECIPE, settings=(f"seed={SEED}",), resume=True, overwrite=True)
     evaluate(run, challenge(validation=True), run / "evaluation", corruptions=True, overwrite=True)
+    elsewhere = [run / "elsewhere" / name for name in ("as-they-are", "adapted")]
+    for there in elsewhere:
+        evaluate(run, other, there, adapt=there.name == "adapted", overwrite=True)
     made = folder / "embedded.onnx"
     parity = export(run, made, source=cleaned, overwrite=True)
     size = made.stat().st_size
     if size > LARGEST:
         raise SystemExit(f"{made}: {size} bytes are more than the {LARGEST} that the package may carry")
-    report([run], folder / "report", overwrite=True)
+    report([run], folder / "report", elsewhere=elsewhere, overwrite=True)
     PACKAGE.mkdir(exist_ok=True)
     for name in ("embedded.onnx", "embedded.json", "parity.json"):
         shutil.copyfile(folder / name, PACKAGE / name)

@@ -263,3 +263,36 @@ def make_run(path: Path, *, groups: bool = False, **config: Any) -> Path:
     entries = make_mistakes(path / "evaluate")
     make_evaluation(path / "evaluate", train, **extras(), worst_mistakes=entries)
     return path
+
+
+def make_elsewhere(path: Path, train: Path, *, source: str = "b", spec: str = "munich/cells.tar", **more: Any) -> Path:
+    """Write a finished evaluation of 40 neutrophils (36 right, 30 refused) and 10 blasts (6 refused) of elsewhere."""
+    place, other = CELL_CLASSES.index("neutrophil"), CELL_CLASSES.index("ig")
+    matrix = np.zeros((len(CELL_CLASSES),) * 2, np.int64)
+    matrix[place, place], matrix[place, other] = 36, 4
+    rows = [("neutrophil", "neutrophil" if one < 36 else "ig", one < 30) for one in range(40)]
+    rows += [("blast", "monocyte" if one < 9 else "ig", one < 6) for one in range(10)] + [(None, "ig", True)]
+    inputs = {"model": sha256_file(train / "model.safetensors"), "source": source * 64}
+    with output_directory(path, "evaluate", inputs=inputs) as out:
+        write_json(out / "evaluation.json", scores(matrix) | {"split": "all", "source": spec} | more)
+        write_table(out / "predictions.csv", pl.DataFrame(rows, ["label", "predicted", "abstained"], orient="row"))
+    return path
+
+
+def make_explanation(
+    path: Path, train: Path, rows: Sequence[tuple[str, str | None, str]], *, source: str = "a"
+) -> Path:
+    """Write a finished explanation by the model in ``train`` of samples: sample_id, label, predicted."""
+    inputs = {"model": sha256_file(train / "model.safetensors"), "source": source * 64}
+    game = {"maps": 0.25, "random": 0.5, "better": 0.9, "p": 1e-5}
+    check = {"n": len(rows), "steps": 16, "deletion": game, "insertion": game | {"p": 0.0123}, "verdict": "meaningful"}
+    with output_directory(path, "explain", inputs=inputs) as out:
+        (out / "maps").mkdir()
+        for place in range(len(rows)):
+            Image.new("RGB", (40, 40), (250, 240, 10 * place)).save(out / "maps" / f"{place}.png")
+        table = [(*row, 0.9, f"maps/{place}.png") for place, row in enumerate(rows)]
+        columns = ["sample_id", "label", "predicted", "confidence", "map"]
+        write_table(out / "explain.csv", pl.DataFrame(table, columns, orient="row"))
+        facts = {"method": "Grad-CAM", "map_size": [4, 4], "n_explained": len(rows), "check": check}
+        write_json(out / "explain.json", facts)
+    return path

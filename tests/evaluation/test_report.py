@@ -418,7 +418,7 @@ def test_a_piece_that_is_missing_is_left_out_and_ends_nothing(tmp_path, key, val
     train = make_train(tmp_path / "train")
     make_evaluation(tmp_path / "evaluate", train, **extras() | trust() | {key: value})
     inputs = load_inputs([train])
-    words = render_document(Document("t", (), (results_section(inputs.main.evaluation),), ""))
+    words = render_document(Document("t", (), (results_section(inputs.main),), ""))
     assert "None" not in plain(words)
 
 
@@ -427,7 +427,7 @@ def test_a_refusal_that_knows_less_says_less(tmp_path, key):
     train, more = make_train(tmp_path / "train"), extras() | trust()
     del more["abstention"][key]
     make_evaluation(tmp_path / "evaluate", train, **more)
-    words = plain(render_document(Document("t", (), (results_section(load_inputs([train]).main.evaluation),), "")))
+    words = plain(render_document(Document("t", (), (results_section(load_inputs([train]).main),), "")))
     assert "None" not in words
     assert "Risk against coverage" in words
 

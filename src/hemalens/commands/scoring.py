@@ -69,7 +69,13 @@ def report(
     out: OutDirectory,
     evaluations: Annotated[
         list[Path] | None,
-        typer.Option("--evaluation", help="Directory of `hemalens evaluate` that lies elsewhere; may be repeated."),
+        typer.Option(
+            "--evaluation", help="Directory of `hemalens evaluate` that lies outside the run; may be repeated."
+        ),
+    ] = None,
+    elsewhere: Annotated[
+        list[Path] | None,
+        typer.Option("--elsewhere", help="Evaluation of the first run on another laboratory's cells; may be repeated."),
     ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -79,5 +85,5 @@ def report(
     Example: `hemalens report runs/baseline runs/compact --out report/`
     """
     stage = find_stage("hemalens.evaluation.report", "report")
-    summary = stage(runs, out, evaluations=evaluations or (), overwrite=overwrite)
+    summary = stage(runs, out, evaluations=evaluations or (), elsewhere=elsewhere or (), overwrite=overwrite)
     show(summary, as_json, [f"look at {out / 'report.html'}"])

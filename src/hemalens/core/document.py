@@ -133,7 +133,8 @@ class Gallery:
     """A numbered figure of small pictures.
 
     Attributes:
-        items: mappings with ``uri`` (a ``data:`` address, None where the picture is lost), ``alt`` and ``lines``.
+        items: mappings with ``uri`` (a ``data:`` address, None where the picture is lost), ``alt`` and ``lines``;
+            a second picture goes ``beside`` the first, a mapping with ``uri`` and ``alt``, and takes a column more.
         columns: pictures in a row on paper.
     """
 

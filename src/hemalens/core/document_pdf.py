@@ -82,10 +82,11 @@ def _facts(document: Document, folder: Path) -> dict[str, Any]:
                 screen, paper = block.pop("svg"), block.pop("paper")
                 (folder / block["file"]).write_text(print_svg(paper or screen), encoding="utf-8")
             for item in block["items"] if block["kind"] == "gallery" else ():
-                item["file"] = None
-                if uri := item.pop("uri"):
-                    count += 1
-                    head, _, data = uri.partition(";base64,")
-                    item["file"] = f"{count}.{head.rpartition('/')[2].replace('jpeg', 'jpg')}"
-                    (folder / item["file"]).write_bytes(base64.b64decode(data))
+                for shown in (item, *([item["beside"]] if "beside" in item else [])):
+                    shown["file"] = None
+                    if uri := shown.pop("uri"):
+                        count += 1
+                        head, _, data = uri.partition(";base64,")
+                        shown["file"] = f"{count}.{head.rpartition('/')[2].replace('jpeg', 'jpg')}"
+                        (folder / shown["file"]).write_bytes(base64.b64decode(data))
     return facts | {"names": numbers(document)}

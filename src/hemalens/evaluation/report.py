@@ -18,6 +18,7 @@ from hemalens.core.page import ABSENT, interval, percent, render_document, thous
 from hemalens.core.provenance import version
 from hemalens.evaluation.report_card import model_card
 from hemalens.evaluation.report_discussion import conclusions_section, discussion_section
+from hemalens.evaluation.report_elsewhere import elsewhere_scores
 from hemalens.evaluation.report_experiments import experiments_context, experiments_section, experiments_table
 from hemalens.evaluation.report_inputs import ReportInputs, RunInputs, load_inputs
 from hemalens.evaluation.report_method import method_section, plain
@@ -30,7 +31,12 @@ _FILES = ("report.html", "report.pdf", "model_card.md", "experiments.csv")
 
 
 def report(
-    runs: Sequence[Path], out: Path, *, evaluations: Sequence[Path] = (), overwrite: bool = False
+    runs: Sequence[Path],
+    out: Path,
+    *,
+    evaluations: Sequence[Path] = (),
+    elsewhere: Sequence[Path] = (),
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write ``report.html``, ``report.pdf``, ``model_card.md`` and ``experiments.csv`` about runs; return a summary.
 
@@ -39,13 +45,15 @@ def report(
             tables of experiments, where seeds of one recipe share a row.
         out: the directory to write.
         evaluations: folders of ``hemalens evaluate`` that lie neither inside a run nor beside its training.
+        elsewhere: folders of ``hemalens evaluate`` that scored the first run's model on other laboratories' cells.
         overwrite: replace an earlier report.
 
     Raises:
-        ArtifactError: a run is unfinished or damaged, one of several is not evaluated, or ``out`` holds files already
-            and ``overwrite`` is not set.
+        ArtifactError: a run is unfinished or damaged, one of several is not evaluated, an evaluation is of another
+            model or, from elsewhere, of the model's own source, or ``out`` holds files already and ``overwrite`` is not
+            set.
     """
-    inputs = load_inputs(runs, evaluations)
+    inputs = load_inputs(runs, evaluations, elsewhere)
     with output_directory(out, "report", overwrite=overwrite, inputs=inputs.files):
         write_table(out / "experiments.csv", experiments_table(inputs.runs))
         _write(out, inputs, out / "report.html")
@@ -99,7 +107,7 @@ def _document(
             problem_section(run, folder),
             method_section(run),
             experiments_section(inputs.runs),
-            results_section(run.evaluation),
+            results_section(run),
             discussion_section(run, facts),
             conclusions_section(run, facts, experiments=found),
             Section("reproduction", "How to reproduce", tuple(_reproduction_blocks(reproduction))),
@@ -114,6 +122,8 @@ def _time(inputs: ReportInputs) -> datetime | None:
     records = [
         record for run in inputs.runs for record in (run.provenance, run.evaluation and run.evaluation.provenance)
     ]
+    records += [one.provenance for one in inputs.main.elsewhere]
+    records += [inputs.main.explanation.provenance] if inputs.main.explanation else []
     times = []
     for record in records:
         try:
@@ -139,9 +149,12 @@ def _lead(inputs: ReportInputs, facts: Mapping[str, Any] | None) -> list[Paragra
         if audit
         else None,
     ]
+    there = (
+        f"On other laboratories' cells its accuracy is {elsewhere_scores(run.elsewhere)}." if run.elsewhere else None
+    )
     if facts is None:
-        words = "It has not been evaluated, so nothing is known about its accuracy."
-        return [paragraph(*sentences, words)]
+        words = "It has not been evaluated, so nothing is known about its accuracy"
+        return [paragraph(*sentences, f"{words} at home." if there else f"{words}.", there)]
     scores, perturbed, kept = facts["scores"], facts["perturbed"], facts["abstention"]
     field = "; on the same pictures, perturbed to look like the field, its accuracy is "
     score_words = (
@@ -154,6 +167,7 @@ def _lead(inputs: ReportInputs, facts: Mapping[str, Any] | None) -> list[Paragra
         f"{percent(kept['accuracy_kept'])} of those answers."
         if kept and kept.get("accuracy_kept") is not None
         else None,
+        there,
     ]
     several = (
         f"{len(inputs.runs)} runs are compared; sections 1, 2 and 4 describe {run.name}, the first one named."
@@ -166,10 +180,10 @@ def _lead(inputs: ReportInputs, facts: Mapping[str, Any] | None) -> list[Paragra
 def _reproduction(run: RunInputs, inputs: ReportInputs) -> dict[str, Any]:
     facts = run.provenance
     hardware = facts.get("hardware", {})
-    records = [("train", facts)] + ([("evaluate", run.evaluation.provenance)] if run.evaluation else [])
+    records = [facts] + [one.provenance for one in (run.evaluation, *run.elsewhere, run.explanation) if one]
     state = " with uncommitted changes" if facts.get("dirty") else ""
     return {
-        "commands": list(dict.fromkeys("hemalens " + shlex.join(map(str, one.get("argv", []))) for _, one in records)),
+        "commands": list(dict.fromkeys("hemalens " + shlex.join(map(str, one.get("argv", []))) for one in records)),
         "facts": [
             ("Version", f"hemalens {facts.get('version', ABSENT)}"),
             ("Commit", f"{facts['commit']}{state}" if facts.get("commit") else "not run from a checkout"),

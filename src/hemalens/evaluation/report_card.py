@@ -7,11 +7,13 @@ trustworthy AI in healthcare (Lekadir et al. 2025). Needs neither torch nor anyt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hemalens.core.document import Block, Bullets, Code, Document, Facts, Section, paragraph, strong
+from hemalens.core.document import Block, Bullets, Code, Document, Facts, Heading, Section, paragraph, strong
 from hemalens.core.page import ABSENT, duration, number, percent, thousands
 from hemalens.evaluation.report_discussion import limits
+from hemalens.evaluation.report_elsewhere import elsewhere_scores, elsewhere_tables
 from hemalens.evaluation.report_inputs import RunInputs
 from hemalens.evaluation.report_method import method_facts, splits_table
+from hemalens.evaluation.report_mistakes import map_verdict
 from hemalens.evaluation.report_problem import class_counts
 from hemalens.evaluation.report_results import classes_table, scores_table
 from hemalens.evaluation.report_trust import mean_corruption_error
@@ -29,7 +31,7 @@ def model_card(run: RunInputs, facts: Mapping[str, Any] | None, reproduction: Ma
             Section("use", "Intended use", tuple(_use(run))),
             Section("data", "Data", tuple(_data(run))),
             Section("training", "Training", tuple(_training(run))),
-            Section("scores", "Scores", tuple(_scores(facts))),
+            Section("scores", "Scores", tuple(_scores(run, facts))),
             Section("trust", "Fairness, robustness and explainability", (_items(run, facts),)),
             Section("limits", "Limits", (Bullets(tuple(limits(run, facts))),)),
             Section("provenance", "Provenance", tuple(_provenance(reproduction))),
@@ -105,9 +107,13 @@ def _training(run: RunInputs) -> list[Block]:
     return [Bullets(tuple(paragraph(sentence) for sentence in sentences))]
 
 
-def _scores(facts: Mapping[str, Any] | None) -> list[Block]:
+def _scores(run: RunInputs, facts: Mapping[str, Any] | None) -> list[Block]:
+    elsewhere: list[Block] = []
+    if run.elsewhere:
+        elsewhere = [Heading("On other laboratories' cells"), *elsewhere_tables(run.elsewhere)]
     if facts is None:
-        return [paragraph("Not evaluated: run hemalens evaluate. Nothing is known about its accuracy.")]
+        words = "Not evaluated: run hemalens evaluate. Nothing is known about its accuracy"
+        return [paragraph(f"{words}{' at home.' if elsewhere else '.'}"), *elsewhere]
     scores, kept = facts["scores"], facts["abstention"]
     blocks: list[Block] = [
         paragraph(f"On {facts['scored_on']}, {thousands(scores['n'])} samples; brackets hold 95 % intervals."),
@@ -121,7 +127,7 @@ def _scores(facts: Mapping[str, Any] | None) -> list[Block]:
     if facts["flawless"]:
         words = f"with 95 % confidence the error is below {percent(3 / scores['n'])}."
         blocks.append(paragraph(f"No mistake was made; {words}"))
-    return [*blocks, classes_table(facts)]
+    return [*blocks, classes_table(facts), *elsewhere]
 
 
 def _items(run: RunInputs, facts: Mapping[str, Any] | None) -> Bullets:
@@ -130,7 +136,11 @@ def _items(run: RunInputs, facts: Mapping[str, Any] | None) -> Bullets:
     damaged = mean_corruption_error(scores)
     perturbed = facts["perturbed"] if facts else None
     groups = scores.get("groups")
-    external = "not measured on pictures from another laboratory."
+    external = (
+        f"accuracy {elsewhere_scores(run.elsewhere)}. What was not among these sources is not known."
+        if run.elsewhere
+        else "not measured on pictures from another laboratory."
+    )
     return Bullets(
         (
             paragraph(
@@ -153,7 +163,9 @@ def _items(run: RunInputs, facts: Mapping[str, Any] | None) -> Bullets:
                 else "Uncertainty: not calibrated."
             ),
             paragraph(
-                "Explainability: the report shows the worst mistakes; explanations were not validated by experts."
+                "Explainability: the report shows the worst mistakes.",
+                map_verdict(run.explanation),
+                "Explanations were not validated by experts.",
             ),
             paragraph(
                 "Traceability: configuration, seed, versions and hashes stand below; the same inputs give the same "

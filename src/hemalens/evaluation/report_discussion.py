@@ -8,6 +8,7 @@ from typing import Any
 
 from hemalens.core.document import Block, Bullets, Heading, Paragraph, Section, paragraph
 from hemalens.core.page import interval, number, percent, thousands
+from hemalens.evaluation.report_elsewhere import one_source
 from hemalens.evaluation.report_inputs import RunInputs
 from hemalens.evaluation.report_trust import mean_corruption_error
 
@@ -27,7 +28,7 @@ def limits(run: RunInputs, facts: Mapping[str, Any] | None) -> list[Paragraph]:
     """Return what the scores do not show, one paragraph a limit."""
     classes = len(run.model["classes"])
     found: list[Paragraph] = [_grouping(run)]
-    if facts and facts["split"] in _SEEN and not _elsewhere(run):
+    if facts and facts["split"] in _SEEN and not _of_another_source(run):
         words = "which had a part in making the model: they are optimistic."
         found.append(paragraph(f"The scores were taken on {facts['scored_on']}, {words}"))
     found.append(
@@ -42,13 +43,7 @@ def limits(run: RunInputs, facts: Mapping[str, Any] | None) -> list[Paragraph]:
             else "Without a perturbed score this report can say nothing about it.",
         )
     )
-    found.append(
-        paragraph(
-            "All pictures come from one source. Other laboratories have other stains, microscopes and cameras; how "
-            "the model fares on theirs was not measured here, and accuracy there has to be measured before it is "
-            "relied on."
-        )
-    )
+    found.append(one_source(run.elsewhere, run.model["classes"]))
     if facts and facts["smallest_recall"]:
         found.append(
             paragraph(
@@ -102,14 +97,15 @@ def conclusions_section(run: RunInputs, facts: Mapping[str, Any] | None, *, expe
         blocks.append(paragraph(*verdicts))
     blocks.append(
         paragraph(
-            "Before anything depends on it, the model has to be scored on cells of other patients and another "
-            "laboratory, named by several experts.",
+            "Before anything depends on it, the model has to be scored on cells of other patients and "
+            f"{'the laboratory where it is to be used' if run.elsewhere else 'another laboratory'}, named by several "
+            "experts.",
         )
     )
     return Section("conclusions", "Conclusions", tuple(blocks))
 
 
-def _elsewhere(run: RunInputs) -> bool:
+def _of_another_source(run: RunInputs) -> bool:
     """Tell whether the scores were taken on another source than the one that the model was trained on."""
     if run.evaluation is None:
         return False

@@ -6,7 +6,7 @@ neither torch nor anything of training.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,19 @@ import polars as pl
 from hemalens.core.artifacts import find_table, read_json, read_table, require_complete
 from hemalens.core.errors import ArtifactError
 from hemalens.core.provenance import sha256_file
+from hemalens.evaluation.report_extras import (
+    EVALUATION_KEYS,
+    Elsewhere,
+    Explanation,
+    find_explanation,
+    read_document,
+    read_elsewhere,
+    source_of,
+)
 
 __all__ = ["Evaluation", "ReportInputs", "RunInputs", "Splits", "load_inputs"]
 
 _MODEL_KEYS = ("model", "parameters", "classes")
-_EVALUATION_KEYS = ("n", "classes", "accuracy", "balanced_accuracy", "macro_f1", "per_class", "confusion_matrix")
 _AUDIT_KEYS = ("n_samples", "n_unreadable", "classes", "issues", "suggested_drops")
 _HISTORY_COLUMNS: Mapping[str, type[pl.DataType]] = {
     "epoch": pl.Int64,
@@ -30,6 +38,7 @@ _HISTORY_COLUMNS: Mapping[str, type[pl.DataType]] = {
 }
 _PREDICTION_COLUMNS = dict.fromkeys(("sample_id", "label", "predicted"), pl.String)
 _EVALUATION_FOLDERS = ("evaluate", "evaluation")
+_EXPLANATION_FOLDERS = ("explain", "explained")
 _OVERFIT_FOLDERS = ("overfit", "overfit-check")
 _OVERFIT_KEYS = ("reached", "n_samples", "epoch", "accuracy")
 _UNLABELLED = "(unlabelled)"
@@ -87,6 +96,8 @@ class RunInputs:
             is no list of them.
         overfit: the contents of an ``overfit.json`` in a folder beside the training, None where there is none.
         files: what was read, name -> SHA-256.
+        elsewhere: scores on other laboratories' cells, of the run that a report describes at length.
+        explanation: heat maps of the same run, None where there are none of its model.
     """
 
     name: str
@@ -101,6 +112,8 @@ class RunInputs:
     dropped: Mapping[str, int] | None
     overfit: Mapping[str, Any] | None
     files: Mapping[str, str]
+    elsewhere: tuple[Elsewhere, ...] = ()
+    explanation: Explanation | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +133,7 @@ class ReportInputs:
         return {f"{run.name}/{name}": digest for run in self.runs for name, digest in run.files.items()}
 
 
-def load_inputs(runs: Sequence[Path], evaluations: Sequence[Path] = ()) -> ReportInputs:
+def load_inputs(runs: Sequence[Path], evaluations: Sequence[Path] = (), elsewhere: Sequence[Path] = ()) -> ReportInputs:
     """Read runs: folders of ``hemalens run``, or of ``hemalens train`` with the evaluation of their model.
 
     Args:
@@ -128,9 +141,14 @@ def load_inputs(runs: Sequence[Path], evaluations: Sequence[Path] = ()) -> Repor
             training; one of another model is passed over.
         evaluations: folders of ``hemalens evaluate`` anywhere; each is taken for the run whose model it scored, before
             one that lies there.
+        elsewhere: folders of ``hemalens evaluate`` that scored the first run's model on the cells of other
+            laboratories.
+
+    Heat maps of the first run's model are looked for in ``explain/`` and ``explained/``, as an evaluation is.
 
     Raises ArtifactError where no run is named, a run was not trained to its end, a file is damaged, an evaluation is of
-    none of the runs, or one of several runs has no evaluation.
+    none of the runs, one of several runs has no evaluation, or one from elsewhere is of another model or of the model's
+    own source.
     """
     if not runs:
         raise ArtifactError("runs", "name at least one", "run: hemalens report RUN --out DIR")
@@ -147,7 +165,44 @@ def load_inputs(runs: Sequence[Path], evaluations: Sequence[Path] = ()) -> Repor
         rule = "has no evaluation of its model inside or beside it, and several runs are compared by their scores"
         step = f"run: hemalens evaluate {missing[0]} SOURCE --out {missing[0] / 'evaluation'}"
         raise ArtifactError(f"run {missing[0]}", rule, step)
+    found[0] = _extended(found[0], paths[0], [Path(one) for one in elsewhere])
     return ReportInputs(tuple(found))
+
+
+def _extended(run: RunInputs, path: Path, elsewhere: Sequence[Path]) -> RunInputs:
+    """Return the run with what was found out about it elsewhere, and with its heat maps."""
+    others = read_elsewhere(elsewhere, run.provenance, _own_sources(run))
+    explanation = find_explanation(_nearby(path, _EXPLANATION_FOLDERS), run.provenance)
+    files: dict[str, Path] = {}
+    for place, other in enumerate(others, 1):
+        tables = (find_table(other.directory / "predictions.csv"), other.directory / "evaluation.json")
+        files |= {f"elsewhere-{place}/{file.name}": file for file in tables if file}
+    if explanation is not None:
+        files |= {f"explain/{name}": explanation.directory / name for name in ("explain.json", "explain.csv")}
+    digests = {label: sha256_file(file) for label, file in files.items()}
+    return replace(run, elsewhere=others, explanation=explanation, files={**run.files, **digests})
+
+
+def _own_sources(run: RunInputs) -> dict[str, str]:
+    """Return the fingerprints of sources that are not another laboratory's, with what they are."""
+    audited = require_complete(run.audit_folder, "audit") if run.audit_folder else {}
+    records = [
+        (run.evaluation.provenance if run.evaluation else {}, "the source of the report's own scores"),
+        (audited, "the source that the model's training samples were taken from"),
+        (run.provenance, "the source that the model was trained on"),
+    ]
+    return {source: words for record, words in records if (source := source_of(record))}
+
+
+def _homes(path: Path) -> tuple[Path, Path]:
+    """Return where a run's training lies, and the folder around it."""
+    train = path / "train" if (path / "train").is_dir() else path
+    return train, path if train != path else path.parent
+
+
+def _nearby(path: Path, names: Sequence[str]) -> list[Path]:
+    """Return where a stage's files may lie, inside a run's training and beside it."""
+    return [home / name for home in dict.fromkeys(_homes(path)) for name in names]
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -165,12 +220,11 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -> RunInputs:
-    train = path / "train" if (path / "train").is_dir() else path
-    root = path if train != path else path.parent
+    train, root = _homes(path)
     provenance = require_complete(train, "train")
     files = {f"train/{file}": train / file for file in ("config.json", "model.json", "history.csv")}
-    model = _document(train / "model.json", _MODEL_KEYS)
-    nearby = [folder / name for folder in dict.fromkeys((train, root)) for name in _EVALUATION_FOLDERS]
+    model = read_document(train / "model.json", _MODEL_KEYS)
+    nearby = _nearby(path, _EVALUATION_FOLDERS)
     evaluation = _find_evaluation([*passed, *nearby], provenance, answers=answers)
     if evaluation is not None:
         files["evaluate/evaluation.json"] = evaluation.directory / "evaluation.json"
@@ -179,7 +233,7 @@ def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -
     audit, home = None, root / "audit"
     if home.is_dir():
         require_complete(home, "audit")
-        audit = _document(home / "audit.json", _AUDIT_KEYS)
+        audit = read_document(home / "audit.json", _AUDIT_KEYS)
         tables = [table for name in ("issues.csv", "statistics.csv") if (table := find_table(home / name))]
         files |= {f"audit/{file.name}": file for file in (home / "audit.json", *tables)}
     splits = None
@@ -196,7 +250,7 @@ def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -
     for place in _OVERFIT_FOLDERS:
         if overfit is None and (root / place / "overfit.json").is_file():
             require_complete(root / place, "overfit-check")
-            overfit = _document(root / place / "overfit.json", _OVERFIT_KEYS)
+            overfit = read_document(root / place / "overfit.json", _OVERFIT_KEYS)
             files[f"{place}/overfit.json"] = root / place / "overfit.json"
     return RunInputs(
         name=name,
@@ -214,14 +268,6 @@ def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -
     )
 
 
-def _document(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    document = read_json(path)
-    for key in keys:
-        if key not in document:
-            raise ArtifactError(f"file {path}", f"lacks the key {key!r}", "write it anew with its stage")
-    return document
-
-
 def _find_evaluation(folders: Sequence[Path], training: Mapping[str, Any], *, answers: bool) -> Evaluation | None:
     """Read the first evaluation of this training's model; one of another model is as good as none."""
     for folder in folders:
@@ -235,7 +281,7 @@ def _load_evaluation(directory: Path, training: Mapping[str, Any], *, answers: b
     made, used = set(training.get("outputs", {}).values()), set(provenance.get("inputs", {}).values())
     if made and used and not made & used:
         return None
-    scores = _document(directory / "evaluation.json", _EVALUATION_KEYS)
+    scores = read_document(directory / "evaluation.json", EVALUATION_KEYS)
     split = scores.get("split") or provenance.get("options", {}).get("split")
     table = directory / "predictions.csv"
     kept = _load_answers(table, scores["classes"]) if answers and find_table(table) else None

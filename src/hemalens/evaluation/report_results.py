@@ -4,19 +4,19 @@ Needs neither torch nor anything of training.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
 
-from hemalens.core.document import Block, Figure, Gallery, Heading, Section, Table, code, paragraph, reference
+from hemalens.core.document import Block, Figure, Heading, Section, Table, code, paragraph, reference
 from hemalens.core.metrics import Interval
-from hemalens.core.page import ABSENT, interval, number, percent, thousands
+from hemalens.core.page import interval, number, percent, thousands
 from hemalens.core.types import IntArray
 from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1
-from hemalens.evaluation.report_inputs import Evaluation
-from hemalens.evaluation.report_parts import drawn, stored_picture
+from hemalens.evaluation.report_elsewhere import elsewhere_blocks, share
+from hemalens.evaluation.report_inputs import Evaluation, RunInputs
+from hemalens.evaluation.report_mistakes import mistakes_blocks
+from hemalens.evaluation.report_parts import drawn
 from hemalens.evaluation.report_trust import abstention, trust_blocks
 
 __all__ = ["classes_table", "perturbed_accuracy", "results_facts", "results_section", "scores_table"]
@@ -32,7 +32,6 @@ _SPLIT_WORDS = {
     "train": "the training split",
     "all": "all samples of the source",
 }
-_MISTAKES_SHOWN = 24
 
 
 def results_facts(evaluation: Evaluation) -> dict[str, Any]:
@@ -64,18 +63,21 @@ def results_facts(evaluation: Evaluation) -> dict[str, Any]:
         "class_rows": [_class_row(name, one) for name, one in scores["per_class"].items()],
         "smallest": smallest,
         "smallest_support": support.get(smallest) if smallest else None,
-        "smallest_recall": _wilson(scores["per_class"][smallest]) if smallest and support[smallest] else None,
+        "smallest_recall": _recall(scores["per_class"][smallest]) if smallest else None,
         "worst_pair": _worst_pair(matrix, classes),
     }
 
 
-def results_section(evaluation: Evaluation | None) -> Section:
-    """Return the section on what the model scored, and where it is wrong."""
+def results_section(run: RunInputs) -> Section:
+    """Return the section on what a run's model scored, at home and elsewhere, and where it is wrong."""
+    evaluation = run.evaluation
     if evaluation is None:
         words = ("Not evaluated: run ", code("hemalens evaluate RUN SOURCE --out DIR"), " and write the report anew.")
-        return Section("results", "Results", (paragraph(words, note=True),))
+        explained = mistakes_blocks(run, flawless=False) if run.explanation else []
+        blocks = (paragraph(words, note=True), *elsewhere_blocks(run.elsewhere, None), *explained)
+        return Section("results", "Results", blocks)
     facts, scores = results_facts(evaluation), evaluation.scores
-    blocks: list[Block] = [
+    found: list[Block] = [
         scores_table(facts),
         paragraph(
             (
@@ -101,10 +103,11 @@ def results_section(evaluation: Evaluation | None) -> Section:
     ]
     if pair := facts["worst_pair"]:
         taken = f"{pair['true']} taken for {pair['predicted']}"
-        share = f"The most frequent confusion is {taken}: {pair['count']} of all {pair['all']} mistakes."
-        blocks.append(paragraph(share if pair["all"] > 1 else f"The one mistake is {taken}."))
-    blocks += [*trust_blocks(scores), *_background(scores), *_mistakes(evaluation, flawless=facts["flawless"])]
-    return Section("results", "Results", tuple(blocks))
+        often = f"The most frequent confusion is {taken}: {pair['count']} of all {pair['all']} mistakes."
+        found.append(paragraph(often if pair["all"] > 1 else f"The one mistake is {taken}."))
+    found += [*trust_blocks(scores), *_background(scores), *elsewhere_blocks(run.elsewhere, scores)]
+    found += mistakes_blocks(run, flawless=facts["flawless"])
+    return Section("results", "Results", tuple(found))
 
 
 def scores_table(facts: Mapping[str, Any]) -> Table:
@@ -185,24 +188,6 @@ def _background(scores: Mapping[str, Any]) -> list[Block]:
     ]
 
 
-def _mistakes(evaluation: Evaluation, *, flawless: bool) -> list[Block]:
-    items = [_mistake(evaluation.directory, one) for one in evaluation.scores.get("worst_mistakes", [])]
-    items = items[:_MISTAKES_SHOWN]
-    heading = Heading("The worst mistakes")
-    if not items:
-        return [heading, paragraph("There are none." if flawless else "No pictures of them were kept.")]
-    wide = len(items) > 8
-    caption = "The wrong answers that the model was surest of, as true class \N{RIGHTWARDS ARROW} answer."
-    return [
-        heading,
-        paragraph(
-            (reference("mistakes"), " shows the wrong answers that the model was surest of."),
-            "Where the answer looks right, the label is worth a second look.",
-        ),
-        Gallery("mistakes", caption, items, columns=8 if wide else 4, wide=wide),
-    ]
-
-
 def perturbed_accuracy(scores: Mapping[str, Any]) -> Mapping[str, float] | None:
     """Return the accuracy on perturbed pictures with its interval, None where it was not measured."""
     perturbed = scores.get("perturbed") or {}
@@ -210,16 +195,20 @@ def perturbed_accuracy(scores: Mapping[str, Any]) -> Mapping[str, float] | None:
     return found
 
 
-def _wilson(scores: Mapping[str, float]) -> Interval:
-    """Return recall with its 95 % Wilson interval (Wilson 1927): honest for few samples, where a bootstrap is not."""
+def _recall(scores: Mapping[str, float]) -> Interval | None:
+    """Return recall with an interval that is honest for few samples, where a bootstrap is not."""
     support = int(scores["support"])
-    low, high = binomtest(round(scores["recall"] * support), support).proportion_ci(method="wilson")
-    return Interval(scores["recall"], float(low), float(high))
+    return share(round(scores["recall"] * support), support)
 
 
 def _class_row(name: str, scores: Mapping[str, float]) -> list[str]:
-    recall = interval(_wilson(scores)) if scores["support"] else ABSENT
-    return [name, percent(scores["precision"]), recall, f"{scores['f1']:.3f}", thousands(int(scores["support"]))]
+    return [
+        name,
+        percent(scores["precision"]),
+        interval(_recall(scores)),
+        f"{scores['f1']:.3f}",
+        thousands(int(scores["support"])),
+    ]
 
 
 def _worst_pair(matrix: IntArray, classes: Sequence[str]) -> dict[str, Any] | None:
@@ -233,12 +222,3 @@ def _worst_pair(matrix: IntArray, classes: Sequence[str]) -> dict[str, Any] | No
 def _confusion_words(matrix: IntArray, classes: Sequence[str]) -> str:
     right = ", ".join(f"{name} {matrix[i, i]} of {matrix[i].sum()}" for i, name in enumerate(classes))
     return f"Confusion matrix; right predictions: {right}"
-
-
-def _mistake(directory: Path, mistake: Mapping[str, Any]) -> dict[str, Any]:
-    words = f"{mistake['label']} \N{RIGHTWARDS ARROW} {mistake['predicted']}"
-    return {
-        "uri": stored_picture(directory, mistake.get("picture")),
-        "alt": f"{mistake['sample_id']}: {mistake['label']}, taken for {mistake['predicted']}",
-        "lines": [words, f"{percent(mistake['confidence'], 0)} sure", str(mistake["sample_id"])],
-    }

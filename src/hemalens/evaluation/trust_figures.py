@@ -73,7 +73,7 @@ def risk_coverage_curve(curves: Mapping[str, Mapping[str, Any]], *, abstention: 
         axes.set_xlabel("samples answered")
         axes.set_ylabel("wrong among them")
         axes.grid()
-        axes.legend(loc="upper left")
+        figure.legend(loc="outside upper left", ncols=1)  # inside, it hides the end of the curves
     return figure
 
 
