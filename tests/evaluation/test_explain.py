@@ -148,6 +148,8 @@ def test_only_samples_of_the_side_that_was_asked_for_are_explained(
         wanted = side or "test"
         assert result["split"] == read_json(out / "provenance.json")["options"]["split"] == wanted
         members = [one for one, where in zip(ids, sides, strict=True) if wanted in (where, "all")]
+        page = (out / "explain.html").read_text(encoding="utf-8")
+        assert (f"({wanted} split)" in page) == (wanted != "all")
         table = pl.read_csv(out / "explain.csv")
         assert (result["n_samples"], table.height) == (len(members), 4)
         assert set(table["sample_id"]) <= set(members)
