@@ -163,6 +163,11 @@ def test_every_stage_has_a_command_and_a_function_of_its_name(
         (["export", trained, "--out", exported, "--source", cleaned], ["n", "labels_equal", "logits_max_difference"]),
         (["package", trained, "--out", tmp_path / "s.zip"], ["runtime", "labels", "compared", "bytes"]),
         (["predict", cleaned, "--out", table, "--model", exported, "--workers", 0], ["n_samples", "predicted", "out"]),
+        (["evaluate", exported, cleaned, "--out", tmp_path / "e", "--splits", splits], ["n", "accuracy", "perturbed"]),
+        (
+            ["explain", exported, cleaned, "--out", tmp_path / "side", "--splits", splits, "--split", "val"],
+            ["split", "n_explained"],
+        ),
     ]
     for words, keys in steps:
         code, out, err = call(*words, "--json")
@@ -266,6 +271,9 @@ def test_the_demo_works_with_small_settings(tmp_path: Path, call: Call, undrawn:
         ["train", "{source}", "--out", "t", "--set", "lr=1e30", *SETTINGS, "--set", "model=baseline"],
         ["evaluate", "nowhere", "{source}", "--out", "e"],
         ["evaluate", "nowhere", "{source}", "--out", "e", "--split", "holdout"],
+        ["evaluate", "nowhere.onnx", "{source}", "--out", "e"],
+        ["explain", "embedded", "{source}", "--out", "e", "--split", "val"],
+        ["explain", "embedded", "{source}", "--out", "e", "--splits", "nowhere.csv"],
         ["report", "nowhere", "--out", "r"],
         ["export", "nowhere", "--out", "m.onnx"],
         ["package", "nowhere", "--out", "s.zip"],

@@ -1,10 +1,11 @@
 import dataclasses
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hemalens.core.types import CELL_CLASSES, Sample, canonical_class, class_order, no_progress
+from hemalens.core.types import CELL_CLASSES, Sample, canonical_class, class_order, encode_labels, no_progress
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,12 @@ def test_known_cells_come_in_the_challenge_order(names):
 @given(st.lists(st.text()), st.text().filter(lambda name: name not in CELL_CLASSES))
 def test_one_unknown_name_sorts_them_all_and_repetitions_vanish(names, other):
     assert class_order([*names, other, other]) == tuple(sorted({*names, other}))
+
+
+def test_labels_become_numbers_and_what_is_no_class_becomes_minus_one():
+    numbers = encode_labels(["b", None, "a", "x", "b"], ["a", "b"])
+    assert numbers.dtype == np.int64
+    assert numbers.tolist() == [1, -1, 0, -1, 1]
 
 
 def test_a_sample_is_frozen_and_knows_nothing_it_was_not_told():

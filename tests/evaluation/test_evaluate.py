@@ -1,6 +1,8 @@
 """Scores of a trained model: equal to those of other libraries, complete, and about the samples asked for."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +18,16 @@ from PIL import Image
 from sklearn import metrics
 from torchmetrics.classification import MulticlassCalibrationError
 
-from hemalens.core.artifacts import output_directory, read_json
+from hemalens.core.artifacts import output_directory, read_json, write_json
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.metrics import softmax
+from hemalens.core.provenance import sha256_file
 from hemalens.core.types import CELL_CLASSES
 from hemalens.data.scale import ZOOMS, Scale, zoomed
 from hemalens.data.sources import content_sha256, open_source
+from hemalens.data.synthetic import synthetic_set
+from hemalens.deployment.export import export
+from hemalens.deployment.sidecar import find_onnx
 from hemalens.evaluation.evaluate import evaluate, score
 from hemalens.training.checkpoint import load_model, read_validation
 from hemalens.training.predicting import predict_logits
@@ -206,7 +212,6 @@ def test_the_worst_mistakes_are_the_surest_ones_and_their_pictures_are_there(tra
 
 
 @pytest.mark.usefixtures("undrawn")
-@pytest.mark.usefixtures("undrawn")
 def test_adapting_scores_the_zoomed_pictures_and_says_so(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -383,3 +388,135 @@ def test_pictures_of_an_unknown_class_are_refused_by_distance_and_counted(traine
     assert found["refused"]["low"] <= found["refused"]["value"] <= found["refused"]["high"]
     assert sum(summary["abstention"]["histogram"]["unknown"]) == 10
     assert summary["n_unknown_label"] == 10
+
+
+@pytest.fixture(scope="module")
+def exported(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model, exported; nobody may write to it."""
+    path = tmp_path_factory.mktemp("exported") / "model.onnx"
+    export(trained.run, path, source=trained.source)
+    return path
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def answers(folder: Path) -> pl.DataFrame:
+    return pl.read_csv(folder / "predictions.csv").select("sample_id", "label", "predicted", "abstained")
+
+
+def test_an_exported_model_is_scored_as_the_run_it_was_exported_from(
+    trained: Trained, exported: Path, tmp_path: Path
+) -> None:
+    run, onnx = (
+        evaluate(model, trained.source, tmp_path / name, splits=trained.splits)
+        for name, model in (("run", trained.run), ("onnx", exported))
+    )
+    assert list(onnx) == list(run)
+    for name in ("model", "accuracy", "macro_f1", "confusion_matrix", "per_class", "perturbed", "temperature", "split"):
+        assert onnx[name] == run[name], name
+    assert onnx["calibration"]["before"]["ece"] == pytest.approx(run["calibration"]["before"]["ece"], abs=1e-4)
+    assert onnx["abstention"]["rule"] == run["abstention"]["rule"]
+    assert onnx["abstention"]["threshold"] == run["abstention"]["threshold"]
+    assert onnx["conformal"].keys() == {"wanted", "lac_by_class"}, "no validation samples lie beside an export"
+    assert onnx["conformal"]["lac_by_class"]["coverage"] == pytest.approx(
+        run["conformal"]["lac_by_class"]["coverage"], abs=1 / 30
+    )
+    assert files_below(tmp_path / "onnx") == files_below(tmp_path / "run")
+    assert answers(tmp_path / "onnx").equals(answers(tmp_path / "run"))
+    for mine, theirs in zip(onnx["worst_mistakes"], run["worst_mistakes"], strict=True):
+        assert (mine["sample_id"], mine["map"]) == (theirs["sample_id"], theirs["map"])
+        first, second = (np.asarray(Image.open(tmp_path / name / mine["map"]), int) for name in ("onnx", "run"))
+        assert abs(first - second).max() <= 2
+    record = read_json(tmp_path / "onnx" / "provenance.json")
+    assert record["inputs"]["model"] == sha256_file(exported)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_corruptions_of_an_exported_model_cost_what_they_cost_its_run(
+    trained: Trained, exported: Path, tmp_path: Path
+) -> None:
+    cells = write_cells(tmp_path / "cells.npz", [0, 1, 2, 1])
+    run, onnx = (
+        evaluate(model, cells, tmp_path / name, corruptions=True)["corruptions"]
+        for name, model in (("run", trained.run), ("onnx", exported))
+    )
+    for name, severities in run.items():
+        for severity, one in (severities or {}).items():
+            assert onnx[name][severity]["balanced_error"] == one["balanced_error"]
+            assert onnx[name][severity]["ece"] == pytest.approx(one["ece"], abs=1e-3)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_exported_model_is_adapted_and_scored_by_groups(trained: Trained, exported: Path, tmp_path: Path) -> None:
+    audit = write_audit(tmp_path / "audit", trained.source, [f"row-{row:06d}" for row in range(0, 90, 10)])
+    run, onnx = (
+        evaluate(model, trained.source, tmp_path / name, audit=audit, adapt=True)
+        for name, model in (("run", trained.run), ("onnx", exported))
+    )
+    assert onnx["groups"] == run["groups"]
+    assert onnx["adaptation"]["zoom"] == run["adaptation"]["zoom"]
+    assert onnx["adaptation"]["distances"] == pytest.approx(run["adaptation"]["distances"], rel=1e-3)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_export_without_maps_has_its_mistakes_without_them(trained: Trained, exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(exported.read_bytes())
+    write_json(tmp_path / "model.json", read_json(exported.with_suffix(".json")) | {"head": None})
+    cells = write_cells(tmp_path / "cells.npz", [0, 1, 2] * 5)
+    with np.load(cells) as arrays:
+        wrong = dict(arrays) | {"labels": (arrays["labels"] + 1) % 3}
+    np.savez(cells, **wrong)
+    worst = evaluate(tmp_path / "model.onnx", cells, tmp_path / "out")["worst_mistakes"]
+    assert worst
+    assert {row["map"] for row in worst} == {None}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_embedded_model_is_scored(tmp_path: Path) -> None:
+    made = synthetic_set({"lymphocyte": 4, "platelet": 4}, size=64, contamination=False)
+    np.savez(tmp_path / "cells.npz", images=made.images, labels=made.labels)
+    summary = evaluate("embedded", tmp_path / "cells.npz", tmp_path / "out")
+    assert (summary["n"], summary["classes"]) == (8, list(CELL_CLASSES))
+    record = read_json(tmp_path / "out" / "provenance.json")
+    assert record["inputs"]["model"] == sha256_file(find_onnx("embedded"))
+
+
+WITHOUT_TORCH = """
+import sys
+from importlib.abc import MetaPathFinder
+from pathlib import Path
+
+class Blocked(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "timm", "safetensors", "onnx"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from hemalens.core.errors import MissingExtraError
+from hemalens.evaluation.evaluate import evaluate
+
+run, onnx, source, out = map(Path, sys.argv[1:])
+evaluate(onnx, source, out)
+try:
+    evaluate(run, source, out)
+except MissingExtraError as error:
+    print(error)
+"""
+
+
+def test_without_torch_an_export_is_scored_undistorted_and_a_run_names_the_extra(
+    trained: Trained, exported: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = [sys.executable, "-c", WITHOUT_TORCH, *map(str, (trained.run, exported, trained.source, out))]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "not scored under distortions" in done.stderr
+    assert "needs the optional extra 'train'" in done.stdout
+    assert "give its .onnx file" in done.stdout
+    whole = evaluate(exported, trained.source, tmp_path / "whole")
+    without = read_json(tmp_path / "out" / "evaluation.json")
+    assert whole.keys() - without.keys() == {"perturbed"}
+    assert without["confusion_matrix"] == whole["confusion_matrix"]

@@ -11,13 +11,12 @@ import torch
 from PIL import Image
 
 from hemalens.core.artifacts import read_json, write_json
-from hemalens.core.errors import ArtifactError, ConfigError, MissingExtraError, SourceError
+from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.heatmaps import normalise, overlay
 from hemalens.data.synthetic import synthetic_set
-from hemalens.deployment.classifier import Classifier
 from hemalens.deployment.export import export
+from hemalens.evaluation.examinee import open_examinee
 from hemalens.evaluation.explain import explain
-from hemalens.evaluation.explainer import open_explainer
 from hemalens.training.checkpoint import load_model
 from hemalens.training.predicting import predict_logits
 from hemalens.training.train import train
@@ -84,12 +83,12 @@ def test_the_worst_mistakes_come_first(folder: Path, explained: Path) -> None:
 
 
 def test_a_map_is_the_picture_under_its_heat(folder: Path, explained: Path) -> None:
-    explainer = open_explainer(folder / "run")
+    examinee = open_examinee(folder / "run")
     first = pl.read_csv(explained / "explain.csv").row(0, named=True)
     with np.load(folder / "cells.npz") as arrays:
         picture = arrays["images"][int(first["sample_id"].removeprefix("row-"))]
     small = np.array(Image.fromarray(picture).resize((32, 32), Image.Resampling.BICUBIC))[None]
-    heat = normalise(explainer.maps(small, np.array([explainer.classes.index(first["predicted"])])))
+    heat = normalise(examinee.maps(small, np.array([examinee.classes.index(first["predicted"])])))
     np.testing.assert_array_equal(np.asarray(Image.open(explained / first["map"])), overlay(picture, heat[0]))
 
 
@@ -113,7 +112,7 @@ def exported(folder: Path) -> Path:
 def test_an_exported_model_gives_the_maps_of_its_run(folder: Path, exported: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     asked = np.array([0, 1, 2, 1])
-    without_torch, with_it = open_explainer(exported), open_explainer(folder / "run")
+    without_torch, with_it = open_examinee(exported), open_examinee(folder / "run")
     assert without_torch.classes == with_it.classes
     np.testing.assert_allclose(
         normalise(without_torch.maps(pictures, asked)), normalise(with_it.maps(pictures, asked)), atol=1e-4
@@ -127,20 +126,47 @@ def test_an_exported_model_is_explained_to_a_page_too(folder: Path, exported: Pa
     assert (tmp_path / "out" / "explain.html").exists()
 
 
-def test_an_export_without_a_linear_head_is_refused(exported: Path, tmp_path: Path) -> None:
+def test_an_export_without_a_linear_head_is_refused(folder: Path, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(exported.read_bytes())
     write_json(tmp_path / "model.json", read_json(exported.with_suffix(".json")) | {"head": None})
-    with pytest.raises(ArtifactError, match=r"has no class activation maps .*; explain the run"):
-        open_explainer(tmp_path / "model.onnx")
+    with pytest.raises(ConfigError, match=r"has no class activation maps .*; explain the run"):
+        explain(tmp_path / "model.onnx", folder / "cells.npz", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-def test_a_missing_onnxruntime_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Path) -> None:
-        raise ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
+def test_only_samples_of_the_side_that_was_asked_for_are_explained(
+    folder: Path, exported: Path, tmp_path: Path
+) -> None:
+    with np.load(folder / "cells.npz") as arrays:
+        ids = [f"row-{row:06d}" for row in range(len(arrays["images"]))]
+    sides = [("test", "train", "val")[row % 3] for row in range(len(ids))]
+    pl.DataFrame({"sample_id": ids, "split": sides}).write_csv(tmp_path / "splits.csv")
+    asked = {"default": None, "val": "val", "all": "all"}
+    for name, side in asked.items():
+        out = tmp_path / name
+        result = explain(exported, folder / "cells.npz", out, splits=tmp_path / "splits.csv", split=side, limit=4)  # type: ignore[arg-type]
+        wanted = side or "test"
+        assert result["split"] == read_json(out / "provenance.json")["options"]["split"] == wanted
+        members = [one for one, where in zip(ids, sides, strict=True) if wanted in (where, "all")]
+        page = (out / "explain.html").read_text(encoding="utf-8")
+        assert (f"({wanted} split)" in page) == (wanted != "all")
+        table = pl.read_csv(out / "explain.csv")
+        assert (result["n_samples"], table.height) == (len(members), 4)
+        assert set(table["sample_id"]) <= set(members)
+        places = [int(one.removeprefix("row-")) for one in table["sample_id"]]
+        assert table["map"].to_list() == [f"maps/{place:06d}.png" for place in places]
 
-    monkeypatch.setattr(Classifier, "open", fail)
-    with pytest.raises(MissingExtraError, match="serve"):
-        open_explainer(Path("model.onnx"))
+
+def test_wrong_sides_are_refused_as_in_evaluate(folder: Path, tmp_path: Path) -> None:
+    cells, out = folder / "cells.npz", tmp_path / "out"
+    with pytest.raises(ConfigError, match="split holdout: must be one of train, val, test, all"):
+        explain(folder / "run", cells, out, split="holdout")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="split val: needs to know who is in it"):
+        explain(folder / "run", cells, out, split="val")
+    pl.DataFrame({"sample_id": ["row-000000"], "split": ["test"]}).write_csv(tmp_path / "splits.csv")
+    with pytest.raises(ArtifactError, match=r"sample row-000001: is not in .*splits\.csv"):
+        explain(folder / "run", cells, out, splits=tmp_path / "splits.csv")
+    assert not out.exists()
 
 
 def test_samples_without_labels_are_explained_without_mistakes(folder: Path, tmp_path: Path) -> None:

@@ -47,6 +47,22 @@ def test_sets_hold_the_truth_and_their_sizes_are_counted() -> None:
     assert found["lac"]["mean_size"] <= found["aps"]["mean_size"]  # smallest sets is what LAC is for
 
 
+def test_without_validation_samples_sets_are_those_of_the_thresholds_that_a_model_carries() -> None:
+    own, (logits, labels) = answers(3000, 1), answers(3000, 2)
+    rule = confidence_rule(*own)
+    judged, nobody = judge(rule, np.zeros((3000, 4)), logits), np.zeros(3000, bool)
+    with_them, without = (
+        trust_scores(Answers(logits, labels, nobody), judged, rule, given, CLASSES) for given in (own, None)
+    )
+    assert without["conformal"]["wanted"] == with_them["conformal"]["wanted"]
+    assert without["conformal"].keys() == {"wanted", "lac_by_class"}
+    found, wanted = (one["conformal"]["lac_by_class"] for one in (without, with_them))
+    assert found["coverage"] == pytest.approx(wanted["coverage"], abs=1e-3)
+    assert found["mean_size"] == pytest.approx(wanted["mean_size"], abs=1e-3)
+    for name in ("abstention", "calibration", "risk_coverage"):
+        assert without[name] == with_them[name]
+
+
 def test_refusing_is_scored_as_it_is_done() -> None:
     logits, labels = answers(2000, 3)
     rule = confidence_rule(*answers(2000, 4))

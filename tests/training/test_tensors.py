@@ -1,15 +1,9 @@
-"""Labels to numbers and pictures to batches."""
+"""Pictures to batches."""
 
 import numpy as np
 import torch
 
-from hemalens.training.tensors import LabelledImages, encode_labels, to_batch
-
-
-def test_labels_become_numbers_and_what_is_no_class_becomes_minus_one() -> None:
-    numbers = encode_labels(["b", None, "a", "x", "b"], ["a", "b"])
-    assert numbers.dtype == np.int64
-    assert numbers.tolist() == [1, -1, 0, -1, 1]
+from hemalens.training.tensors import LabelledImages, to_batch
 
 
 def test_a_batch_holds_the_same_values_from_zero_to_one() -> None:

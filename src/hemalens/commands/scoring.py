@@ -10,13 +10,19 @@ from hemalens.console import adaptation_lines, corruption_lines, score_lines, sh
 
 __all__ = ["evaluate", "explain", "report"]
 
+ModelArgument = Annotated[Path, typer.Argument(help="RUN directory, .onnx file, or embedded.")]
+SplitsOption = Annotated[Path | None, typer.Option(help="splits.csv of this source.")]
+SideOption = Annotated[
+    str | None, typer.Option(help="test, val, train or all; test where --splits is given, else all.")
+]
+
 
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="RUN directory.")],
+    model: ModelArgument,
     source: SourceArgument,
     out: OutDirectory,
-    splits: Annotated[Path | None, typer.Option(help="splits.csv of this source.")] = None,
-    split: Annotated[str | None, typer.Option(help="test, val, train or all.")] = None,
+    splits: SplitsOption = None,
+    split: SideOption = None,
     audit: Annotated[Path | None, typer.Option(help="Audit whose background batches are scored apart.")] = None,
     corruptions: Annotated[bool, typer.Option("--corruptions", help="Also score 55 corrupted copies of each.")] = False,
     adapt: AdaptOption = False,
@@ -26,6 +32,8 @@ def evaluate(
     """Score a model on a source, with intervals, calibration and distortions.
 
     Example: `hemalens evaluate runs/first val_set.npz --out evaluation/`
+
+    An exported model is scored the same way: `hemalens evaluate model.onnx val_set.npz --out evaluation/`
     """
     stage = find_stage("hemalens.evaluation.evaluate", "evaluate")
     with watched() as progress:
@@ -46,9 +54,11 @@ def evaluate(
 
 
 def explain(
-    model: Annotated[Path, typer.Argument(help="RUN directory, .onnx file, or embedded.")],
+    model: ModelArgument,
     source: SourceArgument,
     out: OutDirectory,
+    splits: SplitsOption = None,
+    split: SideOption = None,
     limit: Annotated[int, typer.Option(min=1, help="Samples to explain at most; the worst mistakes come first.")] = 96,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
@@ -59,7 +69,9 @@ def explain(
     """
     stage = find_stage("hemalens.evaluation.explain", "explain")
     with watched() as progress:
-        summary = stage(model, source, out, limit=limit, overwrite=overwrite, progress=progress)
+        summary = stage(
+            model, source, out, splits=splits, split=split, limit=limit, overwrite=overwrite, progress=progress
+        )
     lines = [f"{summary['n_explained']} samples explained; against random maps: {summary['check']['verdict']}"]
     show(summary, as_json, [*lines, f"look at {out / 'explain.html'}"])
 

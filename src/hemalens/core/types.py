@@ -4,7 +4,7 @@ Needs numpy only.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ __all__ = [
     "Sample",
     "canonical_class",
     "class_order",
+    "encode_labels",
     "no_progress",
 ]
 
@@ -96,6 +97,12 @@ def class_order(names: Iterable[str]) -> tuple[str, ...]:
     if distinct <= set(CELL_CLASSES):
         return tuple(cell for cell in CELL_CLASSES if cell in distinct)
     return tuple(sorted(distinct))
+
+
+def encode_labels(labels: Sequence[str | None], classes: Sequence[str]) -> IntArray:
+    """Return the class number of each label (N,) int64, -1 where there is none or it is not one of the classes."""
+    numbers = {name: number for number, name in enumerate(classes)}
+    return np.array([-1 if label is None else numbers.get(label, -1) for label in labels], np.int64)
 
 
 def no_progress(what: str, done: int, total: int) -> None:

@@ -19,9 +19,10 @@ from hemalens.core.artifacts import output_directory, write_atomically, write_js
 from hemalens.core.errors import ConfigError, SourceError
 from hemalens.core.heatmaps import colour_heat, enlarge, normalise, overlay
 from hemalens.core.page import contact_sheet_uri, percent, picture_uri, render_page
-from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
+from hemalens.core.types import FloatArray, Images, IntArray, Progress, encode_labels, no_progress
 from hemalens.data.sources import Source, open_source
-from hemalens.evaluation.explainer import Explainer, open_explainer
+from hemalens.evaluation.chosen import Side, check_side, choose_places, worst_mistakes
+from hemalens.evaluation.examinee import Examinee, open_examinee
 from hemalens.evaluation.faithfulness import check_maps
 from hemalens.training.decoding import load_images
 
@@ -57,10 +58,12 @@ class _Explained:
 
 
 def explain(
-    model: Path,
+    model: str | Path,
     source: str | Path,
     out: Path,
     *,
+    splits: Path | None = None,
+    split: Side | None = None,
     limit: int = 96,
     overwrite: bool = False,
     progress: Progress = no_progress,
@@ -71,33 +74,41 @@ def explain(
         model: a RUN directory, an .onnx file or ``embedded``.
         source: any SOURCE; labels are not needed.
         out: the directory to write.
+        splits: a ``splits.csv`` of the source; then only samples of one side are explained.
+        split: which side; ``test`` where splits are given, ``all`` where not.
         limit: samples to explain at most.
         overwrite: replace earlier explanations.
         progress: told about the steps.
     """
+    side = check_side(split, splits)
     if limit < 1:
         raise ConfigError(f"limit {limit}", "must be at least 1", "change --limit")
     started = time.monotonic()
-    explainer = open_explainer(model)
+    examinee = open_examinee(model)
+    _check_maps(examinee)
     opened = open_source(source)
-    if not len(opened):
+    places = np.array(choose_places(opened, splits, side), np.int64)
+    if not len(places):
         raise SourceError(f"source {source}", "has no sample", "use another source")
-    inputs = {"source": opened.fingerprint(), "model": explainer.sha256}
-    with output_directory(out, "explain", overwrite=overwrite, inputs=inputs, options={"limit": limit}):
-        pictures = load_images(opened, range(len(opened)), size=explainer.image_size, progress=progress)
-        probabilities = explainer.probabilities(pictures)
-        places = _choose(opened, explainer.classes, probabilities, limit)
-        explained = _explain(explainer, opened, pictures, probabilities, places)
-        checked = places[np.linspace(0, len(places) - 1, min(len(places), _CHECKED)).round().astype(int)]
-        predicted = probabilities.argmax(axis=1)
-        maps = explainer.maps(pictures[checked], predicted[checked])
-        check = check_maps(explainer.probabilities, pictures[checked], maps, predicted[checked], progress=progress)
+    inputs = {"source": opened.fingerprint(), "model": examinee.sha256}
+    options = {"split": side, "limit": limit}
+    with output_directory(out, "explain", overwrite=overwrite, inputs=inputs, options=options):
+        pictures = load_images(opened, places.tolist(), size=examinee.image_size, progress=progress)
+        probabilities = examinee.probabilities(pictures)
+        labels = encode_labels([opened.samples[place].label for place in places], examinee.classes)
+        rows = _choose(labels, probabilities, limit)
+        explained = _explain(examinee, opened, places[rows], pictures[rows], probabilities[rows])
+        checked = rows[np.linspace(0, len(rows) - 1, min(len(rows), _CHECKED)).round().astype(int)]
+        predicted = probabilities[checked].argmax(axis=1)
+        maps = examinee.maps(pictures[checked], predicted)
+        check = check_maps(examinee.probabilities, pictures[checked], maps, predicted, progress=progress)
         result = {
+            "split": side,
             "source": str(source),
             "model": str(model),
-            "method": explainer.method,
+            "method": examinee.method,
             "map_size": list(maps.shape[1:]),
-            "n_samples": len(opened),
+            "n_samples": len(places),
             "n_explained": len(explained),
             "n_mistakes_explained": sum(one.label_heat is not None for one in explained),
             "check": check,
@@ -105,18 +116,20 @@ def explain(
         }
         _write_maps(out, explained, progress)
         write_table(out / "explain.csv", _table(explained))
-        write_text(out / "explain.html", _page(result, explained, explainer.classes))
+        write_text(out / "explain.html", _page(result, explained, examinee.classes))
         write_json(out / "explain.json", result)
     return result
 
 
-def _choose(source: Source, classes: Sequence[str], probabilities: FloatArray, limit: int) -> IntArray:
-    """Return the places of the worst mistakes, then of others spread evenly."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.array([numbers.get(sample.label or "", -1) for sample in source.samples])
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    wrong = np.flatnonzero((labels >= 0) & (labels != predicted))
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][: min(_MISTAKES, limit)]
+def _check_maps(examinee: Examinee) -> None:
+    """Let a model that has no maps refuse before anything is written."""
+    size = examinee.image_size
+    examinee.maps(np.zeros((1, size, size, 3), np.uint8), np.zeros(1, np.int64))
+
+
+def _choose(labels: IntArray, probabilities: FloatArray, limit: int) -> IntArray:
+    """Return the rows of the worst mistakes, then of others spread evenly."""
+    worst = worst_mistakes(labels, probabilities, min(_MISTAKES, limit))
     others = np.setdiff1d(np.arange(len(labels)), worst)
     count = min(limit - len(worst), len(others))
     spread = others[np.linspace(0, len(others) - 1, count).round().astype(int)] if count else others[:0]
@@ -124,27 +137,27 @@ def _choose(source: Source, classes: Sequence[str], probabilities: FloatArray, l
 
 
 def _explain(
-    explainer: Explainer, source: Source, pictures: Images, probabilities: FloatArray, places: IntArray
+    examinee: Examinee, source: Source, places: IntArray, pictures: Images, probabilities: FloatArray
 ) -> list[_Explained]:
-    predicted = probabilities[places].argmax(axis=1)
+    """Explain samples by their places in the source, pictures (N, S, S, 3) uint8 and probabilities (N, C)."""
+    predicted = probabilities.argmax(axis=1)
     labels = [source.samples[place].label for place in places]
-    named = [explainer.classes.index(one) if one in explainer.classes else -1 for one in labels]
-    mistaken = [row for row, number in enumerate(named) if number not in (-1, predicted[row])]
-    maps = explainer.maps(pictures[places], predicted)
+    named = encode_labels(labels, examinee.classes)
+    mistaken = np.flatnonzero((named >= 0) & (named != predicted))
+    maps = examinee.maps(pictures, predicted)
     heat = normalise(maps)
     theirs: dict[int, FloatArray] = {}
-    if mistaken:  # on the scale of the prediction's map: what speaks for the label is often next to nothing
-        asked = np.array([named[row] for row in mistaken])
+    if len(mistaken):  # on the scale of the prediction's map: what speaks for the label is often next to nothing
         largest = np.maximum(maps[mistaken].max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
-        found = explainer.maps(pictures[places[mistaken]], asked) / largest
-        theirs = dict(zip(mistaken, np.minimum(found, 1), strict=True))
+        found = examinee.maps(pictures[mistaken], named[mistaken]) / largest
+        theirs = dict(zip(mistaken.tolist(), np.minimum(found, 1), strict=True))
     return [
         _Explained(
             place=int(place),
             sample_id=source.samples[place].sample_id,
             label=labels[row],
-            predicted=explainer.classes[predicted[row]],
-            confidence=float(probabilities[place].max()),
+            predicted=examinee.classes[predicted[row]],
+            confidence=float(probabilities[row].max()),
             picture=source.picture(int(place)).pixels,
             heat=heat[row],
             label_heat=theirs.get(row),

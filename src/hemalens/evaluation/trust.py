@@ -54,7 +54,7 @@ def trust_scores(
     answers: Answers,
     judgement: Judgement,
     refusal: Refusal,
-    validation: tuple[FloatArray, IntArray],
+    validation: tuple[FloatArray, IntArray] | None,
     classes: Sequence[str],
 ) -> dict[str, Any]:
     """Return ``abstention``, ``calibration``, ``conformal`` and ``risk_coverage`` as ``evaluation.json`` names them.
@@ -63,13 +63,19 @@ def trust_scores(
         answers: the samples to be scored; one label at least is known.
         judgement: of the same samples.
         refusal: what it was judged by.
-        validation: logits (M, C) and labels (M,) of the run's validation samples.
+        validation: logits (M, C) and labels (M,) of the run's validation samples; None where they are not at hand, as
+            beside an exported model: then sets are those of the thresholds it carries.
         classes: C names.
     """
     known = answers.labels >= 0
     labels, probabilities = answers.labels[known], judgement.probabilities[known]
     wrong = (judgement.predicted[known] != labels).astype(np.float64)
-    own = (softmax(validation[0] / refusal.temperature), validation[1])
+    if validation is None:
+        sets = prediction_sets(lac_scores(probabilities), refusal.set_thresholds)
+        conformal = {"wanted": _COVERAGE, "lac_by_class": _set_scores(sets, labels, classes)}
+    else:
+        own = (softmax(validation[0] / refusal.temperature), validation[1])
+        conformal = conformal_scores(own, (probabilities, labels), classes)
     limits = {
         "threshold": refusal.confidence_limit,
         "distance_threshold": None if refusal.gaussians is None else refusal.distance_limit,
@@ -80,7 +86,7 @@ def trust_scores(
         | limits
         | {"histogram": distance_histogram(judgement, answers)},
         "calibration": calibration_scores(answers.logits[known], labels, refusal.temperature, classes),
-        "conformal": conformal_scores(own, (probabilities, labels), classes),
+        "conformal": conformal,
         "risk_coverage": {name: risk_coverage_scores(one[known], wrong) for name, one in _orders(judgement).items()},
     }
 

@@ -4,14 +4,12 @@
 during training (``feed``). ``decoding`` reads and resizes, and needs no torch.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hemalens.core.types import Images, IntArray
+from hemalens.core.types import Images, IntArray, encode_labels
 from hemalens.training.decoding import load_images, resize
 
 __all__ = ["LabelledImages", "encode_labels", "load_images", "resize", "to_batch"]
@@ -28,12 +26,6 @@ class LabelledImages:
     def __len__(self) -> int:
         """Return the number of pictures."""
         return len(self.labels)
-
-
-def encode_labels(labels: Sequence[str | None], classes: Sequence[str]) -> IntArray:
-    """Return the class number of each label (N,) int64, -1 where there is none or it is not one of the classes."""
-    numbers = {name: number for number, name in enumerate(classes)}
-    return np.array([-1 if label is None else numbers.get(label, -1) for label in labels], np.int64)
 
 
 def to_batch(images: Tensor) -> Tensor:

@@ -1,0 +1,71 @@
+"""A source and its split to the samples that a model is scored on or explained by. Needs numpy; no torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from hemalens.core.errors import ArtifactError, ConfigError, SourceError
+from hemalens.core.types import FloatArray, Images, IntArray
+from hemalens.data.sources import Source
+from hemalens.data.split import read_splits
+
+__all__ = ["Chosen", "Side", "check_side", "choose_places", "worst_mistakes"]
+
+Side = Literal["train", "val", "test", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The samples to score: pictures (N, S, S, 3) uint8, labels (N,) or -1, their places in the source.
+
+    ``unknown`` (N,) bool says which are labelled with a class that the model does not know.
+    """
+
+    images: Images
+    labels: IntArray
+    unknown: npt.NDArray[np.bool_]
+    places: tuple[int, ...]
+
+
+def check_side(split: Side | None, splits: Path | None) -> Side:
+    """Return the side that is meant: ``test`` where splits are given and none is named, ``all`` without splits.
+
+    Raises ConfigError for another word, or for a side of no splits.
+    """
+    if split is not None and split not in get_args(Side):
+        raise ConfigError(f"split {split}", f"must be one of {', '.join(get_args(Side))}", "change --split")
+    if split not in (None, "all") and splits is None:
+        raise ConfigError(f"split {split}", "needs to know who is in it", "give --splits splits.csv")
+    return split or ("all" if splits is None else "test")
+
+
+def choose_places(source: Source, splits: Path | None, side: Side) -> list[int]:
+    """Return the places of a side's samples in the source.
+
+    Raises SourceError where a sample of the source cannot be read, ArtifactError where the side is empty or ``splits``
+    is not of this source.
+    """
+    refused = {place for place, sample in enumerate(source.samples) if sample.refused}
+    if refused:
+        lone = source.samples[min(refused)]
+        raise SourceError(f"sample {lone.sample_id}", f"cannot be read ({lone.refused})", "audit and clean the source")
+    if splits is None or side == "all":
+        return list(range(len(source)))
+    chosen = [place for place, found in enumerate(read_splits(splits, source.samples)) if found == side]
+    if not chosen:
+        raise ArtifactError(f"split {side} in {splits}", "is empty", "split with a larger share, or choose another")
+    return chosen
+
+
+def worst_mistakes(labels: IntArray, probabilities: FloatArray, most: int) -> IntArray:
+    """Return the rows of the mistakes made with most confidence, worst first, of labels (N,) or -1.
+
+    >>> worst_mistakes(np.array([0, 0, 1]), np.array([[0.4, 0.6], [0.1, 0.9], [0.2, 0.8]]), 2).tolist()
+    [1, 0]
+    """
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    wrong = np.flatnonzero((labels >= 0) & (predicted != labels))
+    return np.asarray(wrong[np.argsort(-confidence[wrong], kind="stable")][:most])

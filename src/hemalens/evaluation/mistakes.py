@@ -1,0 +1,59 @@
+"""The mistakes made with most confidence to pictures, each also under its heat map. Needs no torch of its own."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from hemalens.core.artifacts import write_atomically
+from hemalens.core.errors import ConfigError
+from hemalens.core.heatmaps import normalise, overlay
+from hemalens.core.types import FloatArray, Images, IntArray
+from hemalens.data.sources import Source
+from hemalens.evaluation.chosen import Chosen, worst_mistakes
+from hemalens.evaluation.examinee import Examinee
+
+__all__ = ["write_mistakes"]
+
+_WORST = 24
+
+
+def write_mistakes(
+    out: Path, source: Source, chosen: Chosen, examinee: Examinee, probabilities: FloatArray
+) -> list[dict[str, Any]]:
+    """Write ``mistakes/`` and return what ``evaluation.json`` says of each, worst first.
+
+    Args:
+        out: the directory of the evaluation.
+        source: where the samples are, in their own sizes.
+        chosen: the N samples that were scored.
+        examinee: the model; where it has no maps the pictures are written alone.
+        probabilities: its own (N, C).
+    """
+    classes = examinee.classes
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    worst = worst_mistakes(chosen.labels, probabilities, _WORST)
+    (out / "mistakes").mkdir(exist_ok=True)
+    maps = _heat_maps(examinee, chosen.images[worst], predicted[worst])
+    rows = []
+    for rank, row in enumerate(worst.tolist(), 1):
+        sample = source.samples[chosen.places[row]]
+        name, drawn = f"mistakes/{rank:02d}.png", None
+        picture = source.picture(chosen.places[row]).pixels
+        write_atomically(out / name, partial(Image.fromarray(picture).save, format="PNG"))
+        if maps is not None:
+            drawn = f"mistakes/{rank:02d}-map.png"
+            heated = Image.fromarray(overlay(picture, maps[rank - 1]))
+            write_atomically(out / drawn, partial(heated.save, format="PNG"))
+        facts = {"sample_id": sample.sample_id, "label": sample.label, "predicted": classes[predicted[row]]}
+        rows.append(facts | {"confidence": float(confidence[row]), "picture": name, "map": drawn})
+    return rows
+
+
+def _heat_maps(examinee: Examinee, pictures: Images, classes: IntArray) -> FloatArray | None:
+    """Return what speaks for the predicted classes (N, h, w) in [0, 1]; None where the model has no maps."""
+    try:
+        return normalise(examinee.maps(pictures, classes))
+    except ConfigError:
+        return None
