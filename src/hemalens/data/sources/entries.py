@@ -105,8 +105,11 @@ def arrange(
         raise SourceError(f"source {what}", "holds no file that could be a picture", step)
     skipped, has_splits = _layout([entry.path for entry in kept if entry.refused is None])
     facts = []
+    of_folder: dict[str, _Facts] = {}
     for entry in kept:
-        found = _from_path(entry.path, skipped, has_splits=has_splits)
+        folder = entry.path.rpartition("/")[0]
+        if (found := of_folder.get(folder)) is None:
+            found = of_folder[folder] = _from_folder(folder, skipped, has_splits=has_splits)
         facts.append(_from_sidecars(entry, found, sidecars, read) if sidecars else found)
     labels, names = name_labels([fact.label for fact in facts], classes, what=what)
     ids, repeated = number_repeats([entry.shard + entry.path for entry in kept])
@@ -178,23 +181,23 @@ def _suffix(name: str) -> str:
 
 def _layout(paths: Sequence[str]) -> tuple[int, bool]:
     """Return how many folders to step over, and whether the next ones are splits."""
-    parts = [path.split("/") for path in paths]
+    folders = [folder.split("/") if folder else [] for folder in {path.rpartition("/")[0] for path in paths}]
     skipped = 0
     while True:
-        tops = {part[skipped] for part in parts if len(part) > skipped + 1}
+        tops = {folder[skipped] for folder in folders if len(folder) > skipped}
         if tops and all(top.lower() in SPLITS for top in tops):
             return skipped, True
-        around_all = len(tops) == 1 and all(len(part) > skipped + 1 for part in parts)
-        deeper = any(len(part) > skipped + 2 for part in parts)
+        around_all = len(tops) == 1 and all(len(folder) > skipped for folder in folders)
+        deeper = any(len(folder) > skipped + 1 for folder in folders)
         # A single cell class with a folder for each patient is a class, not a wrapper.
         if not (around_all and deeper) or canonical_class(next(iter(tops))) in CELL_CLASSES:
             return skipped, False
         skipped += 1
 
 
-def _from_path(path: str, skipped: int, *, has_splits: bool) -> _Facts:
-    folders = path.split("/")[:-1]
-    if path.startswith("/") or ".." in folders:
+def _from_folder(folder: str, skipped: int, *, has_splits: bool) -> _Facts:
+    folders = folder.split("/") if folder else []
+    if folder.startswith("/") or ".." in folders:
         return _Facts()
     folders = folders[skipped:]
     split = SPLITS.get(folders[0].lower()) if has_splits and folders else None

@@ -91,24 +91,23 @@ def walk(root: Path) -> list[Entry]:
     while folders:
         folder = folders.pop()
         try:
-            with os.scandir(Path(real, folder)) as found:
-                children = sorted(found, key=lambda child: child.name)
+            # One child at a time: those of a large folder take more memory than what is kept of them.
+            with os.scandir(Path(real, folder)) as children:
+                for child in children:
+                    place = f"{folder}{os.sep}{child.name}" if folder else child.name
+                    if not child.is_dir(follow_symlinks=False):
+                        entries.append(_file(child, place, real))
+                    elif child.name.startswith(".") or child.name == "__MACOSX":
+                        entries.append(Entry(f"{_inside(place)}/", place, ignored="hidden folder, not looked into"))
+                    else:
+                        folders.append(place)
         except OSError as error:
             if not folder:
                 step = "check the path and its permissions"
                 raise SourceError(f"source {root}", f"cannot be listed ({error.strerror})", step) from error
             entries.append(Entry(f"{_inside(folder)}/", folder, ignored=f"folder cannot be listed ({error.strerror})"))
-            continue
-        for child in children:
-            place = str(Path(folder, child.name))
-            if child.is_dir(follow_symlinks=False):
-                if child.name.startswith(".") or child.name == "__MACOSX":
-                    entries.append(Entry(f"{_inside(place)}/", place, ignored="hidden folder, not looked into"))
-                else:
-                    folders.append(place)
-            else:
-                entries.append(_file(child, place, real))
-    return sorted(entries, key=lambda entry: entry.path)
+    entries.sort(key=lambda entry: entry.path)
+    return entries
 
 
 def _inside(place: str) -> str:
