@@ -128,10 +128,8 @@ def renormed(module: nn.Module, pictures: np.ndarray, share: float) -> nn.Module
 
 def scale_of(views: Views, refusal: Refusal, chosen: np.ndarray) -> Scale:
     """Return the zoom that ``predict --adapt`` takes for these pictures."""
-    assert refusal.gaussians is not None
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, min(SCALED, len(chosen))).round().astype(int))]
-    found = {zoom: refusal.gaussians.score(views(zoom)[0][chosen]) for zoom in ZOOMS}
-    return choose_scale(found, refusal.distance_limit)
+    return choose_scale({zoom: views(zoom)[0][chosen] for zoom in ZOOMS}, refusal)
 
 
 def measures(

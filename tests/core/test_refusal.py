@@ -90,6 +90,26 @@ def test_a_written_refusal_judges_just_the_same(refusal: Refusal) -> None:
     assert again.to_json() == refusal.to_json()
 
 
+def test_what_was_varied_is_less_strange_and_the_undistorted_cells_are_kept_beside() -> None:
+    features, _, labels = cells(3000, 0)
+    shift = np.zeros(WIDTH, np.float32)
+    shift[-1] = 8
+    varied = features + np.random.default_rng(4).normal(size=(len(features), 1)).astype(np.float32) * shift
+    plain = fit_refusal(features, labels, *cells(2000, 1))
+    found = fit_refusal(features, labels, *cells(2000, 1), varied_features=varied)
+    moved, logits, _ = cells(500, 6)
+    assert judge(plain, moved + shift, logits).abstained.mean() > 0.9
+    assert judge(found, moved + shift, logits).abstained.mean() < 0.2
+    assert plain.home is None
+    assert found.home is not None
+    again = Refusal.from_json(json.loads(json.dumps(found.to_json())))
+    assert again.home is not None
+    np.testing.assert_array_equal(again.home.score(moved), found.home.score(moved))
+    assert again.home.score(moved + shift).mean() > 2 * again.home.score(moved).mean()
+    older = {name: part for name, part in found.to_json().items() if name != "home"}
+    assert Refusal.from_json(older).home is None
+
+
 def test_a_wide_network_keeps_its_leading_directions_and_a_small_file() -> None:
     draw = np.random.default_rng(0)
     features = draw.normal(size=(60, 2048)).astype(np.float32)

@@ -78,21 +78,42 @@ def test_damaged_pictures_are_passed_over(tmp_path: Path) -> None:
     assert find_scale(open_source(tmp_path), SIZE, refusal(), dark_area).n_pictures == 54
 
 
+def away(distances: np.ndarray) -> np.ndarray:
+    """Return features (N, 1) at these distances from a class at 0 of spread 1."""
+    return distances[:, None].astype(np.float32)
+
+
+def at_zero(limit: float, home: Gaussians | None = None) -> Refusal:
+    one = np.ones((1, 1), np.float32)
+    return Refusal(1.0, 0.05, limit, 0.0, one[0], Gaussians(0 * one, one, one[0], 0.0), home)
+
+
 def test_pictures_stay_where_the_gain_may_be_chance() -> None:
     draw = np.random.default_rng(1)
     far = 10 + draw.normal(0, 1, 80)
-    unsure = choose_scale({1.0: far, 1.25: far + draw.normal(-0.02, 1, 80)}, 3.0)
+    unsure = choose_scale({1.0: away(far), 1.25: away(far + draw.normal(-0.02, 1, 80))}, at_zero(3.0))
     assert (unsure.zoom, unsure.unlike) == (1.0, 1.0)
     assert unsure.words() == (
         "not possible, of 80 pictures 100 % are unlike any training cell, and at no zoom are they certain to be nearer"
     )
-    assert choose_scale({1.0: far, 1.25: far - 2}, 3.0).zoom == 1.25
+    assert choose_scale({1.0: away(far), 1.25: away(far - 2)}, at_zero(3.0)).zoom == 1.25
 
 
 def test_pictures_stay_where_most_are_like_training_cells_even_if_another_zoom_is_nearer() -> None:
     near = np.linspace(1, 2, 100)
-    assert choose_scale({1.0: near, 0.9: near - 0.5}, 1.9).zoom == 1.0
-    assert choose_scale({1.0: near, 0.9: near - 0.5}, 1.7).zoom == 0.9
+    assert choose_scale({1.0: away(near), 0.9: away(near - 0.5)}, at_zero(1.9)).zoom == 1.0
+    assert choose_scale({1.0: away(near), 0.9: away(near - 0.5)}, at_zero(1.7)).zoom == 0.9
+
+
+def test_the_size_is_told_by_the_distance_that_does_not_see_through_it() -> None:
+    one = np.ones((1, 2), np.float32)
+    # Sizes lie along the second feature, which the refusal's distance hardly counts.
+    blind = Gaussians(0 * one, np.eye(2, dtype=np.float32), np.array([1, 1e-6], np.float32), 0.0)
+    home = Gaussians(0 * one, np.eye(2, dtype=np.float32), np.array([1, 1], np.float32), 0.0)
+    draw = np.random.default_rng(0)
+    features = {zoom: draw.normal((5, 10 * abs(zoom - 1.25)), 0.5, (80, 2)) for zoom in (1.0, 1.12, 1.25, 1.4)}
+    found = choose_scale(features, Refusal(1.0, 0.05, 3.0, 0.0, one[0], blind, home))
+    assert (found.zoom, found.unlike) == (1.25, 1.0)
 
 
 def test_a_zoom_of_one_is_the_plain_resize() -> None:

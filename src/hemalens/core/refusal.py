@@ -26,6 +26,7 @@ _SCHEMA = 1
 _COVERAGE = 0.9
 # Of the directions of the features: 200,000 numbers are 1.1 MB in a sidecar; wider networks keep the leading ones.
 _LARGEST_BASIS = 200_000
+_HOME_RANK = 32  # directions; with all of them the same scales are found
 _WHAT = "refusal data"
 _STEP = "train the model again, or export it again"
 
@@ -41,6 +42,8 @@ class Refusal:
         confidence_limit: least calibrated confidence.
         set_thresholds: (C,), one minus the least probability at which a class belongs into a 90 % set (LAC by class).
         gaussians: the classes of training features; None where they are not known and confidence alone decides.
+        home: the same of undistorted training samples alone, by few directions; it tells how large other cells look
+            (``data.scale``). None where ``gaussians`` is of these alone.
     """
 
     temperature: float
@@ -49,6 +52,7 @@ class Refusal:
     confidence_limit: float
     set_thresholds: FloatArray
     gaussians: Gaussians | None
+    home: Gaussians | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; arrays as little-endian float32 in base64, with dtype and shape."""
@@ -61,6 +65,7 @@ class Refusal:
             "set_coverage": _COVERAGE,
             "set_thresholds": _encoded(self.set_thresholds),
             "gaussians": None if self.gaussians is None else _gaussians_json(self.gaussians),
+            "home": None if self.home is None else _gaussians_json(self.home),
         }
 
     @classmethod
@@ -78,6 +83,7 @@ class Refusal:
             _number(value, "confidence_limit"),
             _decoded(value, "set_thresholds", 1),
             None if value["gaussians"] is None else _read_gaussians(value["gaussians"]),
+            None if value.get("home") is None else _read_gaussians(value["home"]),
         )
 
 
@@ -131,7 +137,8 @@ def fit_refusal(
     distance, confidence = gaussians.score(val_features), probabilities.max(axis=1)
     distance_limit, confidence_limit = _limits(distance, confidence, rejection_rate)
     thresholds = _set_thresholds(probabilities, val_labels)
-    return Refusal(temperature, rejection_rate, distance_limit, confidence_limit, thresholds, gaussians)
+    home = None if varied_features is None else _rounded(Gaussians.fit(train_features, train_labels, rank=_HOME_RANK))
+    return Refusal(temperature, rejection_rate, distance_limit, confidence_limit, thresholds, gaussians, home)
 
 
 def confidence_rule(val_logits: FloatArray, val_labels: IntArray, *, rejection_rate: float = 0.05) -> Refusal:

@@ -26,7 +26,7 @@ FEWEST = 50
 """Readable pictures below which nothing is said of a source's scale."""
 
 _MOST = 512
-# Beyond the limit lie 3 to 4 % at home, of single classes up to 9 %; of another laboratory 76 % and more.
+# Beyond the limit lie 3 to 4 % at home, of single classes up to 9 %; of another laboratory 40 % and more.
 _AT_HOME = 0.2
 _RESAMPLES = 500
 
@@ -39,7 +39,7 @@ class Scale:
         zoom: by which the middle of every picture is enlarged; 1 where they stay as they are.
         n_pictures: looked at.
         unlike: share of them that is unlike any training cell as they are, beyond the model's limit of distance.
-        distances: median distance from the nearest class of training cells at each zoom.
+        distances: median distance from the nearest class of undistorted training cells at each zoom.
     """
 
     zoom: float
@@ -111,19 +111,23 @@ def find_scale(
     found = {}
     for done, zoom in enumerate(ZOOMS):
         progress("measuring scale", done, len(ZOOMS))
-        found[zoom] = refusal.gaussians.score(features(np.stack([zoomed(one, zoom, size) for one in pictures])))
+        found[zoom] = features(np.stack([zoomed(one, zoom, size) for one in pictures]))
     progress("measuring scale", len(ZOOMS), len(ZOOMS))
-    return choose_scale(found, refusal.distance_limit)
+    return choose_scale(found, refusal)
 
 
-def choose_scale(distances: Mapping[float, FloatArray], limit: float) -> Scale:
-    """Return the zoom of the least median distance; distances (N,) are of the same pictures at each zoom, 1 among them.
+def choose_scale(features: Mapping[float, FloatArray], refusal: Refusal) -> Scale:
+    """Return the zoom of the least median distance; features (N, D) are of the same pictures at each, 1 among them.
 
-    It stays 1 where at most a fifth of the pictures lie beyond the limit, and where the other is nearer in less than
-    99 % of the paired bootstrap draws (Efron and Tibshirani 1993, ch. 13).
+    The distance is from undistorted training cells: one that sees through other sizes cannot tell the size. The zoom
+    stays 1 where at most a fifth of the pictures would be refused for their distance, and where the other is nearer in
+    less than 99 % of the paired bootstrap draws (Efron and Tibshirani 1993, ch. 13).
     """
+    assert refusal.gaussians is not None
+    home = refusal.home or refusal.gaussians
+    distances = {zoom: home.score(values) for zoom, values in features.items()}
     medians = {zoom: float(np.median(values)) for zoom, values in distances.items()}
-    unlike = float((distances[1.0] > limit).mean())
+    unlike = float((refusal.gaussians.score(features[1.0]) > refusal.distance_limit).mean())
     best = min(medians, key=lambda zoom: (medians[zoom], abs(zoom - 1.0)))
     count = len(distances[1.0])
     draws = np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
