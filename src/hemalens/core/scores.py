@@ -89,12 +89,14 @@ class Gaussians:
     def distances(self, features: FloatArray) -> FloatArray:
         """Return the Mahalanobis distance of features (N, D) to each class's mean, (N, C)."""
         found = np.empty((len(features), len(self.means)))
-        for place, mean in enumerate(self.means):
-            centred = features.astype(np.float64) - mean
-            along = centred @ self.basis
+        features, means = features.astype(np.float64), self.means.astype(np.float64)
+        turned, centres = features @ self.basis, means @ self.basis
+        for place, mean in enumerate(means):
+            along = turned - centres[place]
             squared = (along**2 * self.precisions).sum(axis=1)
             if self.rest:
-                squared += self.rest * np.maximum((centred**2).sum(axis=1) - (along**2).sum(axis=1), 0.0)
+                outside = ((features - mean) ** 2).sum(axis=1) - (along**2).sum(axis=1)
+                squared += self.rest * np.maximum(outside, 0.0)
             found[:, place] = np.sqrt(squared)
         return found
 
