@@ -10,6 +10,7 @@ from hemalens.console import (
     audit_lines,
     corruption_lines,
     rate_lines,
+    refusal_lines,
     score_lines,
     show,
     speaks,
@@ -63,6 +64,21 @@ def test_scores_are_in_percent_with_their_interval() -> None:
     lines = score_lines(dict.fromkeys(("accuracy", "macro_f1", "perturbed"), INTERVAL))
     assert lines[0] == "accuracy: 50.00 % [25.00, 75.50]"
     assert len(lines) == 3
+
+
+def test_a_score_over_some_of_the_classes_says_so() -> None:
+    classes = {"ig": {"support": 3}, "platelet": {"support": 0}}
+    lines = score_lines({"macro_f1": INTERVAL, "per_class": classes})
+    assert lines == ["macro F1 (labels of 1 of 2 classes): 50.00 % [25.00, 75.50]"]
+
+
+def test_refusals_are_told_of_known_and_unknown_kinds() -> None:
+    found = {"coverage": 0.75, "accuracy_kept": 0.995, "unknown_classes": {"n": 1200, "refused": INTERVAL}}
+    assert refusal_lines({"n": 400, "abstention": found}) == [
+        "refused: 25.0 % of 400; of those answered 99.50 % are right",
+        "refused of 1,200 of kinds that it does not know: 50.0 %",
+    ]
+    assert refusal_lines({"n": 4, "abstention": {"coverage": 0.0, "accuracy_kept": None}}) == ["refused: 100.0 % of 4"]
 
 
 def test_corruptions_are_one_line_with_the_alexnet_where_it_knew_the_classes() -> None:

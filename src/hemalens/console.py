@@ -25,6 +25,7 @@ __all__ = [
     "package_lines",
     "parity_lines",
     "rate_lines",
+    "refusal_lines",
     "review_lines",
     "score_lines",
     "show",
@@ -118,13 +119,27 @@ def parity_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def score_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return accuracy, macro F1 and accuracy under distortions in percent, with their intervals."""
-    names = {"accuracy": "accuracy", "macro_f1": "macro F1", "perturbed": "accuracy under distortions"}
+    scored = [facts["support"] > 0 for facts in summary.get("per_class", {}).values()]
+    few = "" if all(scored) else f" (labels of {sum(scored)} of {len(scored)} classes)"
+    names = {"accuracy": "accuracy", "macro_f1": f"macro F1{few}", "perturbed": "accuracy under distortions"}
     return [
         f"{words}: {100 * summary[key]['value']:.2f} % "
         f"[{100 * summary[key]['low']:.2f}, {100 * summary[key]['high']:.2f}]"
         for key, words in names.items()
         if key in summary
     ]
+
+
+def refusal_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return what was refused of the labelled samples, what that leaves, and what was refused of unknown kinds."""
+    found = summary["abstention"]
+    lines = [f"refused: {100 * (1 - found['coverage']):.1f} % of {summary['n']:,}"]
+    if found["accuracy_kept"] is not None:
+        lines[0] += f"; of those answered {100 * found['accuracy_kept']:.2f} % are right"
+    if unknown := found.get("unknown_classes"):
+        share = f"{100 * unknown['refused']['value']:.1f} %"
+        lines.append(f"refused of {unknown['n']:,} of kinds that it does not know: {share}")
+    return lines
 
 
 def adaptation_lines(summary: Mapping[str, Any]) -> list[str]:
