@@ -17,6 +17,7 @@ from conditions import BUILD, challenge, real_data
 from hemalens.core.artifacts import read_json
 from hemalens.deployment.export import export
 from hemalens.evaluation.evaluate import evaluate
+from hemalens.evaluation.explain import explain
 from hemalens.evaluation.report import report
 from hemalens.training.train import train
 from prepared import prepare
@@ -37,6 +38,7 @@ def main() -> None:
     if given.run is None:
         train(cleaned, run, splits=splits, recipe=RECIPE, settings=(f"seed={SEED}",), resume=True, overwrite=True)
     evaluate(run, challenge(validation=True), run / "evaluation", corruptions=True, overwrite=True)
+    explain(run, challenge(validation=True), run / "explain", overwrite=True)
     elsewhere = [run / "elsewhere" / name for name in ("as-they-are", "adapted")]
     for there in elsewhere:
         evaluate(run, other, there, adapt=there.name == "adapted", overwrite=True)

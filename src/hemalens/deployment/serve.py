@@ -7,7 +7,6 @@ exported. The parts are in ``web``.
 import resource
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -29,7 +28,6 @@ from hemalens.deployment.web.work import Work
 
 __all__ = ["serve"]
 
-_SWITCH_SECONDS = 0.0005
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not chosen
 
 
@@ -101,14 +99,11 @@ def _run(server: uvicorn.Server, listener: socket.socket) -> None:
 
     def nothing(number: int, frame: FrameType | None) -> None: ...
 
-    before, interval = signal.signal(signal.SIGTERM, nothing), sys.getswitchinterval()
-    # The threads that speak with the workers would wait 5 ms for the busy loop at each step, and the workers with them.
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    before = signal.signal(signal.SIGTERM, nothing)
     try:
         with suppress(KeyboardInterrupt):
             server.run(sockets=[listener])
     finally:
-        sys.setswitchinterval(interval)
         signal.signal(signal.SIGTERM, before)
 
 

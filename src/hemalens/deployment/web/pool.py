@@ -7,12 +7,12 @@ its process again is answered with an error. Needs the standard library only.
 import asyncio
 import logging
 import multiprocessing
+import pickle
 import signal
+import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
 from typing import Any
 
 from hemalens.core.errors import ConfigError, RequestError
@@ -27,6 +27,7 @@ _READY = b"ready"
 _START_SECONDS = 120.0  # for a process to import and open the model, on a busy machine
 _STARTS = 3
 _PAUSE_SECONDS = 5.0
+_SIZE_BYTES, _BUFFER = 8, 1 << 20
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -44,59 +45,83 @@ class _Waiting:
 
 
 class _Process:
-    """One worker process; its methods block and are called from a thread of its own."""
+    """One worker process behind a socket that the event loop itself reads: no thread stands between."""
 
     def __init__(self, work: Work) -> None:
         context = multiprocessing.get_context("spawn")  # forks of a process with threads may hang
-        self._pipe, theirs = context.Pipe()
+        self._ours, theirs = socket.socketpair()
         self._process = context.Process(target=_main, args=(theirs, work), daemon=True)
-        self._process.start()
-        theirs.close()  # so that our end tells when the process is gone
+        with theirs:  # closed here, so that our end tells when the process is gone
+            self._process.start()
 
     @property
     def pid(self) -> int | None:
         return self._process.pid
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Wait until the model is open."""
-        if not self._pipe.poll(_START_SECONDS) or self._receive() != _READY:
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                self._answers, self._tasks = await asyncio.open_connection(sock=self._ours, limit=_BUFFER)
+                ready = await self._receive()
+        except TimeoutError as error:
+            raise _LostError from error
+        if ready != _READY:
             raise _LostError
 
-    def ask(self, tasks: Sequence[Task]) -> list[Answer]:
+    async def ask(self, tasks: Sequence[Task]) -> list[Answer]:
         try:
-            self._pipe.send(tasks)
+            self._tasks.writelines(_framed(tasks))
+            await self._tasks.drain()
         except OSError as error:
             raise _LostError from error
-        answers: list[Answer] = self._receive()
+        answers: list[Answer] = await self._receive()
         return answers
 
-    def _receive(self) -> Any:  # noqa: ANN401 - whatever was sent
+    async def _receive(self) -> Any:  # noqa: ANN401 - whatever was sent
         try:
-            return self._pipe.recv()
+            size = int.from_bytes(await self._answers.readexactly(_SIZE_BYTES))
+            return pickle.loads(await self._answers.readexactly(size))  # noqa: S301 - of a process of our own
         except (EOFError, OSError) as error:
             raise _LostError from error
 
     def end(self) -> None:
-        """Kill the process; an ``ask`` under way in another thread then raises _LostError."""
+        """Kill the process; an ``ask`` under way then raises _LostError."""
         self._process.kill()
 
     def close(self) -> None:
+        """End the process and wait until it is gone; may be called from another thread."""
         self.end()
         self._process.join()
         self._process.close()
-        self._pipe.close()
+
+    def hang_up(self) -> None:
+        """Let go of the socket; called in the event loop."""
+        if hasattr(self, "_tasks"):
+            self._tasks.close()
+        else:
+            self._ours.close()
 
 
-def _main(pipe: Connection, work: Work) -> None:
+def _framed(value: object) -> tuple[bytes, bytes]:
+    """Return a value as it goes through the socket: the number of its bytes, and these."""
+    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    return len(data).to_bytes(_SIZE_BYTES), data
+
+
+def _main(theirs: socket.socket, work: Work) -> None:
     """Answer batches until the server goes; run in the worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal: the server drains first
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     end_with_parent()
     work.open()
-    pipe.send(_READY)
-    with suppress(EOFError, OSError):
-        while True:
-            pipe.send(work(pipe.recv()))
+    with suppress(OSError), theirs, theirs.makefile("rb", buffering=_BUFFER) as tasks:
+        theirs.sendall(b"".join(_framed(_READY)))
+        while size := int.from_bytes(tasks.read(_SIZE_BYTES)):
+            if len(data := tasks.read(size)) < size:  # the server is gone
+                return
+            batch = pickle.loads(data)  # noqa: S301 - of the server itself
+            theirs.sendall(b"".join(_framed(work(batch))))
 
 
 class Pool:
@@ -107,7 +132,6 @@ class Pool:
         self._queue: deque[_Waiting] = deque()
         self._filled = asyncio.Event()
         self._arriving = 0
-        self._threads = ThreadPoolExecutor(2 * workers, thread_name_prefix="hemalens-worker")
         self._processes: dict[int, _Process] = {}
         self._tasks: list[asyncio.Task[None]] = []
         metrics.watch_queue(lambda: len(self._queue))
@@ -140,12 +164,12 @@ class Pool:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for process in self._processes.values():
             await asyncio.to_thread(process.close)
+            process.hang_up()
         self._processes.clear()
         for waiting in self._queue:
             if not waiting.answer.done():
                 waiting.answer.set_exception(_stopped())
         self._queue.clear()
-        self._threads.shutdown(wait=True)
 
     @contextmanager
     def arriving(self) -> Iterator[None]:
@@ -217,14 +241,13 @@ class Pool:
                 return batch
 
     async def _run(self, place: int, batch: list[_Waiting]) -> None:
-        """Have a process answer a batch; raise _LostError where it dies or takes too long, after which it is dead."""
+        """Have a process answer a batch; raise _LostError where it dies or takes too long."""
         process = self._processes[place]
-        loop = asyncio.get_running_loop()
-        asked = loop.run_in_executor(self._threads, process.ask, [one.task for one in batch])
-        done, _ = await asyncio.wait([asked], timeout=self._limits.batch_seconds)
-        if not done:
-            process.end()
-        answers = await asked
+        try:
+            async with asyncio.timeout(self._limits.batch_seconds):
+                answers = await process.ask([one.task for one in batch])
+        except TimeoutError as error:
+            raise _LostError from error
         self._metrics.batch.observe(len(batch))
         for one, answer in zip(batch, answers, strict=True):
             if not one.answer.done():
@@ -234,6 +257,7 @@ class Pool:
         self._metrics.replaced.inc()
         dead = self._processes.pop(place)
         await asyncio.to_thread(dead.close)
+        dead.hang_up()
         while place not in self._processes:
             try:
                 await self._new(place)
@@ -246,9 +270,10 @@ class Pool:
         for _ in range(_STARTS):
             process = await asyncio.to_thread(_Process, self._work)
             try:
-                await asyncio.to_thread(process.start)
+                await process.start()
             except _LostError:
                 await asyncio.to_thread(process.close)
+                process.hang_up()
             else:
                 self._processes[place] = process
                 return
