@@ -54,7 +54,7 @@ def main() -> None:
     card = (folder / "report" / "model_card.md").read_text(encoding="utf-8")
     # The commands of this machine, with its paths, say less than the one that makes the model anywhere.
     card = re.sub(r"```\n.*?\n```\n\n", "", card, flags=re.DOTALL)
-    card = card.replace(f"# Model card: {run.name}", "# Model card: the embedded model")
+    card = re.sub(r"\A# Model card: .*", "# Model card: the embedded model", card)
     (PACKAGE / "MODEL_CARD.md").write_text(card + "\nMade by `make model`.\n", encoding="utf-8")
     scores = read_json(run / "evaluation" / "evaluation.json")
     print({"bytes": size, "labels_equal": parity["labels_equal_share"], "accuracy": scores["accuracy"]["value"]})

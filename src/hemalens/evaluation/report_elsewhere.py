@@ -69,11 +69,12 @@ def elsewhere_scores(found: Sequence[Elsewhere]) -> str:
 
     What is refused is said beside it: a model that is right and does not dare to say so is of little use there.
     """
-    return "; ".join(
+    said = [
         f"{interval(one.scores['accuracy'])} on {thousands(one.scores['n'])} cells of {_called(one)}, of which it "
         f"refuses {percent(one.refused / one.scores['n'])}"
         for one in found
-    )
+    ]
+    return "; ".join(dict.fromkeys(said))  # where another scale was sought and none taken, once
 
 
 def one_source(found: Sequence[Elsewhere], classes: Sequence[str]) -> Paragraph:
