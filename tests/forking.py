@@ -1,10 +1,26 @@
 """Work in a forked child that may be killed: for scripts that fork before anything has started a thread."""
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-__all__ = ["ended", "forked"]
+__all__ = ["ENVIRONMENT", "ended", "forked", "said_by"]
+
+# A script finds the tests' modules, and whatever the process that starts it finds.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+
+
+def said_by(script: Path, *words: object) -> Any:
+    """Run a script and return the JSON that it prints."""
+    command = [sys.executable, script, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def forked(work: Callable[[], object]) -> int:

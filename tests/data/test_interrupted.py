@@ -1,6 +1,5 @@
 """Disks that are full, folders that may not be written, processes that are killed: no part is taken for the whole."""
 
-import json
 import os
 import resource
 import shutil
@@ -12,7 +11,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,20 +20,13 @@ from hemalens.data.audit import audit
 from hemalens.data.clean import clean
 from hemalens.data.sources import open_source
 from hemalens.data.split import split
+from tests.forking import ENVIRONMENT, said_by
 
 from .kills import accepted, contents, sources, stages
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, limits and SIGKILL")
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])}
-
-
-def said_by(script: str, *words: object) -> Any:
-    """Run a script beside this one and return the JSON that it prints."""
-    command = [sys.executable, Path(__file__).with_name(script), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+HERE = Path(__file__).parent
 
 
 @contextmanager
@@ -64,7 +55,7 @@ def pageless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_stages_killed_at_any_call_leave_nothing_that_is_taken_for_whole_and_run_again(tmp_path: Path) -> None:
-    outcome = said_by("kills.py", tmp_path, 8, 0)
+    outcome = said_by(HERE / "kills.py", tmp_path, 8, 0)
     assert outcome["wrong"] == []
     assert outcome["killed"] == 32
     assert min(outcome["calls"].values()) > 50
@@ -133,7 +124,7 @@ def test_without_permission_nothing_is_half_done() -> None:
     """A person without rights: as root a child gives its own up first, as tests of containers run as root."""
     home = Path(tempfile.mkdtemp(prefix="hemalens-"))  # pytest's own folders are closed to others
     try:
-        said = said_by("unprivileged.py", home)
+        said = said_by(HERE / "unprivileged.py", home)
         assert not os.access(home / "closed", os.W_OK) or os.geteuid() == 0
     finally:
         for path in home.rglob("*"):

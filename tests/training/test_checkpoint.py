@@ -1,11 +1,8 @@
 """Checkpoints and models on disk: whole or refused by name, the last two kept, the one before fallen back to."""
 
-import json
 import logging
 import random
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +27,7 @@ from hemalens.training.checkpoint import (
     write_tensors,
 )
 from hemalens.training.models import Normalised, build_model
+from tests.forking import said_by
 
 STATE = {"weight": torch.arange(6.0).reshape(2, 3), "steps": torch.tensor(7), "half": torch.ones(2).bfloat16()}
 
@@ -160,10 +158,7 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(
 
 
 def killed(work: str, folder: Path, *words: str) -> dict[str, Any]:
-    script = Path(__file__).with_name("kills.py")
-    done = subprocess.run([sys.executable, script, work, folder, *words], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    outcome: dict[str, Any] = json.loads(done.stdout)
+    outcome: dict[str, Any] = said_by(Path(__file__).with_name("kills.py"), work, folder, *words)
     return outcome
 
 

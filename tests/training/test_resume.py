@@ -2,8 +2,6 @@
 
 import json
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from hemalens.training.feed import MemoryFeed
 from hemalens.training.loop import Fitted
 from hemalens.training.tensors import LabelledImages
 from hemalens.training.train import train
+from tests.forking import said_by
 from tests.training.kills import write_source
 
 MakeSet = Callable[..., LabelledImages]
@@ -37,9 +36,7 @@ def killed(folder: Path, variant: str, *, workers: int, moments: list[int]) -> d
     """Train in processes that are killed at the moments (every one where none is named) and resumed."""
     words = [json.dumps([*PLAIN, *VARIANTS[variant]]), str(workers), json.dumps(moments)]
     script = Path(__file__).with_name("kills.py")
-    done = subprocess.run([sys.executable, script, "training", folder, *words], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    outcome: dict[str, Any] = json.loads(done.stdout)
+    outcome: dict[str, Any] = said_by(script, "training", folder, *words)
     return outcome
 
 
