@@ -20,12 +20,13 @@ import torch
 from conditions import RESULTS, real_data, record, trained_runs
 from hemalens.core.calibration import fit_temperature
 from hemalens.core.metrics import accuracy, balanced_accuracy, confusion_matrix
+from hemalens.core.types import encode_labels
 from hemalens.data.sources import Source, open_source
 from hemalens.evaluation.corrupting import SETS, corrupted_copies
 from hemalens.evaluation.robustness import ALEXNET_ERRORS, Scored, mean_errors, score_corruptions
 from hemalens.training.checkpoint import load_model, model_directory, read_validation
 from hemalens.training.predicting import predict_logits
-from hemalens.training.tensors import encode_labels, load_images
+from hemalens.training.tensors import load_images
 
 
 def scored_by(run: Path, source: Source, places: list[int], workers: int | None) -> tuple[Scored, dict[str, Any]]:

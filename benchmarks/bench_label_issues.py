@@ -24,12 +24,12 @@ import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
 from conditions import BUILD, challenge, record
+from hemalens.core.types import encode_labels
 from hemalens.data.audit import audit
 from hemalens.data.checks.labels import check_labels, doubt
 from hemalens.data.probabilities import read_probabilities
 from hemalens.data.sources import open_source
 from hemalens.training.out_of_fold import TABLE, out_of_fold
-from hemalens.training.tensors import encode_labels
 from prepared import prepare
 
 PEER = "cleanlab==2.9.0"

@@ -22,6 +22,7 @@ from hemalens.core.artifacts import read_json
 from hemalens.core.calibration import aps_scores, lac_scores, prediction_sets, set_thresholds
 from hemalens.core.metrics import expected_calibration_error, softmax
 from hemalens.core.refusal import Refusal, judge
+from hemalens.core.types import encode_labels
 from hemalens.data.sources import open_source
 from hemalens.data.split import read_splits
 from hemalens.evaluation.openset import Detectors, aurc, auroc, false_acceptance
@@ -29,7 +30,7 @@ from hemalens.training.checkpoint import load_model, model_directory
 from hemalens.training.heads import classifier
 from hemalens.training.predicting import predict_features
 from hemalens.training.sides import choose_side
-from hemalens.training.tensors import encode_labels, load_images, resize
+from hemalens.training.tensors import load_images, resize
 
 PER_KIND = 60
 SPLITS, COVERAGE, WANTED = 20, 0.9, 0.95

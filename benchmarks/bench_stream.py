@@ -28,11 +28,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from conditions import real_data, record
 from hemalens.core.config import TrainConfig
+from hemalens.core.types import encode_labels
 from hemalens.data.parallel import available_cores
 from hemalens.data.sources import open_source
 from hemalens.training.models import build_model
 from hemalens.training.streaming import StreamFeed, open_feed
-from hemalens.training.tensors import encode_labels, to_batch
+from hemalens.training.tensors import to_batch
 
 SIDE, BATCH, WORKERS, ROUNDS = 64, 64, 2, 3
 WAYS = ("memory", "stream", "dataloader")

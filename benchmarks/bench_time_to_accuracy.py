@@ -31,10 +31,10 @@ from torchvision.transforms import v2
 
 from conditions import BUILD, RESULTS, challenge, real_data, record
 from hemalens.core.config import load_config
+from hemalens.core.types import encode_labels
 from hemalens.data.sources import open_source
 from hemalens.data.split import read_splits
 from hemalens.training.recipes import find_recipe
-from hemalens.training.tensors import encode_labels
 from hemalens.training.train import train
 from prepared import prepare
 

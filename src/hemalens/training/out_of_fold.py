@@ -27,7 +27,7 @@ from hemalens.core.artifacts import (
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.metrics import softmax
-from hemalens.core.types import FloatArray, IntArray, Progress, no_progress
+from hemalens.core.types import FloatArray, IntArray, Progress, encode_labels, no_progress
 from hemalens.data.checks.near_duplicates import copies, near_duplicates
 from hemalens.data.findings import find_all
 from hemalens.data.sources import Source, open_source
@@ -39,7 +39,7 @@ from hemalens.training.predicting import predict_logits
 from hemalens.training.probe import fit_probe
 from hemalens.training.recipes import find_recipe
 from hemalens.training.streaming import open_feed
-from hemalens.training.tensors import LabelledImages, encode_labels, load_images
+from hemalens.training.tensors import LabelledImages, load_images
 from hemalens.training.train import check_config
 
 __all__ = ["OUT_OF_FOLD_RECIPE", "TABLE", "choose_folds", "out_of_fold"]

@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hemalens.core.errors import SourceError
-from hemalens.core.types import IntArray, Progress, no_progress
+from hemalens.core.types import IntArray, Progress, encode_labels, no_progress
 from hemalens.data.sources import Source, open_source
 from hemalens.data.split import RATIOS, choose_splits, parse_ratios, read_splits
-from hemalens.training.tensors import encode_labels
 
 __all__ = ["choose_side", "open_sides"]
 

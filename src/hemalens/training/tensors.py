@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hemalens.core.types import Images, IntArray, encode_labels
+from hemalens.core.types import Images, IntArray
 from hemalens.training.decoding import load_images, resize
 
-__all__ = ["LabelledImages", "encode_labels", "load_images", "resize", "to_batch"]
+__all__ = ["LabelledImages", "load_images", "resize", "to_batch"]
 
 
 @dataclass(frozen=True, slots=True)
