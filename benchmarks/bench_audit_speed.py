@@ -9,13 +9,12 @@ import statistics
 import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from conditions import BUILD, challenge, record
+from conditions import BUILD, challenge, peer_python, record
 
 PEER = "cleanvision==0.3.7"
 RUNS = 3  # another number may be given on the command line
@@ -39,16 +38,6 @@ def folder_of(count: int) -> Path:
             Image.fromarray(images[row]).save(path)
     partial.rename(folder)
     return folder
-
-
-def peer_python() -> Path:
-    home = BUILD / "peer"
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        venv.create(home, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], check=True)
-        (home / "ready").touch()
-    return python
 
 
 def timed(words: list[str]) -> tuple[float, float]:
@@ -78,7 +67,7 @@ def theirs(folder: Path) -> tuple[float, float]:
     # A script, not -c: its workers are started by importing the main module again.
     script = BUILD / "peer_audit.py"
     script.write_text(f"if __name__ == '__main__':\n    {code.replace('; ', chr(10) + '    ')}\n", encoding="utf-8")
-    return timed([str(peer_python()), str(script), str(folder)])
+    return timed([str(peer_python("peer", PEER)), str(script), str(folder)])
 
 
 def main() -> None:

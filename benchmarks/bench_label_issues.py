@@ -14,7 +14,6 @@ Killed and started again it goes on where it was. `--sheet FILE` draws the most 
 import argparse
 import json
 import subprocess
-import venv
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ import numpy as np
 import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
-from conditions import BUILD, challenge, record
+from conditions import BUILD, challenge, peer_python, record
 from hemalens.core.types import encode_labels
 from hemalens.data.audit import audit
 from hemalens.data.checks.labels import check_labels, doubt
@@ -45,16 +44,6 @@ labels, chances = data["labels"], data["probabilities"]
 scores = {m: get_label_quality_scores(labels, chances, method=m).tolist() for m in sys.argv[2:]}
 print(json.dumps({"scores": scores, "found": find_label_issues(labels, chances, n_jobs=1).tolist()}))
 """
-
-
-def peer_python() -> Path:
-    home = BUILD / "peer-cleanlab"
-    python = home / "bin" / "python"
-    if not (home / "ready").exists():
-        venv.create(home, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", PEER], check=True)
-        (home / "ready").touch()
-    return python
 
 
 def exchange_at_random(labels: np.ndarray, n_classes: int, seed: int) -> np.ndarray:
@@ -108,7 +97,7 @@ def compare(
     now, wrong = changed[places], (changed != labels)[places]
     reported = np.isin(places, [finding.index for finding in checked.findings])
     np.savez(HOME / "peer.npz", labels=now, probabilities=values)
-    words = [peer_python(), "-c", THEIRS, HOME / "peer.npz", *METHODS]
+    words = [peer_python("peer-cleanlab", PEER), "-c", THEIRS, HOME / "peer.npz", *METHODS]
     theirs = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     pairs = Counter(zip(labels[changed != labels].tolist(), changed[changed != labels].tolist(), strict=True))
     return {

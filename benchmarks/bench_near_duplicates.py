@@ -11,10 +11,8 @@ import io
 import json
 import shutil
 import statistics
-import subprocess
 import sys
 import time
-import venv
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -24,7 +22,7 @@ import polars as pl
 from PIL import Image, ImageOps
 
 from bench_audit_speed import CLASSES, timed
-from conditions import BUILD, challenge, record
+from conditions import BUILD, challenge, peer_python, record
 from hemalens.data.checks.near_duplicates import near_duplicates
 from hemalens.data.sources import open_source
 from hemalens.data.statistics import measure_source
@@ -108,15 +106,6 @@ def ours(root: Path) -> tuple[float, list[set[str]], None]:
     return seconds, [set(rows["sample_id"]) for _, rows in issues.group_by("group")], None
 
 
-def peer_python() -> Path:
-    home = BUILD / "peer-duplicates"
-    if not (home / "ready").exists():
-        venv.create(home, with_pip=True)
-        subprocess.run([home / "bin" / "python", "-m", "pip", "install", "--quiet", *PEERS], check=True)
-        (home / "ready").touch()
-    return home / "bin" / "python"
-
-
 CLEANVISION = """
 import json, sys
 from pathlib import Path
@@ -148,7 +137,7 @@ def theirs(name: str, code: str, root: Path) -> tuple[float, list[set[str]], flo
     """Return seconds of the whole process, the sets it reports, and seconds of its search where that is a step."""
     script, out = BUILD / f"peer_{name}.py", BUILD / f"peer_{name}.json"
     script.write_text(code, encoding="utf-8")
-    seconds, _ = timed([str(peer_python()), str(script), str(root), str(out)])
+    seconds, _ = timed([str(peer_python("peer-duplicates", *PEERS)), str(script), str(root), str(out)])
     sets, search = json.loads(out.read_text())
     return seconds, [set(found) for found in sets], search
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import venv
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,14 @@ def record(name: str, figures: Mapping[str, Any], *, folder: Path = RESULTS, **c
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     print(text)
+
+
+def peer_python(name: str, *packages: str) -> Path:
+    """Return the Python of an environment under ``build`` that holds peers' packages and none of ours, made once."""
+    home = BUILD / name
+    python = home / "bin" / "python"
+    if not (home / "ready").exists():
+        venv.create(home, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
+        (home / "ready").touch()
+    return python

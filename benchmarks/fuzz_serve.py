@@ -11,7 +11,7 @@ import subprocess
 import sys
 
 from bench_serve import OURS, served
-from conditions import BUILD, embedded_model
+from conditions import embedded_model, peer_python
 
 PORT = 8601
 
@@ -19,10 +19,7 @@ PORT = 8601
 def main() -> None:
     model = sys.argv[1] if len(sys.argv) > 1 else str(embedded_model())
     examples = sys.argv[2] if len(sys.argv) > 2 else "100"
-    tool = BUILD / "schemathesis" / "bin" / "schemathesis"
-    if not tool.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(tool.parents[1])], check=True)
-        subprocess.run([str(tool.with_name("pip")), "install", "--quiet", "schemathesis>=4"], check=True)
+    tool = peer_python("schemathesis", "schemathesis>=4").with_name("schemathesis")
     with served(OURS, model, PORT):
         words = ["run", f"http://127.0.0.1:{PORT}/openapi.json", "-n", examples, "--generation-deterministic"]
         done = subprocess.run([str(tool), *words, "--exclude-checks", "positive_data_acceptance"], check=False)
