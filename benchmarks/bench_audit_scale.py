@@ -30,7 +30,7 @@ def mib(process):
     return round(int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize() / 2**20)
 
 if __name__ == "__main__":  # workers import this file, and must not import the audit
-    from hemalens.data.audit import audit
+    from hemalens.data.audit.audit import audit
 
     def told(what, done, total):
         steps[what] = max(steps.get(what, 0), mib("self"))

@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from conditions import record
-from hemalens.data.parallel import available_cores
+from hemalens.data.reading.parallel import available_cores
 from hemalens.data.synthetic import synthetic_set
-from hemalens.training.policies import AUGMIX_DRAWS, RANDAUGMENT_DRAWS, augmix, rand_augment
-from hemalens.training.random import uniform
+from hemalens.training.augment.policies import AUGMIX_DRAWS, RANDAUGMENT_DRAWS, augmix, rand_augment
+from hemalens.training.augment.random import uniform
 
 SIDE, PICTURES, BATCH, ROUNDS = 96, 4096, 256, 3
 OURS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {

@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from conditions import record
-from hemalens.data.checks.hash_search import CERTAIN, Hashes, near_hashes, near_hashes_faiss
+from hemalens.data.audit.checks.hash_search import CERTAIN, Hashes, near_hashes, near_hashes_faiss
 
 SIZES = (10_000, 100_000, 1_000_000)
 EACH = 500

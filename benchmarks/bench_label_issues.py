@@ -24,9 +24,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from conditions import BUILD, challenge, peer_python, record
 from hemalens.core.types import encode_labels
-from hemalens.data.audit import audit
-from hemalens.data.checks.labels import check_labels, doubt
-from hemalens.data.probabilities import read_probabilities
+from hemalens.data.audit.audit import audit
+from hemalens.data.audit.checks.labels import check_labels, doubt
+from hemalens.data.audit.probabilities import read_probabilities
 from hemalens.data.sources import open_source
 from hemalens.training.out_of_fold import TABLE, out_of_fold
 from prepared import prepare

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from conditions import BUILD, RESULTS, challenge, real_data, record
-from hemalens.data.resize import resize
-from hemalens.deployment.submission import package
-from hemalens.deployment.submission_check import check
+from hemalens.data.reading.resize import resize
+from hemalens.export.submission.package import package
+from hemalens.export.submission.check import check
 from hemalens.training.checkpoint import load_model
 from hemalens.training.predicting import perturb, predict_logits
 

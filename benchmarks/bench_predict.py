@@ -29,9 +29,9 @@ import numpy as np
 from PIL import Image
 
 from conditions import BUILD, embedded_model, record
-from hemalens.data.parallel import available_cores
+from hemalens.data.reading.parallel import available_cores
 from hemalens.data.synthetic import synthetic_set
-from hemalens.deployment.predict import predict
+from hemalens.inference.predict import predict
 
 SIDE, FILES = 216, 1000
 

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from conditions import embedded_model, real_data, record
-from hemalens.data.parallel import available_cores
+from hemalens.data.reading.parallel import available_cores
 
 CLIENTS = (1, 16, 64, 256)
 ROUNDS = 3

@@ -16,7 +16,7 @@ import torch
 
 from conditions import challenge, real_data, record, trained_runs
 from hemalens.core.types import encode_labels
-from hemalens.data.resize import resize
+from hemalens.data.reading.resize import resize
 from hemalens.data.sources import open_source
 from hemalens.training.checkpoint import load_model
 from hemalens.training.predicting import perturb, predict_logits

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from conditions import real_data, record
 from hemalens.core.config import TrainConfig
 from hemalens.core.types import encode_labels
-from hemalens.data.parallel import available_cores
+from hemalens.data.reading.parallel import available_cores
 from hemalens.data.sources import open_source
 from hemalens.training.models import build_model
 from hemalens.training.streaming import StreamFeed, open_feed

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hemalens.core.provenance import provenance
-from hemalens.deployment.sidecar import find_onnx
+from hemalens.inference.sidecar import find_onnx
 
 RESULTS = Path(__file__).parent / "results"
 BUILD = Path(__file__).parents[1] / "build" / "bench"

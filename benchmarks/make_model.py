@@ -15,10 +15,10 @@ from pathlib import Path
 
 from conditions import BUILD, challenge, real_data
 from hemalens.core.artifacts import read_json
-from hemalens.deployment.export import export
+from hemalens.export.export import export
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.explain import explain
-from hemalens.evaluation.report import report
+from hemalens.report.report import report
 from hemalens.training.train import train
 from prepared import prepare
 

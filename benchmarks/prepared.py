@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hemalens.core.artifacts import read_provenance
-from hemalens.data.audit import audit
+from hemalens.data.audit.audit import audit
 from hemalens.data.clean import clean
 from hemalens.data.sources import open_source
 from hemalens.data.split import split

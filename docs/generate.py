@@ -15,7 +15,7 @@ import typer
 import hemalens
 from hemalens.cli import app
 from hemalens.core.config import TrainConfig
-from hemalens.training.augment import COLOUR, FIELD_LIKE, GEOMETRY
+from hemalens.training.augment.augment import COLOUR, FIELD_LIKE, GEOMETRY
 from hemalens.training.recipes import find_recipe, recipe_names
 
 REFERENCE = Path(__file__).parent / "reference"

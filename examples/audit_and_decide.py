@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from hemalens.data.audit import audit
+from hemalens.data.audit.audit import audit
 from hemalens.data.clean import clean
 from hemalens.data.synthetic import write_synthetic
 

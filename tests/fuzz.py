@@ -29,8 +29,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from hemalens.core.errors import DecodeError
-from hemalens.data.decode import decode
-from hemalens.data.parallel import map_chunks
+from hemalens.data.reading.decode import decode
+from hemalens.data.reading.parallel import map_chunks
 from tests.data.hostile import cell, encode, exif_rotated, frames, mutate, png_16_bit_colour
 
 COUNT = 100_000

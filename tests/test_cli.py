@@ -19,10 +19,11 @@ from hemalens.commands import options
 from hemalens.core.errors import UserError
 from hemalens.core.provenance import version
 from hemalens.data.synthetic import synthetic_set
-from hemalens.deployment import submission, submission_check
+from hemalens.export.submission import package as submission
+from hemalens.export.submission import check as submission_check
 
 STAGES = {
-    "audit": "hemalens.data.audit",
+    "audit": "hemalens.data.audit.audit",
     "clean": "hemalens.data.clean",
     "split": "hemalens.data.split",
     "find-lr": "hemalens.training.finder",
@@ -30,11 +31,11 @@ STAGES = {
     "train": "hemalens.training.train",
     "evaluate": "hemalens.evaluation.evaluate",
     "explain": "hemalens.evaluation.explain",
-    "report": "hemalens.evaluation.report",
-    "export": "hemalens.deployment.export",
-    "predict": "hemalens.deployment.predict",
-    "serve": "hemalens.deployment.serve",
-    "package": "hemalens.deployment.submission",
+    "report": "hemalens.report.report",
+    "export": "hemalens.export.export",
+    "predict": "hemalens.inference.predict",
+    "serve": "hemalens.inference.serve.serve",
+    "package": "hemalens.export.submission.package",
     "run": "hemalens.pipeline",
     "demo": "hemalens.pipeline",
 }
@@ -104,7 +105,7 @@ def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
     assert offered.pop("as_json") is False
     if command == "audit":  # training for probabilities and the review are functions of their own, before and after it
         assert offered.pop("label_issues") is False
-        review = inspect.signature(importlib.import_module("hemalens.data.review").review).parameters
+        review = inspect.signature(importlib.import_module("hemalens.data.review.review").review).parameters
         assert (offered.pop("review"), offered.pop("port")) == (False, review["port"].default)
     if command == "serve":  # announced on stderr; the limits are for tests and programs
         assert (behind.pop("announce"), behind.pop("limits")) == (inspect.Parameter.empty, None)
@@ -228,7 +229,7 @@ def test_a_review_follows_an_audit_and_does_not_repeat_one(
         asked.append(options)
         return {"kept": 3, "dropped": 2, "relabelled": 1, "command": "hemalens clean"}
 
-    monkeypatch.setattr("hemalens.data.review.review", review)
+    monkeypatch.setattr("hemalens.data.review.review.review", review)
     words = ["audit", source, "--out", tmp_path / "audit", "--workers", 0, "--review"]
     code, out, err = call(*words)
     assert (code, err.splitlines()[0]) == (0, "review at http://127.0.0.1:1/x/")
@@ -309,7 +310,7 @@ def test_an_error_in_the_middle_of_the_work_is_one_line_too(
         progress("doing something", 1, 3)
         raise UserError("labels (3, 2)", "must be one number\na sample", "mend them")
 
-    monkeypatch.setattr("hemalens.data.audit.audit", stage)
+    monkeypatch.setattr("hemalens.data.audit.audit.audit", stage)
     code, out, err = call("audit", source, "--out", tmp_path / "out", "--json")
     assert (code, out) == (2, "")
     assert is_one_line(err), err
@@ -318,7 +319,7 @@ def test_an_error_in_the_middle_of_the_work_is_one_line_too(
 def test_a_defect_is_one_line_with_exit_code_1(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
-    monkeypatch.setattr("hemalens.data.audit.audit", fail_with(ZeroDivisionError("by nothing")))
+    monkeypatch.setattr("hemalens.data.audit.audit.audit", fail_with(ZeroDivisionError("by nothing")))
     code, out, err = call("audit", source, "--out", tmp_path / "out")
     assert (code, out) == (1, "")
     assert is_one_line(err), err
@@ -329,14 +330,14 @@ def test_a_defect_is_one_line_with_exit_code_1(
 def test_a_defect_whose_message_has_several_lines_stays_one_line(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
-    monkeypatch.setattr("hemalens.data.audit.audit", fail_with(RuntimeError("first\nsecond\x1b[31m")))
+    monkeypatch.setattr("hemalens.data.audit.audit.audit", fail_with(RuntimeError("first\nsecond\x1b[31m")))
     _, _, err = call("audit", source, "--out", tmp_path / "out")
     assert is_one_line(err), err
     assert "\x1b" not in err
 
 
 def test_debug_shows_the_traceback(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hemalens.data.audit.audit", fail_with(ZeroDivisionError("by nothing")))
+    monkeypatch.setattr("hemalens.data.audit.audit.audit", fail_with(ZeroDivisionError("by nothing")))
     monkeypatch.setattr(sys, "argv", ["hemalens", "--debug", "audit", str(source), "--out", str(tmp_path / "out")])
     with pytest.raises(ZeroDivisionError):
         cli.main()
@@ -345,7 +346,7 @@ def test_debug_shows_the_traceback(source: Path, tmp_path: Path, monkeypatch: py
 def test_an_interrupt_says_how_to_go_on(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
-    monkeypatch.setattr("hemalens.data.audit.audit", fail_with(KeyboardInterrupt()))
+    monkeypatch.setattr("hemalens.data.audit.audit.audit", fail_with(KeyboardInterrupt()))
     code, out, err = call("audit", source, "--out", tmp_path / "out")
     assert (code, out) == (130, "")
     assert is_one_line(err), err
@@ -389,7 +390,7 @@ def test_in_a_process_of_its_own_stdout_holds_the_json_and_nothing_else(source: 
 
 def test_help_and_the_audit_import_no_torch() -> None:
     code = (
-        "import sys; import hemalens.cli, hemalens.data.audit, hemalens.data.clean, hemalens.data.split; "
+        "import sys; import hemalens.cli, hemalens.data.audit.audit, hemalens.data.clean, hemalens.data.split; "
         "print(sorted({'torch', 'torchvision', 'timm'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

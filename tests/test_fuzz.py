@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hemalens.data.decode import Picture, decode
+from hemalens.data.reading.decode import Picture, decode
 from tests import fuzz
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits and timers of POSIX")

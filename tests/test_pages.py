@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hemalens.data.audit import audit
+from hemalens.data.audit.audit import audit
 from hemalens.data.synthetic import write_synthetic
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hemalens.deployment.classifier import Classifier as ExportedClassifier
+    from hemalens.inference.model import Classifier as ExportedClassifier
     from hemalens.training.estimator import Classifier
 
 __all__ = ["Classifier", "load"]
@@ -23,7 +23,7 @@ def load(model: "str | Path" = "embedded", *, threads: int = 0) -> "ExportedClas
     Raises:
         ArtifactError: the model is not there or damaged.
     """
-    from hemalens.deployment.classifier import Classifier as ExportedClassifier  # here, so that importing stays free
+    from hemalens.inference.model import Classifier as ExportedClassifier  # here, so that importing stays free
 
     return ExportedClassifier.open(model, threads=threads)
 

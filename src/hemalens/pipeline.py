@@ -24,14 +24,14 @@ from hemalens.core.artifacts import (
 from hemalens.core.config import load_config
 from hemalens.core.errors import ArtifactError, SourceError
 from hemalens.core.types import Progress, no_progress
-from hemalens.data.audit import audit
+from hemalens.data.audit.audit import audit
 from hemalens.data.clean import clean
-from hemalens.data.decisions import decisions_digest
+from hemalens.data.review.decisions import decisions_digest
 from hemalens.data.sources import open_source
 from hemalens.data.split import RATIOS, SPLITS, parse_ratios, split
 from hemalens.data.synthetic import write_synthetic
 from hemalens.evaluation.evaluate import evaluate
-from hemalens.evaluation.report import write_report
+from hemalens.report.report import write_report
 from hemalens.training.recipes import find_recipe
 from hemalens.training.train import DEFAULT_RECIPE, check_config, train
 

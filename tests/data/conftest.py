@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hemalens.data.audit import audit
-from hemalens.data.statistics import Statistics
+from hemalens.data.audit.audit import audit
+from hemalens.data.audit.statistics import Statistics
 from hemalens.data.synthetic import SyntheticSet, synthetic_set
 from tests.data.measured import measured
 

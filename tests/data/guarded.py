@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hemalens.data.audit import audit
+from hemalens.data.audit.audit import audit
 
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _CHANGES = frozenset(

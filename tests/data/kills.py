@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-import hemalens.data.audit as auditing
+import hemalens.data.audit.audit as auditing
 from hemalens.core.artifacts import require_complete
 from hemalens.core.errors import ArtifactError, SourceError
 from hemalens.core.provenance import sha256_file

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hemalens.core.artifacts import PROVENANCE
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError, UserError
 from hemalens.core.types import Sample
-from hemalens.data.audit import audit
+from hemalens.data.audit.audit import audit
 from hemalens.data.clean import clean, decide
 from hemalens.data.sources import open_source
 from tests.data.conftest import Audited

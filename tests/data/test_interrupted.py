@@ -16,13 +16,13 @@ import pytest
 
 from hemalens.core.artifacts import PROVENANCE, require_complete
 from hemalens.core.errors import ArtifactError, SourceError
-from hemalens.data.audit import audit
+from hemalens.data.audit.audit import audit
 from hemalens.data.clean import clean
 from hemalens.data.sources import open_source
 from hemalens.data.split import split
 from tests.forking import ENVIRONMENT, said_by
 
-from .kills import accepted, contents, sources, stages
+from tests.data.kills import accepted, contents, sources, stages
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, limits and SIGKILL")
 
@@ -51,7 +51,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pageless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hemalens.data.audit.render_audit", lambda view: "<html></html>")
+    monkeypatch.setattr("hemalens.data.audit.audit.render_audit", lambda view: "<html></html>")
 
 
 def test_stages_killed_at_any_call_leave_nothing_that_is_taken_for_whole_and_run_again(tmp_path: Path) -> None:

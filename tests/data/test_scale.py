@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hemalens.core.errors import ArtifactError, SourceError
-from hemalens.core.refusal import Refusal
+from hemalens.core.abstention import Refusal
 from hemalens.core.scores import Gaussians
-from hemalens.data.resize import resize
+from hemalens.data.reading.resize import resize
 from hemalens.data.scale import FEWEST, ZOOMS, choose_scale, find_scale, zoomed
 from hemalens.data.sources import Source, open_source
 

@@ -13,7 +13,7 @@ from hemalens.data.sources import open_source
 from hemalens.data.sources.entries import number_repeats
 from hemalens.data.sources.labels import name_labels
 
-from . import hostile
+from tests.data import hostile
 
 CELL = hostile.cell()
 PNG = hostile.encode(CELL)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hemalens.core.errors import UserError
-from hemalens.data.audit import audit
+from hemalens.data.audit.audit import audit
 from hemalens.data.clean import clean
 from hemalens.data.split import split
 from tests.data.hostile import cell, encode

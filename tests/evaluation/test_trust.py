@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hemalens.core.metrics import softmax
-from hemalens.core.refusal import confidence_rule, fit_refusal, judge
+from hemalens.core.abstention import confidence_rule, fit_refusal, judge
 from hemalens.evaluation.trust import Answers, calibration_scores, conformal_scores, distance_histogram, trust_scores
 
 CLASSES = ("a", "b", "c")

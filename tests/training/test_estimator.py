@@ -25,7 +25,7 @@ from hemalens.core.config import load_config
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.metrics import softmax
 from hemalens.core.provenance import sha256_file
-from hemalens.deployment.export import export
+from hemalens.export.export import export
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.training.checkpoint import load_model, read_validation
 from hemalens.training.recipes import find_recipe
@@ -173,8 +173,8 @@ def test_searches_folds_and_pipelines_take_it(cells: Any) -> None:
 
 
 def test_no_process_is_started_however_many_pictures(fitted: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hemalens.data.parallel.ProcessPoolExecutor", None)
-    monkeypatch.setattr("hemalens.data.parallel.available_cores", lambda: 2)
+    monkeypatch.setattr("hemalens.data.reading.parallel.ProcessPoolExecutor", None)
+    monkeypatch.setattr("hemalens.data.reading.parallel.available_cores", lambda: 2)
     assert fitted.predict(np.zeros((900, 16, 16, 3), np.uint8)).shape == (900,)
 
 

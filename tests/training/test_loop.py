@@ -22,7 +22,7 @@ from hemalens.training.loop import Fitted
 from hemalens.training.models import build_model
 from hemalens.training.predicting import perturb, predict_logits
 from hemalens.training.tensors import LabelledImages
-from hemalens.training.views import make_views
+from hemalens.training.augment.views import make_views
 
 MakeSet = Callable[..., LabelledImages]
 MakeConfig = Callable[..., TrainConfig]

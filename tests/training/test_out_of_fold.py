@@ -12,7 +12,7 @@ from hemalens.core.artifacts import PROVENANCE
 from hemalens.core.config import load_config
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.types import Sample, no_progress
-from hemalens.data.audit import audit
+from hemalens.data.audit.audit import audit
 from hemalens.data.sources import open_source
 from hemalens.data.split import linked_units
 from hemalens.training.out_of_fold import _judge_fold, _Task, choose_folds, out_of_fold

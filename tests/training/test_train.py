@@ -12,7 +12,7 @@ from hemalens.core.artifacts import read_json, read_provenance
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError, UserError
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import CELL_CLASSES, Progress
-from hemalens.evaluation.report_inputs import load_inputs
+from hemalens.report.inputs import load_inputs
 from hemalens.training.checkpoint import load_model
 from hemalens.training.tensors import LabelledImages
 from hemalens.training.train import train

@@ -55,9 +55,9 @@ def audit(
 
     Example: `hemalens audit cells/ --out audit/ --review`
     """
-    summary = find_stage("hemalens.data.review", "finished_audit")(out) if review and not overwrite else None
+    summary = find_stage("hemalens.data.review.review", "finished_audit")(out) if review and not overwrite else None
     if summary is None or ((label_issues or probabilities) and "labels" not in summary):
-        stage = find_stage("hemalens.data.audit", "audit")
+        stage = find_stage("hemalens.data.audit.audit", "audit")
         with watched() as progress:
             if label_issues:
                 options = {
@@ -83,7 +83,7 @@ def audit(
     if review:
         if not as_json:
             show(summary, as_json, lines)
-        stage = find_stage("hemalens.data.review", "review")
+        stage = find_stage("hemalens.data.review.review", "review")
         decided = stage(source, out, classes=split_names(classes), port=port, announce=announce)
         summary, lines = {**summary, "review": decided}, review_lines(decided)
     show(summary, as_json, lines)

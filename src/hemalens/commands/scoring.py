@@ -96,6 +96,6 @@ def report(
 
     Example: `hemalens report runs/baseline runs/compact --out report/`
     """
-    stage = find_stage("hemalens.evaluation.report", "report")
+    stage = find_stage("hemalens.report.report", "report")
     summary = stage(runs, out, evaluations=evaluations or (), elsewhere=elsewhere or (), overwrite=overwrite)
     show(summary, as_json, [f"look at {out / 'report.html'}"])

@@ -35,7 +35,7 @@ def export(
 
     Example: `hemalens export runs/first --out model.onnx`
     """
-    stage = find_stage("hemalens.deployment.export", "export")
+    stage = find_stage("hemalens.export.export", "export")
     with watched() as progress:
         summary = stage(run, out, source=source, int8=int8, overwrite=overwrite, progress=progress)
     show(summary, as_json, [*parity_lines(summary), f"written to {out}"])
@@ -55,7 +55,7 @@ def predict(
 
     Example: `hemalens predict cells/ --out predictions.csv --model model.onnx`
     """
-    stage = find_stage("hemalens.deployment.predict", "predict")
+    stage = find_stage("hemalens.inference.predict", "predict")
     with watched() as progress:
         summary = stage(
             source,
@@ -86,7 +86,7 @@ def serve(
 
     Example: `hemalens serve --model model.onnx --port 8000`
     """
-    stage = find_stage("hemalens.deployment.serve", "serve")
+    stage = find_stage("hemalens.inference.serve.serve", "serve")
     summary = stage(
         model, host=host, port=port, allow_hosts=allow_hosts or (), workers=workers, announce=announce_service
     )
@@ -117,7 +117,7 @@ def package(
             raise ConfigError(
                 f"check of {check}", "takes one SOURCE, no --out and no --tta", "see hemalens package --help"
             )
-        stage = find_stage("hemalens.deployment.submission_check", "check")
+        stage = find_stage("hemalens.export.submission.check", "check")
         limits = {"seconds": seconds, "memory_gb": memory_gb}
         with watched() as progress:
             summary = stage(check, given[0], runtime=runtime, perturbed=perturbed, progress=progress, **limits)
@@ -125,7 +125,7 @@ def package(
         return
     if out is None or perturbed:
         raise ConfigError("package", "needs --out (and --perturbed needs --check)", "write --out submission.zip")
-    stage = find_stage("hemalens.deployment.submission", "package")
+    stage = find_stage("hemalens.export.submission.package", "package")
     with watched() as progress:
         summary = stage(given, out, runtime=runtime or "numpy", tta=tta, overwrite=overwrite, progress=progress)
     show(summary, as_json, package_lines(summary))

@@ -16,7 +16,7 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from hemalens.core.document import Document, numbers
+from hemalens.report.document.blocks import Document, numbers
 from hemalens.core.types import Images
 
 __all__ = [

@@ -31,8 +31,8 @@ from hemalens.core.artifacts import (
 )
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.types import Progress, Sample, no_progress
-from hemalens.data.checks.finding import ISSUES, SUGGESTIONS
-from hemalens.data.decisions import RELABEL, new_labels, read_issues, require_unreviewed, write_issues
+from hemalens.data.audit.checks.finding import ISSUES, SUGGESTIONS
+from hemalens.data.review.decisions import RELABEL, new_labels, read_issues, require_unreviewed, write_issues
 from hemalens.data.sources import Source, open_source
 
 __all__ = ["clean", "decide", "open_audited"]

@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 
 from hemalens.core.errors import ArtifactError, DecodeError, SourceError
-from hemalens.core.refusal import Refusal
+from hemalens.core.abstention import Refusal
 from hemalens.core.types import FloatArray, Images, Progress, no_progress
-from hemalens.data.resize import resize
+from hemalens.data.reading.resize import resize
 from hemalens.data.sources import Source
 
 __all__ = ["FEWEST", "ZOOMS", "Scale", "choose_scale", "find_scale", "zoomed"]

@@ -15,10 +15,10 @@ import polars as pl
 from hemalens.core.artifacts import output_file, read_table, write_table
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.types import IntArray, Progress, Sample, no_progress
-from hemalens.data.checks.near_duplicates import copies, near_duplicates
-from hemalens.data.checks.near_pictures import check_scale
+from hemalens.data.audit.checks.near_duplicates import copies, near_duplicates
+from hemalens.data.audit.checks.near_pictures import check_scale
 from hemalens.data.sources import Source, open_source
-from hemalens.data.statistics import measure_source
+from hemalens.data.audit.statistics import measure_source
 
 __all__ = [
     "RATIOS",

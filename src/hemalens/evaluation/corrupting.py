@@ -12,8 +12,8 @@ import numpy as np
 
 from hemalens.core.errors import SourceError
 from hemalens.core.types import Images
-from hemalens.data.parallel import map_chunks
-from hemalens.data.resize import resize
+from hemalens.data.reading.parallel import map_chunks
+from hemalens.data.reading.resize import resize
 from hemalens.data.sources import Source
 from hemalens.evaluation.corruptions import CORRUPTIONS, REFERENCE_SIDE, SEVERITIES, corrupt
 

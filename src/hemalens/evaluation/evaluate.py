@@ -28,7 +28,7 @@ from hemalens.core.metrics import (
     reliability_bins,
     softmax,
 )
-from hemalens.core.refusal import Judgement, judge
+from hemalens.core.abstention import Judgement, judge
 from hemalens.core.types import FloatArray, IntArray, Progress, encode_labels, no_progress
 from hemalens.data.scale import find_scale
 from hemalens.data.sources import Source, open_source
@@ -41,7 +41,7 @@ from hemalens.evaluation.mistakes import write_mistakes
 from hemalens.evaluation.robustness import Scored, measure_robustness, write_robustness
 from hemalens.evaluation.trust import Answers, trust_scores
 from hemalens.evaluation.trust_figures import class_reliability, refusal_histogram, risk_coverage_curve
-from hemalens.training.decoding import load_images
+from hemalens.data.reading.load import load_images
 
 __all__ = ["evaluate", "score"]
 

@@ -16,10 +16,10 @@ from hemalens.core.errors import ConfigError, MissingExtraError
 from hemalens.core.heatmaps import class_activation_map
 from hemalens.core.metrics import softmax
 from hemalens.core.provenance import sha256_file
-from hemalens.core.refusal import Refusal, confidence_rule
+from hemalens.core.abstention import Refusal, confidence_rule
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
-from hemalens.deployment.classifier import Classifier
-from hemalens.deployment.sidecar import EMBEDDED
+from hemalens.inference.model import Classifier
+from hemalens.inference.sidecar import EMBEDDED
 
 __all__ = ["Examinee", "open_examinee"]
 

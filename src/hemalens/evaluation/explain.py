@@ -24,7 +24,7 @@ from hemalens.data.sources import Source, open_source
 from hemalens.evaluation.chosen import Side, check_side, choose_places, worst_mistakes
 from hemalens.evaluation.examinee import Examinee, open_examinee
 from hemalens.evaluation.faithfulness import check_maps
-from hemalens.training.decoding import load_images
+from hemalens.data.reading.load import load_images
 
 __all__ = ["explain"]
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from hemalens.core.errors import ConfigError
-from hemalens.data.parallel import available_cores
+from hemalens.data.reading.parallel import available_cores
 
 __all__ = ["autocast", "choose_device", "drawn_from", "torch_threads"]
 

@@ -23,12 +23,12 @@ from hemalens.core.artifacts import PROVENANCE, output_directory, read_provenanc
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ConfigError, MissingExtraError, SourceError
 from hemalens.core.metrics import softmax
-from hemalens.core.refusal import Judgement, Refusal, confidence_rule, judge
+from hemalens.core.abstention import Judgement, Refusal, confidence_rule, judge
 from hemalens.core.types import FloatArray, Progress, no_progress
-from hemalens.data.pictures import PictureLike, PictureSource, open_pictures
+from hemalens.data.sources.given import PictureLike, PictureSource, open_pictures
 from hemalens.data.sources.labels import name_labels
 from hemalens.data.split import choose_splits
-from hemalens.training.decoding import load_images
+from hemalens.data.reading.load import load_images
 from hemalens.training.recipes import find_recipe, recipe_names
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ from hemalens.training.feed import Batch, Feed
 from hemalens.training.loop import NORMALISED_BY
 from hemalens.training.recipes import find_recipe
 from hemalens.training.schedule import class_weights
-from hemalens.training.sides import choose_side, open_sides
+from hemalens.data.selection import choose_side, open_sides
 from hemalens.training.state import start
 from hemalens.training.streaming import open_feed
 from hemalens.training.train import DEFAULT_RECIPE, check_config
-from hemalens.training.views import make_views, views_loss
+from hemalens.training.augment.views import make_views, views_loss
 
 __all__ = ["LrCurve", "find_lr", "range_test", "suggest_rate"]
 

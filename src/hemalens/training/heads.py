@@ -16,7 +16,7 @@ from torch.nn import functional
 from hemalens.core.config import TrainConfig
 from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.core.types import Progress, no_progress
-from hemalens.training.augment import augment_batch
+from hemalens.training.augment.augment import augment_batch
 from hemalens.training.checkpoint import read_tensors, write_tensors
 from hemalens.training.feed import Feed, MemoryFeed
 from hemalens.training.models import Normalised, last_layers

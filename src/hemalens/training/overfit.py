@@ -22,7 +22,7 @@ from hemalens.training.device import choose_device, torch_threads
 from hemalens.training.feed import MemoryFeed
 from hemalens.training.loop import fit
 from hemalens.training.recipes import find_recipe
-from hemalens.training.sides import choose_side, open_sides
+from hemalens.data.selection import choose_side, open_sides
 from hemalens.training.tensors import LabelledImages, load_images
 from hemalens.training.train import check_config
 

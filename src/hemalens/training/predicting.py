@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hemalens.core.config import AugmentStep
 from hemalens.core.types import FloatArray, Progress, no_progress
-from hemalens.training.augment import FIELD_LIKE, augment_batch
+from hemalens.training.augment.augment import FIELD_LIKE, augment_batch
 from hemalens.training.models import last_layers
 from hemalens.training.tensors import to_batch
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hemalens.core.types import Images, IntArray
-from hemalens.training.decoding import load_images, resize
+from hemalens.data.reading.load import load_images, resize
 
 __all__ = ["LabelledImages", "load_images", "resize", "to_batch"]
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from hemalens.core.errors import SourceError
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import Sample
-from hemalens.data.memory import available_memory
+from hemalens.data.reading.memory import available_memory
 from hemalens.data.sources.entries import escape, number_repeats
 from hemalens.data.sources.labels import SPLITS, name_labels
 from hemalens.data.sources.source import Source

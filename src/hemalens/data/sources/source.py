@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from hemalens.core.errors import DecodeError
 from hemalens.core.types import Sample
-from hemalens.data.decode import MAX_PIXELS, Picture, decode, decode_array
+from hemalens.data.reading.decode import MAX_PIXELS, Picture, decode, decode_array
 
 __all__ = ["Handles", "Source", "content_sha256", "digest_facts"]
 

@@ -1,0 +1,100 @@
+"""Nearly equal pictures: copies encoded anew, resized, cropped by a hair, turned, mirrored, brighter or darker."""
+
+from collections.abc import Sequence
+
+from hemalens.core.types import Sample
+from hemalens.data.audit.checks.duplicates import distinct, duplicate_groups
+from hemalens.data.audit.checks.finding import Finding
+from hemalens.data.audit.checks.near_pictures import Link, NearPictures, near_pictures
+from hemalens.data.audit.checks.structure_hash import ORIENTATIONS
+from hemalens.data.audit.statistics import Measurement, Statistics
+
+__all__ = ["certainty", "copies", "find_near_conflicts", "find_near_duplicates", "near_duplicates"]
+
+
+def near_duplicates(statistics: Statistics) -> NearPictures:
+    """Return the groups of nearly equal pictures among the readable ones; of equal ones the first stands for all."""
+    return near_pictures(statistics.thumbnails, distinct(statistics))
+
+
+def copies(near: NearPictures, statistics: Statistics) -> list[list[int]]:
+    """Return the groups of two or more samples that show equal or nearly equal pictures, each in source order."""
+    equal = {members[0]: members for members in duplicate_groups(statistics)}
+    joined = [sorted(copy for place in group for copy in equal.pop(place, [place])) for group in near.groups]
+    return joined + list(equal.values())
+
+
+def find_near_duplicates(near: NearPictures, statistics: Statistics, samples: Sequence[Sample]) -> list[Finding]:
+    """Report nearly equal pictures; the best of a group is kept, the others are suggested to drop.
+
+    The best is labelled, has the most pixels, then the most bytes, then comes first. Where the labels differ all are
+    for review: one of them is wrong, or two cells look nearly the same.
+    """
+    labels = _labels(near, statistics, samples)
+    findings = []
+    for group, found in zip(near.groups, labels, strict=True):
+        best = max(group, key=lambda place: (samples[place].label is not None, *_size(_row(statistics, place)), -place))
+        name = _group("near", statistics, group)
+        for place in group:
+            link = near.links[place]
+            score = certainty(link.misfit, near.limit)
+            reason = _reason(link, near.limit, samples)
+            if len(found) > 1:
+                reason += f"; the labels of the group differ: {', '.join(found)}"
+                findings.append(Finding(place, "near_duplicate", score, name, "review", reason, link.other))
+            elif place == best:
+                reason = f"best of {len(group)} nearly equal pictures: {reason}"
+                findings.append(Finding(place, "near_duplicate", score, name, "keep", reason, link.other))
+            else:
+                findings.append(Finding(place, "near_duplicate", score, name, "drop", reason, link.other))
+    return findings
+
+
+def find_near_conflicts(near: NearPictures, statistics: Statistics, samples: Sequence[Sample]) -> list[Finding]:
+    """Report nearly equal pictures with several labels, for review: unlike equal pixels, likeness is no proof."""
+    findings = []
+    for group, found in zip(near.groups, _labels(near, statistics, samples), strict=True):
+        if len(found) < 2:
+            continue
+        name = _group("near-conflict", statistics, group)
+        reason = f"{len(group)} nearly equal pictures carry {len(found)} labels: {', '.join(found)}"
+        for place in group:
+            link = near.links[place]
+            score = certainty(link.misfit, near.limit)
+            findings.append(Finding(place, "label_conflict", score, name, "review", reason, link.other))
+    return findings
+
+
+def certainty(misfit: float, limit: float) -> float:
+    """Return 1 for equal pictures, falling to 0.5 at the limit."""
+    return round(1 - misfit / limit / 2, 4)
+
+
+def _labels(near: NearPictures, statistics: Statistics, samples: Sequence[Sample]) -> list[list[str]]:
+    """Return the labels of each group, those of its members' equal copies among them."""
+    equal = {members[0]: members for members in duplicate_groups(statistics)}
+    found = []
+    for group in near.groups:
+        every = (copy for place in group for copy in equal.get(place, [place]))
+        found.append(sorted({label for place in every if (label := samples[place].label) is not None}))
+    return found
+
+
+def _reason(link: Link, limit: float, samples: Sequence[Sample]) -> str:
+    turned = f" {ORIENTATIONS[link.turn]}" if link.turn else ""
+    shares = f"{100 * link.misfit:.1f} % of the structure differs, copies in this set may differ by {100 * limit:.1f} %"
+    return f"nearly the same as {samples[link.other].sample_id}{turned} ({shares})"
+
+
+def _row(statistics: Statistics, place: int) -> Measurement:
+    row = statistics.measurements[place]
+    assert row is not None  # only readable pictures are grouped
+    return row
+
+
+def _size(row: Measurement) -> tuple[int, int]:
+    return row.width * row.height, row.bytes
+
+
+def _group(kind: str, statistics: Statistics, group: Sequence[int]) -> str:
+    return f"{kind}-{_row(statistics, group[0]).pixel_sha256[:12]}"

@@ -1,0 +1,233 @@
+"""Distinct pictures to groups that show the same thing: candidates from hashes, each confirmed on its pixels.
+
+The limit comes from the set itself: pictures of one laboratory are alike, and only what is far nearer than neighbours
+usually are may be called a copy. numpy and SciPy.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from hemalens.core.types import FloatArray, Images, IntArray
+from hemalens.data.audit.checks.alignment import misfit
+from hemalens.data.audit.checks.hash_search import near_hashes, near_hashes_faiss, require_faiss
+from hemalens.data.audit.checks.structure_hash import BITS, STORED, oriented, structure_hashes
+
+__all__ = ["MILLION", "Link", "NearPictures", "check_scale", "near_pictures", "usual_misfits"]
+
+MILLION = 1_000_000
+"""Beyond this many distinct pictures candidates are looked for with faiss."""
+
+# Hashes this far apart are compared on pixels: 99.9 % of real cells cropped by 2 pixels of 96 are nearer.
+_RADIUS = 8
+# Never called a copy beyond the first, always within the second, whatever the set: of 800 real cells a crop of 2 pixels
+# leaves 2.6 % open (99th percentile), JPEG of quality 60 0.8 %; the nearest other cell of 400 leaves 8 % or more.
+_MOST, _LEAST = 0.05, 0.01
+# The limit as a share of the misfit that a quarter of the neighbours stay under: 3.9 % in the real cells, where the
+# nearest two different ones leave 6.0 % open, 2.5 % in the synthetic ones, where it is 6.3 %.
+_QUANTILE, _SHARE = 0.25, 0.22
+_SAMPLE = 400
+_FEWEST = 20
+# Thumbnails whose luminance varies less than this (grey levels, standard deviation) have no structure to compare.
+_BLANK = 2.0
+# Copies are alike before they are aligned too: of the same 800 none correlates by less than 0.94; of the pairs whose
+# hashes are near and that show different cells nine tenths do by less than 0.9, and need no fit.
+_ALIKE = 0.9
+# How often two groups are compared before they are left apart.
+_LOOKS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What makes a picture a copy: the other picture, what the fit leaves open, how the other was turned."""
+
+    other: int
+    misfit: float
+    turn: int
+
+
+@dataclass(frozen=True, slots=True)
+class NearPictures:
+    """Groups of pictures that show the same thing.
+
+    Attributes:
+        groups: places of two or more pictures each, ascending.
+        links: the nearest confirmed neighbour of every picture in a group.
+        limit: the misfit up to which two pictures are called copies.
+    """
+
+    groups: tuple[tuple[int, ...], ...]
+    links: dict[int, Link]
+    limit: float
+
+
+def check_scale(count: int) -> None:
+    """Raise MissingExtraError where so many pictures need faiss and it is not installed."""
+    if count > MILLION:
+        require_faiss(f"near-duplicates among {count} pictures")
+
+
+def near_pictures(thumbnails: Images, places: IntArray, *, seed: int = 0) -> NearPictures:
+    """Group pictures that are copies of each other up to encoding, size, light, a narrow crop and orientation.
+
+    Args:
+        thumbnails: pictures (N, 16, 16, 3) uint8.
+        places: the different pictures among them, ascending (M,): only these are looked at.
+        seed: draws the sample that the limit is taken from.
+
+    Raises:
+        MissingExtraError: more than a million pictures, and faiss is not installed.
+    """
+    structured = places[_contrast(thumbnails[places]) >= _BLANK]
+    pictures = thumbnails[structured]
+    limit = _limit(usual_misfits(pictures, seed=seed))
+    linking = _Linking(pictures, limit)
+    for pairs in _candidates(pictures):
+        linking.add(*pairs)
+    return linking.result(structured)
+
+
+def usual_misfits(thumbnails: Images, *, seed: int = 0) -> FloatArray:
+    """Return the misfit (M,) between pictures and their likeliest neighbours in a random sample of at most 400.
+
+    Certain copies are taken out of the sample first. Under 20 pictures there is none.
+    """
+    count = min(len(thumbnails), _SAMPLE)
+    sample = thumbnails[np.random.default_rng(seed).choice(len(thumbnails), count, replace=False)]
+    while len(sample) >= _FEWEST:
+        nearest, turns = _likeliest(sample)
+        found = misfit(_turned(sample, turns), sample[nearest])
+        copied = (found <= _LEAST) & (nearest < np.arange(len(sample)))
+        if not copied.any():
+            return found
+        sample = sample[~copied]
+    return np.zeros(0)
+
+
+def _likeliest(pictures: Images) -> tuple[IntArray, IntArray]:
+    """Return which other picture each (N, S, S, 3) is most like, and turned how, both (N,)."""
+    rows, flat = np.arange(len(pictures)), _standardised(pictures)
+    nearest, turns, likeness = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64), np.full(len(rows), -np.inf)
+    for turn in range(8):
+        alike = _standardised(oriented(pictures, turn)) @ flat.T
+        np.fill_diagonal(alike, -np.inf)
+        best = alike.argmax(axis=1)
+        better = alike[rows, best] > likeness
+        nearest[better], turns[better], likeness[better] = best[better], turn, alike[rows, best][better]
+    return nearest, turns
+
+
+def _limit(usual: FloatArray) -> float:
+    return float(np.clip(_SHARE * np.quantile(usual, _QUANTILE), _LEAST, _MOST)) if len(usual) else _MOST
+
+
+def _candidates(pictures: Images) -> Iterator[tuple[IntArray, IntArray, IntArray, IntArray]]:
+    """Yield (first, second, turn of the first, distance) of pictures whose hashes are near; some come several times."""
+    stored, asked = structure_hashes(pictures)
+    search = near_hashes if len(pictures) <= MILLION else near_hashes_faiss
+    for query, place, distance in search(stored.ravel(), asked.ravel(), bits=BITS, radius=_RADIUS):
+        first, second = query // 8, place // STORED
+        other = np.flatnonzero(first != second)
+        yield first[other], second[other], query[other] % 8, distance[other]
+
+
+@dataclass(slots=True)
+class _Linking:
+    """Joins pictures as candidates come, asking for each pair once and only while its two groups are apart."""
+
+    pictures: Images
+    limit: float
+    component: IntArray = field(init=False)
+    asked: IntArray = field(init=False)
+    confirmed: list[tuple[IntArray, IntArray, IntArray, FloatArray]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.component = np.arange(len(self.pictures))
+        self.asked = np.zeros(0, np.int64)
+
+    def add(self, first: IntArray, second: IntArray, turn: IntArray, distance: IntArray) -> None:
+        """Look at candidate pairs, the nearest of each picture first, then of each two groups."""
+        order = np.argsort(distance, kind="stable")
+        code = np.minimum(first, second) * len(self.pictures) + np.maximum(first, second)
+        _, place = np.unique(code[order], return_index=True)
+        pending = order[np.sort(place)]
+        pending = pending[~np.isin(code[pending], self.asked)]
+        for look in range(_LOOKS):
+            one, other = self.component[first[pending]], self.component[second[pending]]
+            apart = one != other
+            pending, one, other = pending[apart], one[apart], other[apart]
+            if not len(pending):
+                return
+            groups = np.minimum(one, other) * len(self.pictures) + np.maximum(one, other)
+            # Before anything is joined every pair is of two groups: then one pair a picture is enough.
+            key = first[pending] if look == 0 else groups
+            chosen = np.sort(np.unique(key, return_index=True)[1])
+            now = pending[chosen]
+            self.asked = np.concatenate([self.asked, code[now]])
+            self._confirm(first[now], second[now], turn[now])
+            pending = np.delete(pending, chosen)
+
+    def _confirm(self, first: IntArray, second: IntArray, turn: IntArray) -> None:
+        turned, other = _turned(self.pictures[first], turn), self.pictures[second]
+        alike = np.vecdot(_standardised(turned), _standardised(other)) >= _ALIKE
+        first, second, turn = first[alike], second[alike], turn[alike]
+        found = misfit(turned[alike], other[alike])
+        near = found <= self.limit
+        if not near.any():
+            return
+        self.confirmed.append((first[near], second[near], turn[near], found[near]))
+        self.component = _components(len(self.pictures), (pairs[:2] for pairs in self.confirmed))
+
+    def result(self, places: IntArray) -> NearPictures:
+        """Return the groups and links in the caller's ``places`` (N,) of the pictures."""
+        links: dict[int, Link] = {}
+        for first, second, turns, found in self.confirmed:
+            for row, (one, other, turn) in enumerate(zip(places[first], places[second], turns.tolist(), strict=True)):
+                # Turning by 90 degrees is undone by 270, every other turn by itself.
+                back = {5: 6, 6: 5}.get(turn, turn)
+                for picture, link in (
+                    (int(one), Link(int(other), float(found[row]), back)),
+                    (int(other), Link(int(one), float(found[row]), turn)),
+                ):
+                    if picture not in links or link.misfit < links[picture].misfit:
+                        links[picture] = link
+        linked = np.array(sorted(links), np.int64)
+        component = self.component[np.searchsorted(places, linked)]
+        order = np.argsort(component, kind="stable")
+        parts = np.split(linked[order], np.flatnonzero(np.diff(component[order])) + 1) if len(linked) else []
+        groups = sorted(tuple(part.tolist()) for part in parts)
+        return NearPictures(tuple(groups), links, self.limit)
+
+
+def _components(count: int, edges: Iterable[tuple[IntArray, IntArray]]) -> IntArray:
+    first, second = (np.concatenate(ends) for ends in zip(*edges, strict=True))
+    graph = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
+
+
+def _turned(pictures: Images, turns: IntArray) -> Images:
+    """Return pictures (N, S, S, 3), each in an orientation of its own."""
+    turned = np.empty_like(pictures)
+    for turn in range(8):
+        rows = turns == turn
+        turned[rows] = oriented(pictures[rows], turn)
+    return turned
+
+
+def _contrast(thumbnails: Images) -> FloatArray:
+    """Return the standard deviation of the mean of the colours of (N, S, S, 3) uint8 -> (N,), in blocks."""
+    blocks = [
+        thumbnails[start : start + 4096].mean(axis=3, dtype=np.float32) for start in range(0, len(thumbnails), 4096)
+    ]
+    return np.concatenate([block.std(axis=(1, 2)) for block in blocks]) if blocks else np.zeros(0)
+
+
+def _standardised(thumbnails: npt.NDArray[np.generic]) -> FloatArray:
+    """Return luminance of mean 0 and length 1 of (N, S, S, 3) uint8 -> (N, S * S) float32."""
+    values = thumbnails.astype(np.float32).mean(axis=3).reshape(len(thumbnails), -1)
+    values -= values.mean(axis=1, keepdims=True)
+    return np.asarray(values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-6))

@@ -1,0 +1,88 @@
+"""The audit to small pictures in files: cells of each class and what was found, for the report to show.
+
+Needs Pillow; no torch.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hemalens.core.artifacts import write_atomically
+from hemalens.core.errors import UserError
+from hemalens.core.page import encode_picture
+from hemalens.data.audit.page import AuditView
+from hemalens.data.audit.checks.finding import Finding, Issue
+from hemalens.data.sources.entries import escape
+
+__all__ = ["write_pictures"]
+
+_EACH_CLASS = 2
+_EACH_FINDING = 8
+_SHOWN: tuple[Issue, ...] = ("foreign", "outlier", "colour_cluster")
+_SIDE = 128  # pixels: as large as paper and a page show them
+
+
+def write_pictures(view: AuditView, out: Path) -> dict[str, Any]:
+    """Write pictures into ``out/pictures`` and return what ``audit.json`` says of them.
+
+    ``pictures`` has lists of ``{file, sample_id, label, words}``: under ``classes`` readable cells of each class that
+    nothing suggests to drop, nearest to the middle of their class first, then half way out; under ``foreign``,
+    ``outlier`` and ``colour_cluster`` the surest findings, each picture once. ``map`` has the shares of variance that
+    the first two principal components explain and the limit of the squared Mahalanobis distance (0 where the set is
+    too small to say).
+    """
+    (out / "pictures").mkdir(exist_ok=True)
+    shown: dict[str, list[dict[str, str]]] = {"classes": []}
+    for number, name in enumerate(view.source.classes):
+        for place, index in enumerate(_members(view, name)):
+            shown["classes"] += _written(view, index, out, f"class-{number + 1:02d}-{place + 1}", name)
+    foreign = {finding.index for finding in view.findings if finding.issue == "foreign"}
+    for issue in _SHOWN:
+        seen = foreign if issue == "outlier" else frozenset()  # what is no cell is an outlier too: it is shown once
+        findings = [finding for finding in view.findings if finding.issue == issue and finding.index not in seen]
+        shown[issue] = []
+        for place, (finding, copies) in enumerate(_distinct(view, findings)):
+            words = f"{copies} copies" if copies > 1 else ""
+            if issue == "outlier":
+                words = f"distance {view.analysis.distances[finding.index]:.0f}"
+            shown[issue] += _written(view, finding.index, out, f"{issue}-{place + 1}", words)
+    explained = [round(float(share), 4) for share in view.analysis.explained[:2]]
+    return {"pictures": shown, "map": {"explained": explained, "limit": round(float(view.analysis.threshold), 3)}}
+
+
+def _members(view: AuditView, name: str) -> list[int]:
+    """Return cells of one class: the nearest to its middle on the map, then those at equal steps to the median."""
+    dropped = {finding.index for finding in view.findings if finding.suggestion == "drop"}
+    samples, readable = view.source.samples, np.flatnonzero(view.statistics.readable).tolist()
+    members = np.array([i for i in readable if samples[i].label == name and i not in dropped], dtype=np.int64)
+    if not len(members):
+        return []
+    scores = view.analysis.scores[members]
+    order = members[np.argsort(np.square(scores - np.median(scores, axis=0)).sum(axis=1), kind="stable")]
+    steps = [place * len(order) // (2 * max(_EACH_CLASS - 1, 1)) for place in range(_EACH_CLASS)]
+    return [int(order[step]) for step in dict.fromkeys(steps) if step < len(order)]
+
+
+def _distinct(view: AuditView, findings: Sequence[Finding]) -> list[tuple[Finding, int]]:
+    """Return the surest findings, each picture once, with the number of its copies among them."""
+    contents = view.statistics.column("pixel_sha256")
+    copies = Counter(contents[finding.index] for finding in findings)
+    first: dict[Any, Finding] = {}
+    for finding in sorted(findings, key=lambda one: -one.score):
+        first.setdefault(contents[finding.index], finding)
+    return [(finding, copies[content]) for content, finding in list(first.items())[:_EACH_FINDING]]
+
+
+def _written(view: AuditView, index: int, out: Path, name: str, words: str) -> list[dict[str, str]]:
+    """Write one picture; none where it cannot be read."""
+    try:
+        data, kind = encode_picture(view.source.picture(index).pixels, quality=90, max_side=_SIDE)
+    except UserError:
+        return []
+    file = f"pictures/{name}.{kind.removeprefix('image/').replace('jpeg', 'jpg')}"
+    write_atomically(out / file, lambda handle: handle.write(data))
+    sample = view.source.samples[index]
+    return [{"file": file, "sample_id": escape(sample.sample_id), "label": sample.label or "", "words": words}]

@@ -1,0 +1,1 @@
+"""From bytes to pixels, one image or many: decoding by stated rules, resizing, worker processes; no torch."""

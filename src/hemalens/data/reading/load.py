@@ -1,0 +1,182 @@
+"""Samples to uint8 pictures of one size, all at once or ahead of need in worker processes.
+
+Needs numpy and Pillow; no torch, which would cost each worker 1.7 s of processor time to import.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+
+import numpy as np
+
+from hemalens.core.errors import SourceError
+from hemalens.core.types import Images, IntArray, Progress, no_progress
+from hemalens.data.reading.parallel import end_with_parent, map_chunks
+from hemalens.data.reading.resize import resize
+from hemalens.data.scale import zoomed
+from hemalens.data.sources import Source
+
+__all__ = ["Begun", "Decoder", "cancel", "load_images", "resize"]
+
+_CHUNK = 256
+# Of pictures decoded ahead: what is lost to waiting at the end of a window, against the cost of handing one over.
+_SMALL_CHUNK = 32
+# Decoding ahead takes the cores that training leaves: torch's threads slow down together when one of them has to wait.
+_NICENESS = 10
+
+Begun = deque[tuple[IntArray, "Future[Images] | None"]]
+"""Pictures under way: the samples of each chunk, and where its pictures will arrive (None: decoded when asked for)."""
+
+
+def load_images(
+    source: Source,
+    indices: Sequence[int],
+    *,
+    size: int,
+    zoom: float = 1.0,
+    workers: int | None = None,
+    progress: Progress = no_progress,
+) -> Images:
+    """Return the chosen samples (N, size, size, 3) uint8, decoded, zoomed and resized in worker processes.
+
+    Raises DecodeError naming the sample that cannot be read: clean the source first.
+    """
+    images = np.empty((len(indices), size, size, 3), np.uint8)
+    done = 0
+    progress("loading pictures", 0, len(indices))
+    # Workers get the listing of the source once, tasks carry numbers; of arrays they carry the pictures.
+    load = partial(_load, None if source.in_memory else source, size, zoom)
+    crashed = partial(_crashed, source)
+    workers = 0 if source.in_process else workers
+    for part in map_chunks(load, _tasks(source, indices), halve=_singly, lost=crashed, workers=workers):
+        images[done : done + len(part)] = part
+        done += len(part)
+        progress("loading pictures", done, len(indices))
+    return images
+
+
+class Decoder:
+    """Decodes pictures ahead of need: what was begun first is ready first.
+
+    Files are decoded in spawned processes that hold the listing of the source; arrays, which are in memory anyway, in
+    threads. A process that dies costs its time alone, and the sample that kills it is named.
+    """
+
+    def __init__(self, source: Source, size: int, *, workers: int) -> None:
+        self._source, self._size, self._workers = source, size, workers
+        self._pool: Executor | None = None
+
+    def begin(self, indices: IntArray) -> Begun:
+        """Hand samples to the workers; without workers they are decoded by ``finish``."""
+        chunks = [indices[start : start + _SMALL_CHUNK] for start in range(0, len(indices), _SMALL_CHUNK)]
+        if not self._workers:
+            return deque((chunk, None) for chunk in chunks)
+        try:
+            return self._submit(chunks)
+        except BrokenProcessPool:  # a worker has died since it was last asked
+            self.close()
+            return self._submit(chunks)
+
+    def finish(self, begun: Begun) -> Images:
+        """Wait for pictures (N, size, size, 3) uint8 in the order of their samples; ``begun`` is emptied.
+
+        Raises DecodeError or SourceError naming the sample that cannot be read.
+        """
+        images = np.empty((sum(len(chunk) for chunk, _ in begun), self._size, self._size, 3), np.uint8)
+        done = 0
+        while begun:
+            chunk, future = begun.popleft()
+            try:
+                part = _read(self._source, chunk, self._size) if future is None else future.result()
+            except BrokenProcessPool:
+                chunk = np.concatenate([chunk, *(later for later, _ in begun)])
+                begun.clear()
+                part = load_images(self._source, chunk.tolist(), size=self._size, workers=self._workers)
+            images[done : done + len(part)] = part
+            done += len(part)
+            del part, future  # they hold their pictures as long as they live
+        return images
+
+    def close(self) -> None:
+        """Drop what is begun and end the workers; they start anew where they are needed again."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _submit(self, chunks: Sequence[IntArray]) -> Begun:
+        if self._pool is None:
+            self._pool = self._start()
+        if isinstance(self._pool, ThreadPoolExecutor):
+            return deque((chunk, self._pool.submit(_read, self._source, chunk, self._size)) for chunk in chunks)
+        return deque((chunk, self._pool.submit(_read_opened, chunk, self._size)) for chunk in chunks)
+
+    def _start(self) -> Executor:
+        if self._source.in_memory:
+            return ThreadPoolExecutor(self._workers, "decoding")
+        spawn = multiprocessing.get_context("spawn")  # as in data.parallel
+        return ProcessPoolExecutor(self._workers, spawn, initializer=_begin_work, initargs=(self._source,))
+
+
+def cancel(begun: Begun) -> None:
+    """Give up pictures that were begun; those under way are let go when they are done."""
+    for _, future in begun:
+        if future is not None:
+            future.cancel()
+    begun.clear()
+
+
+_Task = tuple[Sequence[int], Sequence[Images] | None]
+
+
+def _tasks(source: Source, indices: Sequence[int]) -> Iterator[_Task]:
+    for start in range(0, len(indices), _CHUNK):
+        chosen = [int(index) for index in indices[start : start + _CHUNK]]
+        yield chosen, [source.picture(index).pixels for index in chosen] if source.in_memory else None
+
+
+def _load(source: Source | None, size: int, zoom: float, task: _Task) -> Images:
+    indices, pictures = task
+    if pictures is None:
+        assert source is not None
+        return _read(source, indices, size, zoom)
+    return np.stack([zoomed(picture, zoom, size) for picture in pictures])
+
+
+def _singly(task: _Task) -> list[_Task]:
+    indices, pictures = task
+    if len(indices) == 1:
+        return []
+    return [([index], None if pictures is None else [pictures[place]]) for place, index in enumerate(indices)]
+
+
+def _crashed(source: Source, task: _Task) -> Images:
+    name = source.samples[task[0][0]].sample_id
+    raise SourceError(f"picture {name}", "crashed its decoder", "audit and clean the source first")
+
+
+# The source of a worker process, sent once: a listing of a million samples is 100 MB and more.
+_opened: list[Source] = []
+
+
+def _begin_work(source: Source) -> None:
+    _opened[:] = [source]
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who interrupts the run is told once, by the run
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)
+    end_with_parent()
+
+
+def _read_opened(indices: IntArray, size: int) -> Images:
+    return _read(_opened[0], indices, size)
+
+
+def _read(source: Source, indices: Sequence[int] | IntArray, size: int, zoom: float = 1.0) -> Images:
+    pictures = np.empty((len(indices), size, size, 3), np.uint8)
+    for place, index in enumerate(indices):
+        pictures[place] = zoomed(source.picture(int(index)).pixels, zoom, size)
+    return pictures

@@ -1,1 +1,0 @@
-"""A trained model in service: exported, opened without torch, run over many pictures."""

@@ -1,0 +1,1 @@
+"""A model in service without torch: opened, run over many images, served by HTTP."""

@@ -1,0 +1,178 @@
+"""An exported model, opened: pictures to classes, probabilities, refusals and maps, by onnxruntime.
+
+Needs numpy, Pillow and onnxruntime; no torch and no network.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from hemalens.core.errors import ArtifactError, DecodeError, MissingExtraError
+from hemalens.core.metrics import softmax
+from hemalens.core.abstention import Judgement, judge
+from hemalens.core.types import FloatArray, Images
+from hemalens.data.sources.given import Pictures, to_pixels
+from hemalens.data.reading.resize import resize
+from hemalens.inference.sidecar import EMBEDDED, Sidecar, find_onnx, read_exported
+
+__all__ = ["Classifier", "Outputs", "Session", "open_model", "open_session"]
+
+# From 8 on the operations' own cost no longer shows (within 4 %), and few maps are held at a time.
+_BATCH = 16
+# What onnxruntime raises for bytes that are no model it can run; none of these has a base but Exception.
+_REFUSALS = (
+    *("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NotImplemented"),
+    "RuntimeException",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a model says of N pictures: logits (N, C), features (N, D) and maps (N, D', h, w), float32."""
+
+    logits: FloatArray
+    features: FloatArray
+    feature_map: FloatArray
+
+
+class Session(Protocol):
+    """What is used of onnxruntime's session, which has no types."""
+
+    def run(self, outputs: list[str] | None, feed: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        """Return the named outputs, all where None."""
+
+    def get_outputs(self) -> Sequence[Any]:
+        """Return the outputs' names, types and shapes."""
+
+
+class Classifier:
+    """A model that ``hemalens export`` wrote, or the embedded one.
+
+    Attributes:
+        classes_: names in the order of the logits, (C,) str.
+        image_size: pixels per side that the network sees; pictures of any size are taken and resized as in training.
+        sidecar: everything known of the model.
+    """
+
+    def __init__(self, path: Path, data: bytes, sidecar: Sidecar, *, threads: int = 0) -> None:
+        self.path, self.sidecar, self.threads = path, sidecar, threads
+        self.classes_ = np.array(sidecar.classes)
+        self.image_size = sidecar.image_size
+        self._session = open_session(data, threads=threads, name=str(path))
+        found = self._session.get_outputs()[0].shape[-1]
+        if found != len(sidecar.classes):
+            rule = f"has {found} outputs, its sidecar names {len(sidecar.classes)} classes"
+            raise ArtifactError(f"model {path}", rule, "export the run again")
+
+    @classmethod
+    def open(cls, model: str | Path = EMBEDDED, *, threads: int = 0) -> "Classifier":
+        """Open ``embedded`` or an .onnx file with its sidecar beside it.
+
+        Args:
+            model: ``embedded``, or the path.
+            threads: of each inference; 0 for one a core.
+
+        Raises:
+            ArtifactError: the model is not there, damaged, or of another version of hemalens.
+        """
+        path = find_onnx(model)
+        return cls(path, *read_exported(path), threads=threads)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as the path: the other process opens it again."""
+        return _reopen, (str(self.path), self.threads)
+
+    def run(self, pictures: Sequence[Images] | Images) -> Outputs:
+        """Return logits, features and maps of pictures: N of (H, W, 3) uint8, or one array (N, H, W, 3)."""
+        parts = [self._session.run(None, {"pictures": batch}) for batch in self._batches(pictures)]
+        return Outputs(*(np.concatenate(one) for one in zip(*parts, strict=True)))
+
+    def predict(self, pictures: Pictures) -> npt.NDArray[np.str_]:
+        """Return the class names (N,) of pictures.
+
+        Raises DecodeError for the first that is no picture.
+        """
+        names: npt.NDArray[np.str_] = self.classes_[self.predict_proba(pictures).argmax(axis=1)]
+        return names
+
+    def predict_proba(self, pictures: Pictures) -> FloatArray:
+        """Return calibrated probabilities (N, C) of pictures, in the order of ``classes_``.
+
+        Raises DecodeError for the first that is no picture.
+        """
+        return softmax(self.run(_as_list(pictures)).logits / self.sidecar.refusal.temperature)
+
+    def judge(self, pictures: Pictures) -> Judgement:
+        """Return what is claimed of pictures, calibrated, and of which nothing is, with the reason.
+
+        Raises DecodeError for the first that is no picture.
+        """
+        return self.judge_outputs(self.run(_as_list(pictures)))
+
+    def judge_outputs(self, outputs: Outputs) -> Judgement:
+        """Return what ``judge`` says of pictures that went through ``run``."""
+        return judge(self.sidecar.refusal, outputs.features, outputs.logits)
+
+    def _batches(self, pictures: Sequence[Images] | Images) -> list[Images]:
+        size = self.image_size
+        if isinstance(pictures, np.ndarray) and (pictures.ndim != 4 or pictures.dtype != np.uint8):
+            rule = "must be (N, H, W, 3) uint8"
+            raise DecodeError(f"pictures {pictures.shape} {pictures.dtype}", rule, "use predict, which converts them")
+        # At least one batch, be it empty, so that the shapes of the outputs are known.
+        starts = range(0, max(1, len(pictures)), _BATCH)
+        empty = np.zeros((0, size, size, 3), np.uint8)
+        # Pillow's resize visits only the weights that are not 0, the model's own all of them; they agree to the bit.
+        resized = ([resize(picture, size) for picture in pictures[start : start + _BATCH]] for start in starts)
+        return [np.stack(batch) if batch else empty for batch in resized]
+
+
+def open_model(model: str | Path = EMBEDDED, *, threads: int = 0) -> Classifier:
+    """Open any MODEL: ``embedded``, an .onnx file, or a RUN directory, which is exported into ``RUN/exported`` once.
+
+    Raises MissingExtraError where a RUN must be exported and torch is not there, else what ``Classifier.open`` raises.
+    """
+    if not Path(model).is_dir():
+        return Classifier.open(model, threads=threads)
+    try:
+        from hemalens.export.export import export_once  # here: it imports torch, which nothing else needs
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.partition(".")[0] == "hemalens":
+            raise
+        step = "install it with: pip install 'hemalens[train]', or export the run elsewhere and give its .onnx file"
+        raise MissingExtraError(f"model {model}, a RUN to be exported first", "train", step) from error
+    return Classifier.open(export_once(Path(model)), threads=threads)
+
+
+def open_session(data: bytes, *, threads: int, name: str) -> Session:
+    """Open a model's bytes for inference on the CPU; raise ArtifactError where onnxruntime cannot."""
+    # Here, since importing it takes 0.1 s and the sidecar may be all that is wanted.
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads that spin while they wait take the cores from those that decode.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session: Session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except tuple(getattr(state, refusal) for refusal in _REFUSALS) as error:
+        rule = f"cannot be opened by onnxruntime ({str(error).strip().splitlines()[0]})"
+        raise ArtifactError(f"model {name}", rule, "export the run again, or update onnxruntime") from error
+    return session
+
+
+def _as_list(pictures: Pictures) -> list[Images]:
+    if isinstance(pictures, (Image.Image, str, Path)) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
+        return [to_pixels(pictures)]
+    return [to_pixels(picture) for picture in pictures]
+
+
+def _reopen(path: str, threads: int) -> Classifier:
+    return Classifier.open(path, threads=threads)

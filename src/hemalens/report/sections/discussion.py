@@ -1,0 +1,166 @@
+"""From a run's facts to what they mean and what they do not show, and to the conclusions.
+
+Needs neither torch nor anything of training.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hemalens.report.document.blocks import Block, Bullets, Heading, Paragraph, Section, paragraph
+from hemalens.core.page import interval, number, percent, thousands
+from hemalens.report.sections.elsewhere import one_source
+from hemalens.report.inputs import RunInputs
+from hemalens.report.sections.trust import mean_corruption_error
+
+__all__ = ["conclusions_section", "discussion_section", "limits"]
+
+_SEEN = ("val", "train", "all")
+
+
+def discussion_section(run: RunInputs, facts: Mapping[str, Any] | None) -> Section:
+    """Return the section on what the results mean and on their limits; ``facts`` are those of the evaluation."""
+    blocks: list[Block] = [paragraph(*_meaning(facts))] if facts else []
+    blocks += [Heading("Limits"), Bullets(tuple(limits(run, facts)))]
+    return Section("discussion", "Discussion", tuple(blocks))
+
+
+def limits(run: RunInputs, facts: Mapping[str, Any] | None) -> list[Paragraph]:
+    """Return what the scores do not show, one paragraph a limit."""
+    classes = len(run.model["classes"])
+    found: list[Paragraph] = [_grouping(run)]
+    if facts and facts["split"] in _SEEN and not _of_another_source(run):
+        words = "which had a part in making the model: they are optimistic."
+        found.append(paragraph(f"The scores were taken on {facts['scored_on']}, {words}"))
+    found.append(
+        paragraph(
+            "Clean accuracy does not predict accuracy in the field: in a public challenge on such cells, models with "
+            "97 to 99 % on pictures from their own source scored 20 to 97 % on a hidden, distorted test set.",
+            None
+            if not facts
+            else "The perturbed score is the better guess, and still a guess: its distortions are synthetic and were "
+            "chosen by us."
+            if facts["perturbed"]
+            else "Without a perturbed score this report can say nothing about it.",
+        )
+    )
+    found.append(one_source(run.elsewhere, run.model["classes"]))
+    if facts and facts["smallest_recall"]:
+        found.append(
+            paragraph(
+                f"Classes with few samples have wide intervals: {facts['smallest']} rests on "
+                f"{facts['smallest_support']} samples, its recall is {interval(facts['smallest_recall'])}."
+            )
+        )
+    found.append(
+        paragraph(
+            f"The model knows {classes} classes. A cell of any other kind, or something that is no cell, is named as "
+            "one of them unless the model abstains."
+        )
+    )
+    found.append(
+        paragraph(
+            "It is a work of research and teaching, not a medical device: it must not be used for diagnosis.",
+        )
+    )
+    return found
+
+
+def conclusions_section(run: RunInputs, facts: Mapping[str, Any] | None, *, experiments: Mapping[str, Any]) -> Section:
+    """Return the conclusions: what was reached, what the comparison showed, what to do next."""
+    classes, parameters = len(run.model["classes"]), thousands(run.model["parameters"])
+    if facts is None:
+        words = "was trained and not evaluated: nothing can be concluded about it."
+        return Section("conclusions", "Conclusions", (paragraph(f"A model of {parameters} parameters {words}"),))
+    scores, perturbed = facts["scores"], facts["perturbed"]
+    cleaned = run.audit["suggested_drops"] if run.audit else 0
+    blocks = [
+        paragraph(
+            f"An audit takes {thousands(cleaned)} pictures out of the way that would have taught or flattered the "
+            "model wrongly."
+            if cleaned
+            else None,
+            f"A network of {parameters} parameters sorts cells into {classes} classes with an accuracy of "
+            f"{interval(scores['accuracy'])} on {facts['scored_on']}.",
+            f"Under distortions like those of the field {percent(perturbed['value'])} remain"
+            + (
+                ", so the way to a model for the field leads over distortions in training, not over more clean "
+                "accuracy."
+                if scores["accuracy"]["value"] - perturbed["value"] > 0.05
+                else ", close to the clean score."
+            )
+            if perturbed
+            else "How it fares under distortions remains to be measured.",
+            *experiments["spreads"],
+        )
+    ]
+    if verdicts := experiments["verdicts"]:
+        blocks.append(paragraph(*verdicts))
+    blocks.append(
+        paragraph(
+            "Before anything depends on it, the model has to be scored on cells of other patients and "
+            f"{'the laboratory where it is to be used' if run.elsewhere else 'another laboratory'}, named by several "
+            "experts.",
+        )
+    )
+    return Section("conclusions", "Conclusions", tuple(blocks))
+
+
+def _of_another_source(run: RunInputs) -> bool:
+    """Tell whether the scores were taken on another source than the one that the model was trained on."""
+    if run.evaluation is None:
+        return False
+    scored, trained = (record.get("inputs", {}).get("source") for record in (run.evaluation.provenance, run.provenance))
+    return None not in (scored, trained) and scored != trained
+
+
+def _grouping(run: RunInputs) -> Paragraph:
+    if run.splits is not None and run.splits.groups:
+        return paragraph(
+            "The split keeps groups whole. If the groups are patients or slides, the score speaks for unseen ones; "
+            "if they are anything less, pictures of one patient may lie on both sides and the score is an upper "
+            "bound."
+        )
+    if run.splits is None:
+        return paragraph(
+            "How the samples were split is not known here. Unless the patients were kept apart, every score is an "
+            "upper bound on what to expect from new ones."
+        )
+    return paragraph(
+        "The data name neither patients nor slides. Cells of one patient may lie on both sides of the split, so "
+        "every score here is an upper bound on what to expect from new patients."
+    )
+
+
+def _meaning(facts: Mapping[str, Any]) -> list[str | None]:
+    """Say what the scores mean beside each other."""
+    scores, perturbed, kept = facts["scores"], facts["perturbed"], facts["abstention"]
+    clean, pair = scores["accuracy"], facts["worst_pair"]
+    wide = clean["high"] - clean["low"]
+    gap = clean["value"] - perturbed["value"] if perturbed else None
+    damaged = mean_corruption_error(scores)
+    return [
+        f"With {thousands(scores['n'])} samples the accuracy is known to {number(100 * wide, 2)} points: models whose "
+        "scores differ by less than that are not told apart by their intervals, only by a comparison sample by "
+        "sample."
+        if not facts["flawless"]
+        else None,
+        f"Mistakes concentrate: {pair['true']} taken for {pair['predicted']} makes "
+        f"{percent(pair['count'] / pair['all'], 0)} of them, and these two kinds are near each other in looks or in "
+        "maturation, or share doubtful labels."
+        if pair and pair["count"] > 2 and pair["count"] / pair["all"] >= 0.3
+        else None,
+        f"The distance of {number(100 * gap)} points between clean and perturbed pictures says that the model leans "
+        "on what distortions destroy."
+        if gap is not None and gap > 0.05
+        else f"Perturbed pictures cost only {number(100 * gap, 2)} points, so the model does not lean much on what "
+        "distortions destroy."
+        if gap is not None and gap >= 0
+        else None,
+        f"Over all corruptions and severities it errs on {percent(damaged)} of the samples, classes weighted alike."
+        if damaged is not None
+        else None,
+        f"Leaving {percent(1 - kept['coverage'])} of the samples to a person raises the accuracy of the others to "
+        f"{percent(kept['accuracy_kept'])}."
+        if kept and kept.get("accuracy_kept") is not None and kept["accuracy_kept"] > clean["value"]
+        else None,
+    ]

@@ -1,0 +1,341 @@
+"""From a run's configuration to sentences on how the model was made; a key that is missing makes no sentence.
+
+Needs neither torch nor anything of training.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hemalens.report.document.blocks import (
+    Block,
+    Equation,
+    Heading,
+    Paragraph,
+    Section,
+    Span,
+    Table,
+    code,
+    emphasis,
+    paragraph,
+    reference,
+)
+from hemalens.core.page import number, percent, thousands
+from hemalens.core.types import CELL_CLASSES
+from hemalens.report.inputs import RunInputs, Splits
+
+__all__ = ["method_facts", "method_section", "plain", "splits_table"]
+
+_PRECISIONS = {
+    "fp32": "32-bit floating point",
+    "bf16": "mixed precision with bfloat16",
+    "fp16": "mixed precision with 16-bit floating point and loss scaling",
+}
+_MIXES = {
+    "mixup": "Pairs of pictures and of their labels were blended (mixup).",
+    "cutmix": "Rectangles were exchanged between pictures and their labels mixed by area (CutMix).",
+}
+
+
+def method_facts(run: RunInputs) -> dict[str, Any]:
+    """Return sentences on ``balance``, ``augmentation``, ``model`` and ``training``, and the facts of the loss."""
+    config = run.config
+    return {
+        "balance": _balance(config),
+        "augmentation": _augmentation(config),
+        "model": _model(run),
+        "training": [sentence for make in _TRAINING if (sentence := make(config))],
+        "classes": len(run.model["classes"]),
+        "smoothing": config.get("label_smoothing") or None,
+        "weighted": config.get("balance") == "weights",
+    }
+
+
+def method_section(run: RunInputs) -> Section:
+    """Return the section on how the model was made: cleaning, splits, augmentation, model, loss, training."""
+    facts = method_facts(run)
+    blocks: list[Block] = [*_cleaning(run), Heading("Splits and balance")]
+    if run.splits is not None:
+        groups = run.splits.groups
+        where = reference("splits")
+        divided = (
+            f"The samples were divided into {_shares(run.splits)}; every class is spread over the parts alike "
+            "(stratified), copies of one picture stay on one side, and the numbers of "
+        )
+        blocks.append(
+            paragraph(
+                (divided, where, " are counted in splits.csv."),
+                f"Samples carry {thousands(groups)} group names, and a group is never torn apart."
+                if groups
+                else "No sample carries a group name.",
+            )
+        )
+        blocks.append(splits_table(run.splits))
+    else:
+        words = (
+            "There is no table of splits beside this run (",
+            code("splits.csv"),
+            "): how the samples were divided ",
+        )
+        blocks.append(paragraph((*words, "is not known here."), note=True))
+    blocks += [paragraph(facts["balance"])] if facts["balance"] else []
+    if facts["augmentation"]:
+        blocks += [Heading("Augmentation"), paragraph(*facts["augmentation"])]
+    blocks += [Heading("Model"), paragraph(*facts["model"]), Heading("Loss"), *_loss(facts, run)]
+    blocks += [Heading("Training"), _overfit(run)]
+    blocks += [paragraph(*facts["training"])] if facts["training"] else []
+    return Section("method", "Method", tuple(blocks))
+
+
+def splits_table(splits: Splits) -> Table:
+    """Return the table of how many samples of each class each part has, with the shares of the parts."""
+    totals = {split: sum(counts.values()) for split, counts in splits.counts.items()}
+    whole = max(sum(totals.values()), 1)
+    labels = list(next(iter(splits.counts.values()), {}))
+    rows = [[label, *(thousands(splits.counts[split][label]) for split in totals)] for label in labels]
+    rows.append(["all", *(f"{thousands(n)} ({percent(n / whole)})" for n in totals.values())])
+    return Table("splits", "Samples of each class in each split.", ("class", *totals), rows)
+
+
+def plain(value: object) -> str:
+    """Write a configuration value in words.
+
+    >>> plain([{"name": "blur", "sigma": 1.5}, "flip"]), plain(None), plain([])
+    ('blur (sigma 1.5); flip', 'none', 'none')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, Mapping):
+        rest = {key: one for key, one in value.items() if key != "name"}
+        words = ", ".join(f"{key} {plain(one)}" for key, one in rest.items())
+        if "name" not in value:
+            return words
+        return f"{value['name']} ({words})" if words else str(value["name"])
+    if isinstance(value, (list, tuple)):
+        inner = [plain(one) for one in value]
+        if value and all(isinstance(one, (int, float)) for one in value):
+            return " to ".join(inner) if len(inner) == 2 else ", ".join(inner)
+        return "; ".join(inner) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cleaning(run: RunInputs) -> list[Block]:
+    """Say what was left out; a run without a list of it says nothing."""
+    if run.dropped is None:
+        return []
+    total = sum(run.dropped.values())
+    ways = "; ".join(f"{issues.replace('; ', ' and ')}: {thousands(count)}" for issues, count in run.dropped.items())
+    return [
+        Heading("Cleaning"),
+        paragraph(
+            f"{thousands(total)} samples were left out before anything else, each with its reason in dropped.csv"
+            + (f" ({ways})." if total else "."),
+            "Of exact copies the first is kept; a picture under several labels goes whole, since none of them can be "
+            "believed; what shows no cell goes."
+            if total
+            else None,
+            "What was kept is not changed.",
+        ),
+    ]
+
+
+def _shares(splits: Splits) -> str:
+    """Write the parts with their shares."""
+    words = {"train": "training", "val": "validation", "test": "test"}
+    totals = {split: sum(counts.values()) for split, counts in splits.counts.items()}
+    whole = max(sum(totals.values()), 1)
+    parts = [f"{words.get(split, split)} ({percent(count / whole)})" for split, count in totals.items()]
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+
+
+def _loss(facts: Mapping[str, Any], run: RunInputs) -> list[Block]:
+    """Return the loss as a formula over the classes that there are, and what stands in it."""
+    smoothing, size = facts["smoothing"], facts["classes"]
+    epsilon = "\N{GREEK SMALL LETTER EPSILON}"
+    target: list[str | Span] = ["is 1 for the labelled class and 0 for every other"]
+    if smoothing:
+        target = [
+            f"the label smoothed by {epsilon} = {number(smoothing)}: 1 \N{MINUS SIGN} {epsilon} + {epsilon}/",
+            emphasis("C"),
+            f" for the labelled class, {epsilon}/",
+            emphasis("C"),
+            " for every other",
+        ]
+    weight: list[str | Span] = ["; ", emphasis("w"), _below("c"), " is the weight of the class"]
+    return [
+        paragraph(
+            (
+                "Training minimises the cross-entropy between the labels and the predicted probabilities, over ",
+                emphasis("N"),
+                " samples and ",
+                emphasis("C"),
+                f" = {size} classes:",
+            )
+        ),
+        _WEIGHTED if facts["weighted"] else _UNWEIGHTED,
+        paragraph(
+            (
+                "Here ",
+                emphasis("p"),
+                _below("nc"),
+                " is the softmax probability of class ",
+                emphasis("c"),
+                " for sample ",
+                emphasis("n"),
+                ", and ",
+                emphasis("y"),
+                _below("nc"),
+                " ",
+                *target,
+                *(weight if facts["weighted"] else []),
+                ".",
+            ),
+            "The original report on these data sums over 12 classes, a slip: there are 8."
+            if set(run.model["classes"]) == set(CELL_CLASSES)
+            else None,
+        ),
+    ]
+
+
+def _below(text: str) -> Span:
+    return Span(text, "subscript")
+
+
+def _overfit(run: RunInputs) -> Paragraph:
+    """Say whether the network was first shown to learn a few samples by heart."""
+    found = run.overfit
+    if found is None:
+        words = (
+            "Whether the network can learn a few samples of each class by heart, the check that comes before any "
+            "regularisation, is not recorded beside this run ("
+        )
+        return paragraph((words, code("hemalens overfit-check"), ")."))
+    learned = (
+        f"learned all of them by heart after {found['epoch']} epochs, so labels, loss and network fit together"
+        if found["reached"]
+        else f"named {percent(found['accuracy'])} of them rightly after {found['epoch']} epochs and did not learn "
+        "them all"
+    )
+    return paragraph(
+        f"First, without anything that keeps a network from it, it was trained on {thousands(found['n_samples'])} "
+        f"training samples: it {learned}."
+    )
+
+
+def _balance(config: Mapping[str, Any]) -> str | None:
+    size = config.get("per_class")
+    each = f"{thousands(size)} samples a class" if isinstance(size, int) and size else "the size of the largest class"
+    return {
+        "none": "The classes were left at their natural frequencies.",
+        "replicate": f"The training classes were balanced by replication, to {each}.",
+        "weights": "Every class weighs in the loss by the inverse of its frequency.",
+        "sampler": "Training samples were drawn with a probability inverse to the frequency of their class.",
+    }.get(str(config.get("balance")))
+
+
+def _augmentation(config: Mapping[str, Any]) -> list[str]:
+    if "augment" not in config:
+        return []
+    operations = config["augment"]
+    if not operations:
+        sentences = ["No augmentation was used."]
+    else:
+        words = "; ".join(_operation(one) for one in operations)
+        sentences = [f"Training pictures were augmented on the fly, each with its own parameters: {words}."]
+    return sentences + [words for name, words in _MIXES.items() if name in str(config.get("mix") or "")]
+
+
+def _operation(step: object) -> str:
+    """Write one augmentation; a probability or strength of 1 is the rule and not said."""
+    if not isinstance(step, Mapping):
+        return plain(step)
+    return plain({key: one for key, one in step.items() if key not in ("probability", "strength") or one != 1})
+
+
+def _model(run: RunInputs) -> list[str]:
+    config, model = run.config, run.model
+    size = model.get("image_size") or config.get("image_size")
+    seen = f" on pictures of {size} \N{MULTIPLICATION SIGN} {size} pixels" if isinstance(size, int) else ""
+    sentences = [f"The model is {model['model']} with {thousands(model['parameters'])} parameters{seen}."]
+    if "weights" in config:
+        start = config["weights"]
+        unstarted = start in (None, "none", "", False)
+        sentences.append(
+            "It was trained from random weights." if unstarted else f"It started from pretrained weights: {start}."
+        )
+    if config.get("freeze") not in (None, "none", "", False):
+        sentences.append(f"Frozen: {plain(config['freeze'])}.")
+    if config.get("dropout") is not None and not config["dropout"]:
+        sentences.append("There is no dropout.")
+    if config.get("dropout"):
+        sentences.append(f"Dropout before the last layer: {plain(config['dropout'])}.")
+    return sentences
+
+
+def _optimiser(config: Mapping[str, Any]) -> str | None:
+    if "optimizer" not in config:
+        return None
+    parts = [f"the optimiser {config['optimizer']}"]
+    parts += [f"a learning rate of {number(config['lr'])}"] if config.get("lr") is not None else []
+    parts += [f"weight decay {number(config['weight_decay'])}"] if config.get("weight_decay") is not None else []
+    parts += [f"batches of {config['batch_size']}"] if config.get("batch_size") else []
+    return f"It was trained with {', '.join(parts)}."
+
+
+def _schedule(config: Mapping[str, Any]) -> str | None:
+    schedule = config.get("schedule")
+    return f"The learning rate followed the schedule: {plain(schedule)}." if schedule else None
+
+
+def _averaging(config: Mapping[str, Any]) -> str | None:
+    ema = config.get("ema")
+    if not ema:
+        return None
+    decay = f" (decay {number(ema, 6)})" if isinstance(ema, float) else ""
+    return f"An exponential moving average of the weights was kept{decay}."
+
+
+def _stopping(config: Mapping[str, Any]) -> str | None:
+    patience, chosen_on = config.get("patience"), config.get("select_on")
+    words = {"clean": "the clean validation set", "perturbed": "a perturbed validation set, which looks like the field"}
+    kept = f"The weights kept are those of the best epoch on {words[chosen_on]}" if chosen_on in words else None
+    stop = f"training stops after {patience} epochs without a better one" if patience else None
+    parts = [part for part in (kept, stop) if part]
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else None
+
+
+def _precision(config: Mapping[str, Any]) -> str | None:
+    words = _PRECISIONS.get(str(config.get("precision")))
+    return f"Arithmetic: {words}." if words else None
+
+
+_TRAINING: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
+    _optimiser,
+    _schedule,
+    _averaging,
+    _stopping,
+    _precision,
+)
+
+_MATHML = """<math display="block" aria-label="{words}">
+<mi>L</mi><mo>=</mo><mo>\N{MINUS SIGN}</mo><mfrac><mn>1</mn><mi>N</mi></mfrac>
+<munderover><mo>\N{N-ARY SUMMATION}</mo><mrow><mi>n</mi><mo>=</mo><mn>1</mn></mrow><mi>N</mi></munderover>
+<munderover><mo>\N{N-ARY SUMMATION}</mo><mrow><mi>c</mi><mo>=</mo><mn>1</mn></mrow><mi>C</mi></munderover>
+{weight}<msub><mi>y</mi><mrow><mi>n</mi><mi>c</mi></mrow></msub><mspace width="0.2em"/><mi>log</mi>\
+<mspace width="0.2em"/><msub><mi>p</mi><mrow><mi>n</mi><mi>c</mi></mrow></msub>
+</math>"""
+_TYPST = "L = -1/N sum_(n=1)^N sum_(c=1)^C {weight} y_(n c) log p_(n c)"
+_WORDS = (
+    "L equals minus one over N times the sum over n from 1 to N of the sum over c from 1 to C of {weight}y n c times "
+    "the "
+    "logarithm of p n c"
+)
+
+
+def _cross_entropy(*, mathml: str = "", typst: str = "", words: str = "") -> Equation:
+    spoken = _WORDS.format(weight=words)
+    return Equation(_MATHML.format(words=spoken, weight=mathml), _TYPST.format(weight=typst), spoken)
+
+
+_UNWEIGHTED = _cross_entropy()
+_WEIGHTED = _cross_entropy(mathml="<msub><mi>w</mi><mi>c</mi></msub>", typst="w_c", words="w c times ")

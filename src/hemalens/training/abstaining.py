@@ -1,0 +1,66 @@
+"""A trained network and its set to what it refuses: the features of training and validation pictures.
+
+Other light, dye, size or position, as far as training showed them, are to make no cell strange: half of what the
+distance is measured in comes from training pictures so changed. Steps that destroy detail take no part, for a blurred
+cell may well be refused (docs/decisions/0025).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from hemalens.core.config import AugmentStep
+from hemalens.core.abstention import Refusal, fit_refusal
+from hemalens.core.types import IntArray, Progress, no_progress
+from hemalens.data.sources import Source
+from hemalens.training.augment.augment import GEOMETRY, LIGHT
+from hemalens.training.predicting import predict_features, vary
+from hemalens.data.selection import choose_side
+from hemalens.training.tensors import LabelledImages, load_images
+
+__all__ = ["learn_refusal"]
+
+# From 250 on nothing changes for foreign pictures (docs/decisions/0018); a set of a million is not read once more.
+_PER_CLASS = 1000
+
+
+def learn_refusal(
+    module: nn.Module,
+    source: Source,
+    sides: Sequence[str],
+    validation: LabelledImages,
+    *,
+    steps: Sequence[AugmentStep] = (),
+    seed: int = 0,
+    progress: Progress = no_progress,
+) -> Refusal:
+    """Return what ``core.refusal.judge`` needs to know of a network.
+
+    Args:
+        module: the trained network, as it will be used.
+        source: the set it was trained on.
+        sides: the split of each of its samples.
+        validation: pictures at the network's size; they set temperature and limits.
+        steps: the augmentation it was trained under.
+        seed: of the choice of training pictures, at most 1,000 a class, and of their changes.
+        progress: told about the pictures.
+    """
+    labels, places = choose_side(source, sides, "train")
+    chosen = _balanced(labels, seed)
+    pictures = load_images(source, [places[row] for row in chosen], size=validation.images.shape[1], progress=progress)
+    seen = torch.from_numpy(pictures)
+    features, _ = predict_features(module, seen, progress=progress)
+    kept = [step for step in steps if step.name in GEOMETRY or step.name in LIGHT]
+    varied = predict_features(module, vary(seen, kept, seed=seed), progress=progress)[0] if kept else None
+    val_features, val_logits = predict_features(module, torch.from_numpy(validation.images), progress=progress)
+    cells = val_features, val_logits, validation.labels
+    return fit_refusal(features, labels[chosen], *cells, varied_features=varied)
+
+
+def _balanced(labels: IntArray, seed: int) -> IntArray:
+    """Return the places of at most ``_PER_CLASS`` samples of each class, drawn from the seed, in ascending order."""
+    draw = np.random.default_rng(seed)
+    kept = [draw.permutation(np.flatnonzero(labels == name))[:_PER_CLASS] for name in np.unique(labels)]
+    return np.sort(np.concatenate(kept))

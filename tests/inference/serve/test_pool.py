@@ -1,0 +1,131 @@
+"""The pool: batches, room, processes that die or hang, and an end that leaves nobody waiting."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from hemalens.core.errors import ConfigError, RequestError
+from hemalens.inference.serve.limits import Limits
+from hemalens.inference.serve.metrics import Metrics
+from hemalens.inference.serve.pool import Pool
+from hemalens.inference.serve.work import Answer, PictureTask, Task, Upload, Work
+
+
+class Echo(Work):
+    """Answers with the name of the picture and how many came with it; some names do harm."""
+
+    def open(self) -> None:
+        if self.model.name == "broken":
+            os._exit(3)
+
+    def __call__(self, tasks: Sequence[Task]) -> list[Answer]:
+        for task in tasks:
+            if task.upload.name == "kill":
+                os._exit(7)
+            if task.upload.name == "hang":
+                time.sleep(600)
+            if task.upload.name == "slow":
+                time.sleep(0.3)
+        return [Answer(200, f"{task.upload.name} {len(tasks)}".encode(), "answered") for task in tasks]
+
+    def __reduce__(self) -> tuple[type[Work], tuple[Path, Limits]]:
+        return Echo, (self.model, self.limits)
+
+
+def picture(name: str) -> PictureTask:
+    return PictureTask(Upload(name, b""))
+
+
+def run(test: Callable[[Pool, Metrics], Awaitable[None]], **limits: float) -> None:
+    async def through() -> None:
+        metrics = Metrics()
+        bounds = Limits(**limits)
+        pool = Pool(Echo(Path("model"), bounds), workers=1, limits=bounds, metrics=metrics)
+        await pool.start()
+        try:
+            assert pool.ready
+            await test(pool, metrics)
+        finally:
+            await pool.close()
+        assert not pool.ready
+
+    asyncio.run(asyncio.wait_for(through(), 120))
+
+
+def test_tasks_that_wait_share_a_batch_and_get_their_own_answers() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        names = ["slow", *(f"{number}" for number in range(20))]
+        answers = await asyncio.gather(*(pool.ask(picture(name)) for name in names))
+        said = [answer.body.decode().split() for answer in answers]
+        assert [name for name, _ in said] == names
+        assert {int(size) for _, size in said} <= {16, 5, 1, 4}
+        assert max(int(size) for _, size in said) == 16, "no more than the limit"
+
+    run(test)
+
+
+def test_a_process_that_dies_is_replaced_and_only_its_killer_suffers() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        before = pool.pids
+        names = ["slow", "a", "kill", "b"]
+        answers = await asyncio.gather(*(pool.ask(picture(name)) for name in names))
+        assert [answer.status for answer in answers] == [200, 200, 422, 200]
+        assert "ends the process" in str(answers[2].error)
+        assert pool.pids != before
+        assert metrics.total(metrics.replaced) == 2, "once with the others, once alone"
+        os.kill(pool.pids[0], signal.SIGKILL)
+        assert (await pool.ask(picture("after"))).status == 200, "what an outsider kills is asked again"
+
+    run(test)
+
+
+def test_a_process_that_hangs_is_ended() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        answer = await pool.ask(picture("hang"))
+        assert answer.status == 422
+        assert (await pool.ask(picture("after"))).status == 200
+
+    run(test, batch_seconds=0.5)
+
+
+def test_a_full_queue_turns_away_and_what_nobody_awaits_is_not_done() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        first = [asyncio.create_task(pool.ask(picture("slow")))]
+        await asyncio.sleep(0.1)
+        first += [asyncio.create_task(pool.ask(picture("more"))) for _ in range(3)]
+        await asyncio.sleep(0)
+        with pytest.raises(RequestError, match="queue: is full: 3 pictures wait") as caught:
+            await pool.ask(picture("late"))
+        assert (caught.value.status, caught.value.retry) == (503, 1)
+        first[1].cancel()
+        done = await asyncio.gather(*first, return_exceptions=True)
+        assert isinstance(done[1], asyncio.CancelledError)
+        assert done[2].body == b"more 2"
+
+    run(test, waiting=3)
+
+
+def test_closing_refuses_what_still_waits() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        tasks = [asyncio.create_task(pool.ask(picture(name))) for name in ("hang", *"abc")]
+        await asyncio.sleep(0.2)
+        await pool.close()
+        for error in await asyncio.gather(*tasks, return_exceptions=True):
+            assert isinstance(error, RequestError)
+            assert error.status == 503
+
+    run(test, batch=1)
+
+
+def test_processes_that_never_come_up_are_named() -> None:
+    async def through() -> None:
+        pool = Pool(Echo(Path("broken"), Limits()), workers=1, limits=Limits(), metrics=Metrics())
+        with pytest.raises(ConfigError, match="worker processes: cannot start"):
+            await pool.start()
+
+    asyncio.run(through())
