@@ -18,8 +18,8 @@ from sklearn.datasets import load_sample_images
 from conditions import BUILD, challenge, real_data, record
 from hemalens.data.audit.audit import audit
 from hemalens.data.audit.checks.foreign import find_foreign
-from hemalens.data.sources import open_source
 from hemalens.data.audit.statistics import Statistics, measure_source
+from hemalens.data.sources import open_source
 
 SIDE = 96
 TRIALS = 20

@@ -20,12 +20,12 @@ from typing import Any
 
 from conditions import BUILD, RESULTS, challenge, real_data, record
 from hemalens.core.artifacts import read_provenance, write_text
-from hemalens.core.page import duration, markdown, percent, thousands
 from hemalens.core.provenance import sha256_file
+from hemalens.core.text import duration, markdown, percent, thousands
 from hemalens.evaluation.evaluate import evaluate
+from hemalens.report.inputs import RunInputs, load_inputs
 from hemalens.report.report import report
 from hemalens.report.sections.experiments import experiments_table, verdicts
-from hemalens.report.inputs import RunInputs, load_inputs
 from hemalens.training.recipes import recipe_names
 from hemalens.training.train import train
 from prepared import prepare

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from conditions import record
-from hemalens.inference.model import Session, open_session
 from hemalens.export.network import assemble, trace_network
 from hemalens.export.quantise import quantise
+from hemalens.inference.model import Session, open_session
 from hemalens.training.models import Normalised, build_model
 from hemalens.training.tensors import to_batch
 

@@ -24,8 +24,8 @@ from PIL import Image, ImageOps
 from bench_audit_speed import CLASSES, timed
 from conditions import BUILD, challenge, peer_python, record
 from hemalens.data.audit.checks.near_duplicates import near_duplicates
-from hemalens.data.sources import open_source
 from hemalens.data.audit.statistics import measure_source
+from hemalens.data.sources import open_source
 
 PEERS = ("cleanvision==0.3.7", "imagededup==0.3.3.post2")
 CELLS, PLANTED, SEED = 11_959, 1_000, 0

@@ -19,8 +19,8 @@ from scipy.stats import binomtest
 from torch import nn
 
 from conditions import RESULTS, challenge, real_data, record, trained_runs
-from hemalens.core.artifacts import read_json
 from hemalens.core.abstention import Refusal, judge
+from hemalens.core.artifacts import read_json
 from hemalens.data.scale import ZOOMS, Scale, choose_scale, zoomed
 from hemalens.data.sources import open_source
 from hemalens.training.checkpoint import load_model, model_directory

@@ -23,8 +23,8 @@ import torch
 
 from conditions import BUILD, RESULTS, challenge, real_data, record
 from hemalens.data.reading.resize import resize
-from hemalens.export.submission.package import package
 from hemalens.export.submission.check import check
+from hemalens.export.submission.package import package
 from hemalens.training.checkpoint import load_model
 from hemalens.training.predicting import perturb, predict_logits
 

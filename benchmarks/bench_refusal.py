@@ -18,18 +18,18 @@ from scipy.stats import betabinom, binom
 
 from conditions import challenge, real_data, record, trained_runs
 from foreign_pictures import foreign_pictures
+from hemalens.core.abstention import Refusal, judge
 from hemalens.core.artifacts import read_json
 from hemalens.core.calibration import aps_scores, lac_scores, prediction_sets, set_thresholds
 from hemalens.core.metrics import expected_calibration_error, softmax
-from hemalens.core.abstention import Refusal, judge
 from hemalens.core.types import encode_labels
+from hemalens.data.selection import choose_side
 from hemalens.data.sources import open_source
 from hemalens.data.split import read_splits
 from hemalens.evaluation.openset import Detectors, aurc, auroc, false_acceptance
 from hemalens.training.checkpoint import load_model, model_directory
 from hemalens.training.heads import classifier
 from hemalens.training.predicting import predict_features
-from hemalens.data.selection import choose_side
 from hemalens.training.tensors import load_images, resize
 
 PER_KIND = 60

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from conditions import BUILD, challenge, real_data
 from hemalens.core.artifacts import read_json
-from hemalens.export.export import export
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.explain import explain
+from hemalens.export.export import export
 from hemalens.report.report import report
 from hemalens.training.train import train
 from prepared import prepare

@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from tests.exported import exported, fp32
+
+__all__ = ["exported", "fp32"]  # fixtures: one run and its export serve several rooms
+
 PATIENCE = 60_000  # ms that a busy machine may take for a step of a page
 _QUIET = "--headless=new --no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
 _BLANK = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 2 1" aria-label="nothing"></svg>'
@@ -25,8 +29,8 @@ def real_data() -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave figures undrawn where a test does not look at them: they take most of an evaluation's time."""
-    for module in ("evaluate", "report_parts", "robustness"):
-        monkeypatch.setattr(f"hemalens.evaluation.{module}.figure_svg", lambda *_, **__: _BLANK)
+    for module in ("evaluation.evaluate", "report.parts", "evaluation.robustness"):
+        monkeypatch.setattr(f"hemalens.{module}.figure_svg", lambda *_, **__: _BLANK)
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from hemalens.commands import options
 from hemalens.core.errors import UserError
 from hemalens.core.provenance import version
 from hemalens.data.synthetic import synthetic_set
-from hemalens.export.submission import package as submission
 from hemalens.export.submission import check as submission_check
+from hemalens.export.submission import package as submission
 
 STAGES = {
     "audit": "hemalens.data.audit.audit",

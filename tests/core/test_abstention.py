@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hemalens.core.errors import ArtifactError
 from hemalens.core.abstention import Refusal, confidence_rule, fit_refusal, judge
+from hemalens.core.errors import ArtifactError
 
 WIDTH, CLASSES = 10, 3
 

@@ -13,18 +13,8 @@ from PIL import Image
 
 from hemalens.core import page
 from hemalens.core.metrics import Interval
-from hemalens.core.page import (
-    ABSENT,
-    contact_sheet_uri,
-    duration,
-    interval,
-    markdown,
-    number,
-    percent,
-    picture_uri,
-    render_page,
-    thousands,
-)
+from hemalens.core.page import contact_sheet_uri, picture_uri, render_page
+from hemalens.core.text import ABSENT, duration, interval, markdown, number, percent, thousands
 
 TEMPLATES = Path(page.__file__).parent / "templates"
 

@@ -6,8 +6,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from hemalens.core.types import Images, Sample
-from hemalens.data.reading.decode import decode_array
 from hemalens.data.audit.statistics import Measurement, Statistics, measure
+from hemalens.data.reading.decode import decode_array
 
 
 def measured(pictures: Iterable[Images | None]) -> Statistics:

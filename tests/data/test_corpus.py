@@ -14,9 +14,8 @@ import pytest
 from hemalens.core.artifacts import require_complete
 from hemalens.core.errors import SourceError
 from hemalens.data.audit.audit import audit
-from hemalens.data.sources import open_source
 from hemalens.data.audit.statistics import measure_source
-
+from hemalens.data.sources import open_source
 from tests.data.corpus import Outcome, Pile, pictures, piles, plant, plant_things
 from tests.data.hostile import write_tar, write_zip
 
@@ -142,7 +141,9 @@ def test_in_archives_the_same_is_said_of_each_picture(kind: str, tmp_path: Path)
 def test_each_pile_is_refused_in_one_line_or_audited_to_its_end(
     pile: Pile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hemalens.data.audit.audit.render_audit", lambda view: "<html></html>")  # 0.3 s for each otherwise
+    monkeypatch.setattr(
+        "hemalens.data.audit.audit.render_audit", lambda view: "<html></html>"
+    )  # 0.3 s for each otherwise
     home = tmp_path / "home"
     home.mkdir()
     path = home / pile.name

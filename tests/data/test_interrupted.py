@@ -20,9 +20,8 @@ from hemalens.data.audit.audit import audit
 from hemalens.data.clean import clean
 from hemalens.data.sources import open_source
 from hemalens.data.split import split
-from tests.forking import ENVIRONMENT, said_by
-
 from tests.data.kills import accepted, contents, sources, stages
+from tests.forking import ENVIRONMENT, said_by
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork, limits and SIGKILL")
 

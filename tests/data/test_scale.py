@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hemalens.core.errors import ArtifactError, SourceError
 from hemalens.core.abstention import Refusal
+from hemalens.core.errors import ArtifactError, SourceError
 from hemalens.core.scores import Gaussians
 from hemalens.data.reading.resize import resize
 from hemalens.data.scale import FEWEST, ZOOMS, choose_scale, find_scale, zoomed

@@ -12,7 +12,6 @@ from hemalens.core.types import CELL_CLASSES
 from hemalens.data.sources import open_source
 from hemalens.data.sources.entries import number_repeats
 from hemalens.data.sources.labels import name_labels
-
 from tests.data import hostile
 
 CELL = hostile.cell()

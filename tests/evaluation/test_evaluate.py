@@ -26,9 +26,9 @@ from hemalens.core.types import CELL_CLASSES
 from hemalens.data.scale import ZOOMS, Scale, zoomed
 from hemalens.data.sources import content_sha256, open_source
 from hemalens.data.synthetic import synthetic_set
+from hemalens.evaluation.evaluate import evaluate, score
 from hemalens.export.export import export
 from hemalens.inference.sidecar import find_onnx
-from hemalens.evaluation.evaluate import evaluate, score
 from hemalens.training.checkpoint import load_model, read_validation
 from hemalens.training.predicting import predict_logits
 from hemalens.training.train import train

@@ -14,9 +14,9 @@ from hemalens.core.artifacts import read_json, write_json
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.heatmaps import normalise, overlay
 from hemalens.data.synthetic import synthetic_set
-from hemalens.export.export import export
 from hemalens.evaluation.examinee import open_examinee
 from hemalens.evaluation.explain import explain
+from hemalens.export.export import export
 from hemalens.training.checkpoint import load_model
 from hemalens.training.predicting import predict_logits
 from hemalens.training.train import train

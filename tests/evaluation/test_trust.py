@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hemalens.core.metrics import softmax
 from hemalens.core.abstention import confidence_rule, fit_refusal, judge
+from hemalens.core.metrics import softmax
 from hemalens.evaluation.trust import Answers, calibration_scores, conformal_scores, distance_histogram, trust_scores
 
 CLASSES = ("a", "b", "c")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hemalens.core.charts import figure_svg
 from hemalens.core.abstention import fit_refusal, judge
+from hemalens.core.charts import figure_svg
 from hemalens.evaluation.figures import reliability_diagram
 from hemalens.evaluation.trust import Answers, trust_scores
 from hemalens.evaluation.trust_figures import class_reliability, refusal_histogram, risk_coverage_curve

@@ -10,9 +10,9 @@ import onnx
 import pytest
 import torch
 
+from hemalens.core.abstention import Refusal
 from hemalens.core.artifacts import read_json, read_provenance
 from hemalens.core.errors import ArtifactError, ConfigError
-from hemalens.core.abstention import Refusal
 from hemalens.data.reading.resize import resize
 from hemalens.data.sources import open_source
 from hemalens.export import export as module

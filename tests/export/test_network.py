@@ -5,8 +5,8 @@ import onnx
 import pytest
 import torch
 
-from hemalens.inference.model import open_session
 from hemalens.export.network import OUTPUTS, Traced, assemble, linear_head, trace_network
+from hemalens.inference.model import open_session
 from hemalens.training.models import Normalised, build_model
 from hemalens.training.predicting import predict_features
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hemalens.data.reading.resize import resize
-from hemalens.inference.model import Session, open_session
 from hemalens.export.preprocessing import preprocessing, resize_model
+from hemalens.inference.model import Session, open_session
 
 SIDE = 12
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 import hemalens
-from hemalens.core.errors import ArtifactError, DecodeError, MissingExtraError
+from hemalens.core.errors import ArtifactError, DecodeError
 from hemalens.core.metrics import softmax
-from hemalens.inference.model import Classifier, open_model
+from hemalens.inference.model import Classifier
 from tests.exported import Exported
 
 
@@ -118,14 +118,6 @@ def test_a_file_that_is_no_model_is_refused(exported: Exported, tmp_path: Path) 
     (tmp_path / "few.json").write_text(json.dumps(facts | {"classes": ["one"]}))
     with pytest.raises(ArtifactError, match="has 8 outputs, its sidecar names 1 classes"):
         hemalens.load(tmp_path / "few.onnx")
-
-
-def test_a_run_needs_torch_only_to_be_exported(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "hemalens.export.export")
-    monkeypatch.delitem(sys.modules, "hemalens.export.network")
-    monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(MissingExtraError, match="a RUN to be exported first: needs the optional extra 'train'"):
-        open_model(exported.run)
 
 
 def test_predicting_imports_no_torch(exported: Exported) -> None:

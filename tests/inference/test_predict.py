@@ -127,7 +127,7 @@ def test_it_goes_on_after_the_last_part(
 def test_a_killed_process_loses_nothing_and_writes_no_table(exported: Exported, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "predictions.csv"
     code = (
-        "import sys, time; from pathlib import Path; from hemalens.deployment import predict as m;"
+        "import sys, time; from pathlib import Path; from hemalens.inference import predict as m;"
         "m._PART_CHUNKS = 1; judge = m.judge_chunk;"
         "m.judge_chunk = lambda *a: (judge(*a), time.sleep(0.5))[0];"
         "m.predict(sys.argv[1], Path(sys.argv[2]), model=sys.argv[3], workers=0)"
@@ -168,13 +168,6 @@ def test_a_csv_of_very_many_rows_becomes_a_parquet(
     assert summary["out"] == str(tmp_path / "predictions.parquet")
     assert pl.read_parquet(summary["out"]).height == 150
     assert read_provenance(tmp_path / "predictions.csv") is not None
-
-
-def test_a_run_is_a_model(exported: Exported, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hemalens.export.export.export_once", lambda _: exported.onnx)
-    predict(folder, tmp_path / "a.csv", model=exported.run, workers=0)
-    predict(folder, tmp_path / "b.csv", model=exported.onnx, workers=0)
-    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
 
 
 def test_adapting_predicts_the_zoomed_pictures_and_says_so(

@@ -10,14 +10,14 @@ from PIL import Image
 from pypdf import PdfReader
 
 from hemalens.core.artifacts import output_directory, read_json, require_complete, write_json
-from hemalens.report.document.blocks import Document
 from hemalens.core.errors import ArtifactError
-from hemalens.core.page import render_document
 from hemalens.core.types import CELL_CLASSES
 from hemalens.data.audit.audit import audit
 from hemalens.data.synthetic import synthetic_set
-from hemalens.report.report import report, write_report
+from hemalens.report.document.blocks import Document
+from hemalens.report.document.html import render_document
 from hemalens.report.inputs import load_inputs
+from hemalens.report.report import report, write_report
 from hemalens.report.sections.results import results_section
 from tests.core.test_page import Page
 from tests.evaluation.factory import (

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 import torch
 
+from hemalens.core.abstention import Refusal, judge
 from hemalens.core.artifacts import read_json
 from hemalens.core.config import AugmentStep
-from hemalens.core.abstention import Refusal, judge
+from hemalens.data.selection import choose_side
 from hemalens.data.sources import open_source
 from hemalens.data.split import read_splits
 from hemalens.training import abstaining as refusing
+from hemalens.training.abstaining import learn_refusal
 from hemalens.training.checkpoint import load_model
 from hemalens.training.predicting import predict_features
-from hemalens.training.abstaining import learn_refusal
-from hemalens.data.selection import choose_side
 from hemalens.training.tensors import LabelledImages, load_images
 from hemalens.training.train import train
 

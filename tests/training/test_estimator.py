@@ -25,8 +25,8 @@ from hemalens.core.config import load_config
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.metrics import softmax
 from hemalens.core.provenance import sha256_file
-from hemalens.export.export import export
 from hemalens.evaluation.evaluate import evaluate
+from hemalens.export.export import export
 from hemalens.training.checkpoint import load_model, read_validation
 from hemalens.training.recipes import find_recipe
 from hemalens.training.tensors import LabelledImages

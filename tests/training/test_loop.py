@@ -15,6 +15,7 @@ from hemalens.core.config import TrainConfig
 from hemalens.core.errors import ConfigError, TrainingError
 from hemalens.core.types import Progress
 from hemalens.training import loop
+from hemalens.training.augment.views import make_views
 from hemalens.training.checkpoint import latest_checkpoint
 from hemalens.training.device import choose_device, torch_threads
 from hemalens.training.feed import MemoryFeed
@@ -22,7 +23,6 @@ from hemalens.training.loop import Fitted
 from hemalens.training.models import build_model
 from hemalens.training.predicting import perturb, predict_logits
 from hemalens.training.tensors import LabelledImages
-from hemalens.training.augment.views import make_views
 
 MakeSet = Callable[..., LabelledImages]
 MakeConfig = Callable[..., TrainConfig]

@@ -16,9 +16,9 @@ from PIL import Image
 from hemalens.core.config import TrainConfig
 from hemalens.core.errors import DecodeError
 from hemalens.core.types import encode_labels
+from hemalens.data.reading.load import load_images
 from hemalens.data.sources import Source, open_source
 from hemalens.training import streaming
-from hemalens.data.reading.load import load_images
 from hemalens.training.feed import Batch, Feed, MemoryFeed
 from hemalens.training.streaming import StreamFeed, choose_window, open_feed
 from hemalens.training.tensors import LabelledImages

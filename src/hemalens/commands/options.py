@@ -21,6 +21,7 @@ __all__ = [
     "SetOption",
     "SourceArgument",
     "find_stage",
+    "onnx_of",
     "split_names",
 ]
 
@@ -42,15 +43,24 @@ SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything that is
 RatiosOption = Annotated[str, typer.Option(help="Shares of train, val and test.")]
 
 
-def find_stage(module: str, name: str, wanted: str = "") -> Callable[..., dict[str, Any]]:
+def find_stage(module: str, name: str, wanted: str = "") -> Callable[..., Any]:
     """Return a stage's function; say which extra is missing where its module needs one that is not installed."""
     try:
-        function: Callable[..., dict[str, Any]] = getattr(importlib.import_module(module), name)
+        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] in _TRAIN_PACKAGES:
             raise MissingExtraError(wanted or f"command {name}", "train") from None
         raise
     return function
+
+
+def onnx_of(model: str) -> str | Path:
+    """Return a MODEL as what predicts takes it: a RUN directory is exported into ``RUN/exported`` once."""
+    if not Path(model).is_dir():
+        return model
+    export_once = find_stage("hemalens.export.export", "export_once", f"model {model}, a RUN to be exported first")
+    path: Path = export_once(Path(model))
+    return path
 
 
 def split_names(classes: str | None) -> list[str] | None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from hemalens.commands.options import AdaptOption, JsonOption, OverwriteOption, SourceArgument, find_stage
+from hemalens.commands.options import AdaptOption, JsonOption, OverwriteOption, SourceArgument, find_stage, onnx_of
 from hemalens.console import (
     adaptation_lines,
     announce_service,
@@ -60,7 +60,7 @@ def predict(
         summary = stage(
             source,
             out,
-            model=model,
+            model=onnx_of(model),
             workers=workers,
             engine=engine,
             adapt=adapt,
@@ -88,7 +88,7 @@ def serve(
     """
     stage = find_stage("hemalens.inference.serve.serve", "serve")
     summary = stage(
-        model, host=host, port=port, allow_hosts=allow_hosts or (), workers=workers, announce=announce_service
+        onnx_of(model), host=host, port=port, allow_hosts=allow_hosts or (), workers=workers, announce=announce_service
     )
     counts = f"{summary['pictures']} pictures in {summary['requests']} requests"
     show(summary, as_json, [f"{counts}, {summary['seconds']:.0f} s"])

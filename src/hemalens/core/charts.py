@@ -20,7 +20,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hemalens.core.page import thousands
+from hemalens.core.text import thousands
 from hemalens.core.types import FloatArray, IntArray
 
 __all__ = [

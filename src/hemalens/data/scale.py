@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hemalens.core.errors import ArtifactError, DecodeError, SourceError
 from hemalens.core.abstention import Refusal
+from hemalens.core.errors import ArtifactError, DecodeError, SourceError
 from hemalens.core.types import FloatArray, Images, Progress, no_progress
 from hemalens.data.reading.resize import resize
 from hemalens.data.sources import Source

@@ -17,8 +17,8 @@ from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.types import IntArray, Progress, Sample, no_progress
 from hemalens.data.audit.checks.near_duplicates import copies, near_duplicates
 from hemalens.data.audit.checks.near_pictures import check_scale
-from hemalens.data.sources import Source, open_source
 from hemalens.data.audit.statistics import measure_source
+from hemalens.data.sources import Source, open_source
 
 __all__ = [
     "RATIOS",

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from hemalens.core.abstention import Judgement, judge
 from hemalens.core.artifacts import output_directory, write_json, write_table, write_text
 from hemalens.core.charts import figure_svg
 from hemalens.core.errors import ConfigError, SourceError
@@ -28,8 +29,8 @@ from hemalens.core.metrics import (
     reliability_bins,
     softmax,
 )
-from hemalens.core.abstention import Judgement, judge
 from hemalens.core.types import FloatArray, IntArray, Progress, encode_labels, no_progress
+from hemalens.data.reading.load import load_images
 from hemalens.data.scale import find_scale
 from hemalens.data.sources import Source, open_source
 from hemalens.evaluation.chosen import Chosen, Side, check_side, choose_places
@@ -41,7 +42,6 @@ from hemalens.evaluation.mistakes import write_mistakes
 from hemalens.evaluation.robustness import Scored, measure_robustness, write_robustness
 from hemalens.evaluation.trust import Answers, trust_scores
 from hemalens.evaluation.trust_figures import class_reliability, refusal_histogram, risk_coverage_curve
-from hemalens.data.reading.load import load_images
 
 __all__ = ["evaluate", "score"]
 

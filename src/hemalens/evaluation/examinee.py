@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from hemalens.core.abstention import Refusal, confidence_rule
 from hemalens.core.artifacts import read_json
 from hemalens.core.errors import ConfigError, MissingExtraError
 from hemalens.core.heatmaps import class_activation_map
 from hemalens.core.metrics import softmax
 from hemalens.core.provenance import sha256_file
-from hemalens.core.abstention import Refusal, confidence_rule
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
 from hemalens.inference.model import Classifier
 from hemalens.inference.sidecar import EMBEDDED

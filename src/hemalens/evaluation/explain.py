@@ -18,13 +18,14 @@ from PIL import Image
 from hemalens.core.artifacts import output_directory, write_atomically, write_json, write_table, write_text
 from hemalens.core.errors import ConfigError, SourceError
 from hemalens.core.heatmaps import colour_heat, enlarge, normalise, overlay
-from hemalens.core.page import contact_sheet_uri, percent, picture_uri, render_page
+from hemalens.core.page import contact_sheet_uri, picture_uri, render_page
+from hemalens.core.text import percent
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, encode_labels, no_progress
+from hemalens.data.reading.load import load_images
 from hemalens.data.sources import Source, open_source
 from hemalens.evaluation.chosen import Side, check_side, choose_places, worst_mistakes
 from hemalens.evaluation.examinee import Examinee, open_examinee
 from hemalens.evaluation.faithfulness import check_maps
-from hemalens.data.reading.load import load_images
 
 __all__ = ["explain"]
 

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
+from hemalens.core.abstention import Judgement, Refusal
 from hemalens.core.calibration import aps_scores, lac_scores, prediction_sets, set_thresholds
 from hemalens.core.metrics import expected_calibration_error, reliability_bins, softmax
-from hemalens.core.abstention import Judgement, Refusal
 from hemalens.core.types import FloatArray, IntArray
 from hemalens.evaluation.openset import aurc, auroc, risk_coverage
 

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import onnx
 
+from hemalens.core.abstention import Refusal, confidence_rule
 from hemalens.core.artifacts import output_file, read_json, read_provenance, write_atomically, write_json
 from hemalens.core.errors import ArtifactError, ConfigError, UserError
 from hemalens.core.provenance import sha256_file, version
-from hemalens.core.abstention import Refusal, confidence_rule
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
 from hemalens.data.reading.resize import resize
+from hemalens.data.selection import choose_side
 from hemalens.data.sources import Source, open_source
 from hemalens.data.split import read_splits
 from hemalens.data.synthetic import synthetic_set
@@ -28,7 +29,6 @@ from hemalens.export.quantise import quantise, time_in_turn
 from hemalens.inference.sidecar import INTENDED_USE, SCHEMA_VERSION, array_to_json, sidecar_path
 from hemalens.training.checkpoint import LoadedModel, load_model, model_directory, read_validation
 from hemalens.training.models import Normalised
-from hemalens.data.selection import choose_side
 
 __all__ = ["export", "export_once"]
 

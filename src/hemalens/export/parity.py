@@ -13,8 +13,8 @@ from torch import nn
 
 from hemalens.core.types import FloatArray, Images, Progress, no_progress
 from hemalens.data.reading.resize import resize
-from hemalens.inference.model import open_session
 from hemalens.export.preprocessing import resize_model
+from hemalens.inference.model import open_session
 from hemalens.training.predicting import predict_logits
 
 __all__ = ["TOLERANCE", "compare", "onnx_logits", "resize_parity"]

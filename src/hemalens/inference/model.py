@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hemalens.core.errors import ArtifactError, DecodeError, MissingExtraError
-from hemalens.core.metrics import softmax
 from hemalens.core.abstention import Judgement, judge
+from hemalens.core.errors import ArtifactError, DecodeError
+from hemalens.core.metrics import softmax
 from hemalens.core.types import FloatArray, Images
-from hemalens.data.sources.given import Pictures, to_pixels
 from hemalens.data.reading.resize import resize
+from hemalens.data.sources.given import Pictures, to_pixels
 from hemalens.inference.sidecar import EMBEDDED, Sidecar, find_onnx, read_exported
 
-__all__ = ["Classifier", "Outputs", "Session", "open_model", "open_session"]
+__all__ = ["Classifier", "Outputs", "Session", "open_session"]
 
 # From 8 on the operations' own cost no longer shows (within 4 %), and few maps are held at a time.
 _BATCH = 16
@@ -129,23 +129,6 @@ class Classifier:
         # Pillow's resize visits only the weights that are not 0, the model's own all of them; they agree to the bit.
         resized = ([resize(picture, size) for picture in pictures[start : start + _BATCH]] for start in starts)
         return [np.stack(batch) if batch else empty for batch in resized]
-
-
-def open_model(model: str | Path = EMBEDDED, *, threads: int = 0) -> Classifier:
-    """Open any MODEL: ``embedded``, an .onnx file, or a RUN directory, which is exported into ``RUN/exported`` once.
-
-    Raises MissingExtraError where a RUN must be exported and torch is not there, else what ``Classifier.open`` raises.
-    """
-    if not Path(model).is_dir():
-        return Classifier.open(model, threads=threads)
-    try:
-        from hemalens.export.export import export_once  # here: it imports torch, which nothing else needs
-    except ModuleNotFoundError as error:
-        if error.name is not None and error.name.partition(".")[0] == "hemalens":
-            raise
-        step = "install it with: pip install 'hemalens[train]', or export the run elsewhere and give its .onnx file"
-        raise MissingExtraError(f"model {model}, a RUN to be exported first", "train", step) from error
-    return Classifier.open(export_once(Path(model)), threads=threads)
 
 
 def open_session(data: bytes, *, threads: int, name: str) -> Session:

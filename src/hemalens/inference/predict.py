@@ -1,7 +1,7 @@
 """A source of any kind and size to a table of predictions, restartable, in memory that does not grow with it.
 
 Rows go to part files beside the output, each whole or not there; the same command given again goes on after the last
-one, and the table appears when all are there. Needs onnxruntime; no torch, unless the model is a RUN not yet exported.
+one, and the table appears when all are there. Needs onnxruntime; no torch.
 """
 
 import shutil
@@ -20,7 +20,7 @@ from hemalens.core.types import FloatArray, Images, Progress, no_progress
 from hemalens.data.scale import Scale, find_scale
 from hemalens.data.sources import Source, open_source
 from hemalens.inference.chunks import CHUNK, decoded_chunks, judge_chunk
-from hemalens.inference.model import Classifier, open_model
+from hemalens.inference.model import Classifier
 from hemalens.inference.sidecar import EMBEDDED
 
 __all__ = ["Engine", "predict"]
@@ -49,7 +49,7 @@ def predict(
     Args:
         source: any SOURCE.
         out: the table to write, .csv or .parquet; of a million rows and more a .csv becomes a .parquet.
-        model: a RUN directory, an .onnx file, or ``embedded``.
+        model: an .onnx file, or ``embedded``.
         workers: processes that decode; None for one a core. With ``ray``: actors, None for one a core of the cluster.
         engine: ``local``, or ``ray`` for the machines of a Ray cluster, which all must see the source.
         adapt: first bring the pictures to the size of the training cells, told from their features, not from labels.
@@ -60,12 +60,12 @@ def predict(
         ArtifactError: the output exists, the model is not there, or unfinished parts are of something else.
         ConfigError: another suffix or engine.
         SourceError: too few pictures to adapt to.
-        MissingExtraError: ``ray``, or torch for a RUN, is not installed.
+        MissingExtraError: ``ray`` is not installed.
     """
     started = time.monotonic()
     _check(out, engine)
     opened = open_source(source)
-    classifier = open_model(model)
+    classifier = Classifier.open(model)
     inputs = {"source": opened.fingerprint(), "model": sha256_file(classifier.path)}
     options: dict[str, Any] = {"model": str(model)}
     if adapt:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hemalens.core.abstention import Refusal
 from hemalens.core.artifacts import read_json
 from hemalens.core.errors import ArtifactError
-from hemalens.core.abstention import Refusal
 from hemalens.core.types import FloatArray
 
 __all__ = [

@@ -7,11 +7,11 @@ trustworthy AI in healthcare (Lekadir et al. 2025). Needs neither torch nor anyt
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hemalens.core.text import ABSENT, duration, number, percent, thousands
 from hemalens.report.document.blocks import Block, Bullets, Code, Document, Facts, Heading, Section, paragraph, strong
-from hemalens.core.page import ABSENT, duration, number, percent, thousands
+from hemalens.report.inputs import RunInputs
 from hemalens.report.sections.discussion import limits
 from hemalens.report.sections.elsewhere import elsewhere_scores, elsewhere_tables
-from hemalens.report.inputs import RunInputs
 from hemalens.report.sections.method import method_facts, splits_table
 from hemalens.report.sections.mistakes import map_verdict
 from hemalens.report.sections.problem import class_counts

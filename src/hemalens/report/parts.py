@@ -11,8 +11,8 @@ from matplotlib.figure import Figure as Drawing
 from PIL import Image, UnidentifiedImageError
 
 from hemalens.core.charts import figure_svg
-from hemalens.report.document.blocks import Figure
 from hemalens.core.page import picture_uri
+from hemalens.report.document.blocks import Figure
 
 __all__ = ["drawn", "stored_picture"]
 

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from hemalens.core.artifacts import output_directory, write_atomically, write_table, write_text
+from hemalens.core.provenance import version
+from hemalens.core.text import ABSENT, interval, percent, thousands
+from hemalens.report.card import model_card
 from hemalens.report.document.blocks import Block, Code, Document, Facts, Heading, Paragraph, Section, Table, paragraph
+from hemalens.report.document.html import render_document
 from hemalens.report.document.markdown import render_markdown
 from hemalens.report.document.pdf import render_pdf
-from hemalens.core.page import ABSENT, interval, percent, render_document, thousands
-from hemalens.core.provenance import version
-from hemalens.report.card import model_card
+from hemalens.report.inputs import ReportInputs, RunInputs, load_inputs
 from hemalens.report.sections.discussion import conclusions_section, discussion_section
 from hemalens.report.sections.elsewhere import elsewhere_scores
 from hemalens.report.sections.experiments import experiments_context, experiments_section, experiments_table
-from hemalens.report.inputs import ReportInputs, RunInputs, load_inputs
 from hemalens.report.sections.method import method_section, plain
 from hemalens.report.sections.problem import problem_section
 from hemalens.report.sections.results import results_facts, results_section

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from hemalens.core.config import AugmentStep
 from hemalens.core.abstention import Refusal, fit_refusal
+from hemalens.core.config import AugmentStep
 from hemalens.core.types import IntArray, Progress, no_progress
+from hemalens.data.selection import choose_side
 from hemalens.data.sources import Source
 from hemalens.training.augment.augment import GEOMETRY, LIGHT
 from hemalens.training.predicting import predict_features, vary
-from hemalens.data.selection import choose_side
 from hemalens.training.tensors import LabelledImages, load_images
 
 __all__ = ["learn_refusal"]

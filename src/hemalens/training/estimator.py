@@ -19,16 +19,16 @@ import polars as pl
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
+from hemalens.core.abstention import Judgement, Refusal, confidence_rule, judge
 from hemalens.core.artifacts import PROVENANCE, output_directory, read_provenance, write_atomically
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ConfigError, MissingExtraError, SourceError
 from hemalens.core.metrics import softmax
-from hemalens.core.abstention import Judgement, Refusal, confidence_rule, judge
 from hemalens.core.types import FloatArray, Progress, no_progress
+from hemalens.data.reading.load import load_images
 from hemalens.data.sources.given import PictureLike, PictureSource, open_pictures
 from hemalens.data.sources.labels import name_labels
 from hemalens.data.split import choose_splits
-from hemalens.data.reading.load import load_images
 from hemalens.training.recipes import find_recipe, recipe_names
 
 if TYPE_CHECKING:

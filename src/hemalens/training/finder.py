@@ -19,17 +19,17 @@ from hemalens.core.charts import FALLBACK_COLOURS, INK, figure_svg, house_style
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ConfigError, TrainingError
 from hemalens.core.types import FloatArray, Progress, no_progress
+from hemalens.data.selection import choose_side, open_sides
 from hemalens.data.split import splits_table
+from hemalens.training.augment.views import make_views, views_loss
 from hemalens.training.device import autocast, choose_device, drawn_from, torch_threads
 from hemalens.training.feed import Batch, Feed
 from hemalens.training.loop import NORMALISED_BY
 from hemalens.training.recipes import find_recipe
 from hemalens.training.schedule import class_weights
-from hemalens.data.selection import choose_side, open_sides
 from hemalens.training.state import start
 from hemalens.training.streaming import open_feed
 from hemalens.training.train import DEFAULT_RECIPE, check_config
-from hemalens.training.augment.views import make_views, views_loss
 
 __all__ = ["LrCurve", "find_lr", "range_test", "suggest_rate"]
 

@@ -18,6 +18,7 @@ from hemalens.core.config import TrainConfig
 from hemalens.core.errors import TrainingError
 from hemalens.core.types import FloatArray, IntArray, Progress, no_progress
 from hemalens.training.augment.augment import check_steps
+from hemalens.training.augment.views import make_views, views_loss
 from hemalens.training.device import autocast, choose_device, drawn_from
 from hemalens.training.distributed import ALONE, World, share_batch_statistics
 from hemalens.training.feed import Batch, Feed
@@ -27,7 +28,6 @@ from hemalens.training.schedule import class_weights, learning_rate
 from hemalens.training.state import State, start
 from hemalens.training.tensors import LabelledImages
 from hemalens.training.transfer import thaw
-from hemalens.training.augment.views import make_views, views_loss
 
 __all__ = ["NORMALISED_BY", "Fitted", "fit", "no_note"]
 

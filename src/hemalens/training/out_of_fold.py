@@ -30,9 +30,9 @@ from hemalens.core.metrics import softmax
 from hemalens.core.types import FloatArray, IntArray, Progress, encode_labels, no_progress
 from hemalens.data.audit.checks.near_duplicates import copies, near_duplicates
 from hemalens.data.audit.findings import find_all
+from hemalens.data.audit.statistics import measure_source
 from hemalens.data.sources import Source, open_source
 from hemalens.data.split import assign, linked_units
-from hemalens.data.audit.statistics import measure_source
 from hemalens.training.device import choose_device, torch_threads
 from hemalens.training.loop import fit
 from hemalens.training.predicting import predict_logits

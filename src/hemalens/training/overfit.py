@@ -17,12 +17,12 @@ from hemalens.core.charts import FALLBACK_COLOURS, figure_svg, house_style
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ConfigError
 from hemalens.core.types import IntArray, Progress, no_progress
+from hemalens.data.selection import choose_side, open_sides
 from hemalens.data.split import splits_table
 from hemalens.training.device import choose_device, torch_threads
 from hemalens.training.feed import MemoryFeed
 from hemalens.training.loop import fit
 from hemalens.training.recipes import find_recipe
-from hemalens.data.selection import choose_side, open_sides
 from hemalens.training.tensors import LabelledImages, load_images
 from hemalens.training.train import check_config
 

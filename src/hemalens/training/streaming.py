@@ -12,10 +12,10 @@ from torch import Tensor
 
 from hemalens.core.config import TrainConfig
 from hemalens.core.types import Images, IntArray, Progress, no_progress
+from hemalens.data.reading.load import Begun, Decoder, cancel, load_images
 from hemalens.data.reading.memory import available_memory
 from hemalens.data.reading.parallel import available_cores
 from hemalens.data.sources import Source
-from hemalens.data.reading.load import Begun, Decoder, cancel, load_images
 from hemalens.training.feed import Batch, Feed, MemoryFeed
 from hemalens.training.schedule import windowed_order
 from hemalens.training.tensors import LabelledImages

@@ -13,8 +13,10 @@ from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.core.types import Progress, no_progress
 from hemalens.data.reading.parallel import available_cores
+from hemalens.data.selection import choose_side, open_sides
 from hemalens.data.sources import Source
 from hemalens.data.split import splits_table
+from hemalens.training.abstaining import learn_refusal
 from hemalens.training.augment.augment import check_steps
 from hemalens.training.checkpoint import save_model, save_validation
 from hemalens.training.device import choose_device, torch_threads
@@ -23,8 +25,6 @@ from hemalens.training.loop import Fitted, fit
 from hemalens.training.models import check_model, count_parameters
 from hemalens.training.probe import fit_probe
 from hemalens.training.recipes import find_recipe
-from hemalens.training.abstaining import learn_refusal
-from hemalens.data.selection import choose_side, open_sides
 from hemalens.training.streaming import choose_window, open_feed
 from hemalens.training.tensors import LabelledImages, load_images
 from hemalens.training.tracking import Tracker, open_trackers

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
 from hemalens.core.types import Images, Sample
+from hemalens.data.audit.statistics import THUMBNAIL, Measurement, measure, measure_source
 from hemalens.data.reading.decode import decode, decode_array
 from hemalens.data.sources import open_source
 from hemalens.data.sources.source import Source
-from hemalens.data.audit.statistics import THUMBNAIL, Measurement, measure, measure_source
 from hemalens.data.synthetic import SyntheticSet
 from tests.data.hostile import cell, encode
 

@@ -17,7 +17,6 @@ from hemalens.core.errors import DecodeError
 from hemalens.data.reading.decode import decode, decode_array
 from hemalens.data.reading.headers import PICTURE_FORMATS, read_header
 from hemalens.data.reading.resize import resize
-
 from tests.data import hostile
 
 CELL = hostile.cell()

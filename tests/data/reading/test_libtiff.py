@@ -8,7 +8,6 @@ import pytest
 from hemalens.core.errors import DecodeError
 from hemalens.data.reading.decode import decode
 from hemalens.data.reading.libtiff import silence_libtiff
-
 from tests.data.corpus import pictures
 
 

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 from hemalens.core.errors import DecodeError, SourceError
-from hemalens.data.sources import open_source
 from hemalens.data.reading import load as decoding
 from hemalens.data.reading.load import Decoder, cancel, load_images, resize
+from hemalens.data.sources import open_source
 
 
 def write_arrays(path: Path, n: int = 6, size: int = 20) -> np.ndarray:

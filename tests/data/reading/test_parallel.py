@@ -175,7 +175,7 @@ def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path: Path) 
         "        print(number, flush=True)\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    paths = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
     # The pipe stays open as long as any of the processes lives: reading it to its end waits for all of them.
     command, surroundings = [sys.executable, str(script)], {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run(command, stdout=subprocess.PIPE, env=surroundings, timeout=120, check=False)

@@ -12,9 +12,9 @@ import pytest
 
 from hemalens.core.errors import ConfigError, MissingExtraError
 from hemalens.data.audit.audit import audit
+from hemalens.data.audit.statistics import measure_source
 from hemalens.data.reading.ray import map_chunks_by_ray
 from hemalens.data.sources import open_source
-from hemalens.data.audit.statistics import measure_source
 from tests.data.hostile import cell, encode, write_tar
 from tests.data.reading.test_parallel import halve, lost, squares
 
@@ -63,7 +63,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def test_ray_writes_the_tables_of_the_local_engine_and_loses_only_what_kills(
     pictures: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), *sys.path])
+    paths = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
     command = [sys.executable, "-c", SCRIPT, *pictures, tmp_path / "ray"]
     surroundings = {**os.environ, "PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "0"}
     (tmp_path / "ray").mkdir()

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from hemalens.core.errors import DecodeError, SourceError
 from hemalens.data.sources import open_source
-
 from tests.data import hostile
 
 PNG = hostile.encode(hostile.cell())

@@ -11,7 +11,6 @@ from hemalens.core.errors import DecodeError, SourceError
 from hemalens.core.types import CELL_CLASSES
 from hemalens.data.sources import arrays as module
 from hemalens.data.sources import open_source
-
 from tests.data import hostile
 
 IMAGES = np.stack([hostile.cell(seed=seed) for seed in range(3)])

@@ -7,7 +7,6 @@ import pytest
 
 from hemalens.core.errors import DecodeError, SourceError
 from hemalens.data.sources import open_source
-
 from tests.data import hostile
 
 PNG = hostile.encode(hostile.cell())

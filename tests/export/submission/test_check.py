@@ -9,9 +9,9 @@ import pytest
 
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.data.synthetic import synthetic_set
-from hemalens.export.submission.package import package
-from hemalens.export.submission.check import check
 from hemalens.evaluation.evaluate import evaluate
+from hemalens.export.submission.check import check
+from hemalens.export.submission.package import package
 from tests.exported import Fp32
 
 CONSTANT = """

@@ -8,10 +8,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from hemalens.core.errors import ConfigError
-from hemalens.inference.model import open_session
-from hemalens.export.submission.graph import graph_bytes, to_graph
 from hemalens.export.network import assemble, trace_network
+from hemalens.export.submission.graph import graph_bytes, to_graph
 from hemalens.export.submission.submitted.numpy_runtime import Network, open_graph, open_network
+from hemalens.inference.model import open_session
 from hemalens.training.models import Normalised
 from tests.exported import Fp32
 

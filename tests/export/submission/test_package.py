@@ -15,8 +15,8 @@ from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.core.types import CELL_CLASSES
 from hemalens.data.synthetic import synthetic_set
 from hemalens.export.submission import package as module
-from hemalens.inference.model import Classifier
 from hemalens.export.submission.package import package
+from hemalens.inference.model import Classifier
 from tests.exported import Exported, Fp32
 
 PICTURES = synthetic_set(5, size=96, seed=3, contamination=False).images
@@ -99,7 +99,7 @@ def test_the_zip_holds_what_is_needed_and_is_the_same_each_time(fp32: Fp32, tmp_
     assert b"from hemalens." not in code
     assert "Not for diagnosis" in readme
     assert "4 lymphocyte" in readme
-    assert licence == (Path(__file__).parents[2] / "LICENSE").read_bytes()
+    assert licence == (Path(__file__).parents[3] / "LICENSE").read_bytes()
     record = read_provenance(tmp_path / "one.zip")
     assert record is not None
     assert (record["command"], record["options"]) == ("package", {"runtime": "numpy", "tta": False})

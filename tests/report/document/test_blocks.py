@@ -8,6 +8,7 @@ from PIL import Image
 from pypdf import PdfReader
 
 from hemalens.core.charts import bar_counts, figure_svg
+from hemalens.core.page import picture_uri
 from hemalens.report.document.blocks import (
     Bullets,
     Code,
@@ -27,9 +28,9 @@ from hemalens.report.document.blocks import (
     reference,
     strong,
 )
+from hemalens.report.document.html import render_document
 from hemalens.report.document.markdown import render_markdown
 from hemalens.report.document.pdf import render_pdf, render_pictures
-from hemalens.core.page import picture_uri, render_document
 from tests.core.test_page import Page
 
 TIME = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)

@@ -4,10 +4,10 @@ import pytest
 
 from hemalens.core.artifacts import read_json, require_complete, write_json
 from hemalens.core.errors import ArtifactError
-from hemalens.core.page import ABSENT
+from hemalens.core.text import ABSENT
+from hemalens.report.inputs import load_inputs
 from hemalens.report.report import report
 from hemalens.report.sections.elsewhere import one_source, share
-from hemalens.report.inputs import load_inputs
 from tests.evaluation.factory import confusion, make_elsewhere, make_evaluation, make_run, make_train
 from tests.report.test_report import paper, plain
 

@@ -7,11 +7,11 @@ import pytest
 
 from hemalens.core.artifacts import read_json, require_complete, write_json
 from hemalens.core.errors import ArtifactError
-from hemalens.core.page import ABSENT
+from hemalens.core.text import ABSENT
 from hemalens.core.types import CELL_CLASSES
+from hemalens.report.inputs import load_inputs
 from hemalens.report.report import report
 from hemalens.report.sections.experiments import augmentation_words, experiments_context, experiments_table
-from hemalens.report.inputs import load_inputs
 from tests.evaluation.factory import CONFIG, confusion, extras, make_evaluation, make_run, make_train, scores
 
 pytestmark = pytest.mark.usefixtures("undrawn")

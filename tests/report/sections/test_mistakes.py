@@ -5,10 +5,10 @@ from PIL import Image
 from pypdf import PdfReader
 
 from hemalens.core.artifacts import read_json, require_complete, write_json
-from hemalens.report.document.blocks import Gallery
 from hemalens.core.errors import ArtifactError
-from hemalens.report.report import report
+from hemalens.report.document.blocks import Gallery
 from hemalens.report.inputs import load_inputs
+from hemalens.report.report import report
 from hemalens.report.sections.mistakes import map_verdict, mistakes_blocks
 from tests.evaluation.factory import make_evaluation, make_explanation, make_mistakes, make_train
 from tests.report.test_report import plain

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from hemalens.evaluation.compare import seeded_difference
+from hemalens.report.inputs import load_inputs
 from hemalens.report.report import report
 from hemalens.report.sections.experiments import experiments_context, experiments_table
-from hemalens.report.inputs import load_inputs
 from hemalens.report.sections.recipes import find_recipes
 from tests.evaluation.factory import CONFIG, extras, make_evaluation, make_train
 from tests.report.sections.test_experiments import matrix_of

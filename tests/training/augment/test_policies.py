@@ -6,8 +6,7 @@ import torch
 from torchvision.transforms import v2
 
 from hemalens.data.synthetic import render_cell
-from hemalens.training.augment.augment import operations
-from hemalens.training.augment.augment import policies
+from hemalens.training.augment import operations, policies
 from hemalens.training.augment.operations import OPERATIONS
 from hemalens.training.augment.policies import (
     AUGMIX_DRAWS,

@@ -7,10 +7,10 @@ import torch
 from torch.nn import functional
 
 from hemalens.core.config import TrainConfig
+from hemalens.training.augment.views import Views, make_views, views_loss
 from hemalens.training.feed import Batch, MemoryFeed
 from hemalens.training.losses import jensen_shannon
 from hemalens.training.tensors import LabelledImages, to_batch
-from hemalens.training.augment.views import Views, make_views, views_loss
 
 MakeSet = Callable[..., LabelledImages]
 MakeConfig = Callable[..., TrainConfig]

@@ -16,8 +16,6 @@ import polars as pl
 from hemalens.core.artifacts import output_directory, write_json, write_table, write_text
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
-from hemalens.data.audit.page import AuditView, render_audit
-from hemalens.data.audit.images import write_pictures
 from hemalens.data.audit.checks.finding import ISSUES, Finding
 from hemalens.data.audit.checks.labels import LabelCheck, check_labels
 from hemalens.data.audit.checks.leakage import Against
@@ -25,11 +23,13 @@ from hemalens.data.audit.checks.near_pictures import check_scale
 from hemalens.data.audit.checks.outliers import OutlierAnalysis
 from hemalens.data.audit.checks.shortcuts import Shortcut, find_shortcuts
 from hemalens.data.audit.findings import arrange, find_all
+from hemalens.data.audit.images import write_pictures
+from hemalens.data.audit.page import AuditView, render_audit
 from hemalens.data.audit.probabilities import read_probabilities
+from hemalens.data.audit.statistics import Engine, Statistics, measure_source
 from hemalens.data.sources import Source, open_source
 from hemalens.data.sources.entries import escape
 from hemalens.data.split import read_splits
-from hemalens.data.audit.statistics import Engine, Statistics, measure_source
 
 __all__ = ["audit", "suggested_drops"]
 

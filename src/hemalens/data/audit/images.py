@@ -13,8 +13,8 @@ import numpy as np
 from hemalens.core.artifacts import write_atomically
 from hemalens.core.errors import UserError
 from hemalens.core.page import encode_picture
-from hemalens.data.audit.page import AuditView
 from hemalens.data.audit.checks.finding import Finding, Issue
+from hemalens.data.audit.page import AuditView
 from hemalens.data.sources.entries import escape
 
 __all__ = ["write_pictures"]

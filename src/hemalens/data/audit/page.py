@@ -14,13 +14,14 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from hemalens.core.charts import bar_counts, figure_svg, house_style, scatter_map
 from hemalens.core.errors import UserError
-from hemalens.core.page import ABSENT, interval, number, percent, picture_uri, render_page, thousands
+from hemalens.core.page import picture_uri, render_page
+from hemalens.core.text import ABSENT, interval, number, percent, thousands
 from hemalens.core.types import IntArray
 from hemalens.data.audit.checks.finding import ISSUES, Finding, Issue
 from hemalens.data.audit.checks.outliers import OutlierAnalysis
 from hemalens.data.audit.checks.shortcuts import ATTRIBUTES
-from hemalens.data.sources import Source
 from hemalens.data.audit.statistics import Statistics
+from hemalens.data.sources import Source
 
 __all__ = ["AuditView", "meaning", "render_audit"]
 
@@ -114,7 +115,7 @@ def render_audit(view: AuditView) -> str:
             for one in view.summary.get("labels", {}).get("pairs", ())
         ],
     }
-    return render_page("audit.html", "hemalens.data", context)
+    return render_page("audit.html", "hemalens.data.audit", context)
 
 
 def _class_rows(before: Mapping[str, int], after: Mapping[str, int]) -> list[list[str]]:

@@ -16,9 +16,9 @@ from PIL import Image
 
 from hemalens.core.errors import ConfigError, DecodeError, SourceError
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
-from hemalens.data.reading.ray import map_chunks_by_ray
 from hemalens.data.reading.decode import Picture, decode, decode_array
 from hemalens.data.reading.parallel import map_chunks
+from hemalens.data.reading.ray import map_chunks_by_ray
 from hemalens.data.sources import Source
 
 __all__ = ["THUMBNAIL", "Engine", "Measurement", "Statistics", "joined", "measure", "measure_source"]

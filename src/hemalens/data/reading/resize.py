@@ -1,6 +1,6 @@
 """A picture of any size to the square that a network takes: the one rule by which training and use resize.
 
-Needs numpy and Pillow. Exported models carry the same rule inside (``deployment.preprocessing``), equal to the bit.
+Needs numpy and Pillow. Exported models carry the same rule inside (``export.preprocessing``), equal to the bit.
 """
 
 import numpy as np

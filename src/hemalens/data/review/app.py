@@ -19,8 +19,8 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from hemalens.core.errors import DecodeError, UserError
 from hemalens.core.page import render_page
-from hemalens.data.audit.page import meaning
 from hemalens.data.audit.checks.finding import ISSUES
+from hemalens.data.audit.page import meaning
 from hemalens.data.review.session import LARGE, THUMBNAIL, ReviewSession, Show
 
 __all__ = ["HOSTS", "review_app"]
@@ -44,8 +44,8 @@ _LOGGER = logging.getLogger(__name__)
 _MERGE_SECONDS = 1.0  # how long issues.csv may lag behind the journal
 _ASSETS = {
     "style.css": ("hemalens.core", "text/css"),
-    "review.css": ("hemalens.data", "text/css"),
-    "review.js": ("hemalens.data", "text/javascript"),
+    "review.css": ("hemalens.data.review", "text/css"),
+    "review.js": ("hemalens.data.review", "text/javascript"),
 }
 
 
@@ -137,7 +137,7 @@ def _routes(session: ReviewSession, stop: Callable[[], None]) -> APIRouter:
             "classes": session.source.classes,
             "issues": [(one, *meaning(one)) for one in ISSUES if one in counts["issues"]],
         }
-        return render_page("review.html", "hemalens.data", context)
+        return render_page("review.html", "hemalens.data.review", context)
 
     @routes.get("/assets/{name}")
     def asset(name: str) -> Response:

@@ -18,8 +18,8 @@ import polars as pl
 
 from hemalens.core.errors import ConfigError
 from hemalens.core.page import encode_picture
-from hemalens.data.audit.page import meaning
 from hemalens.data.audit.checks.finding import ISSUES
+from hemalens.data.audit.page import meaning
 from hemalens.data.clean import decide
 from hemalens.data.review.decisions import RELABEL, Act, Journal, new_labels, read_history, read_issues
 from hemalens.data.sources import Source

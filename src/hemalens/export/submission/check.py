@@ -25,8 +25,8 @@ from hemalens.core.errors import ArtifactError, ConfigError, MissingExtraError, 
 from hemalens.core.metrics import accuracy, bootstrap_interval, confusion_matrix, macro_f1
 from hemalens.core.types import CELL_CLASSES, Images, IntArray, Progress, no_progress
 from hemalens.data.sources import Source, open_source
-from hemalens.inference.chunks import decoded_chunks
 from hemalens.export.submission.archive import label_numbers, read_facts, unpack
+from hemalens.inference.chunks import decoded_chunks
 
 __all__ = ["check"]
 

@@ -21,14 +21,14 @@ from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.core.provenance import sha256_file, version
 from hemalens.core.types import FloatArray, Images, Progress, no_progress
 from hemalens.data.synthetic import synthetic_set
-from hemalens.inference.model import open_session
 from hemalens.export.export import export_once
-from hemalens.export.submission.graph import graph_bytes, to_graph
 from hemalens.export.parity import TOLERANCE
-from hemalens.inference.sidecar import INTENDED_USE, Sidecar, find_onnx, read_exported
 from hemalens.export.submission.archive import FACTS, label_numbers
+from hemalens.export.submission.graph import graph_bytes, to_graph
 from hemalens.export.submission.submitted.numpy_runtime import Network
 from hemalens.export.submission.torchscript import script_bytes
+from hemalens.inference.model import open_session
+from hemalens.inference.sidecar import INTENDED_USE, Sidecar, find_onnx, read_exported
 
 __all__ = ["Runtime", "package"]
 
@@ -195,7 +195,7 @@ def _readme(facts: dict[str, Any]) -> str:
 
 def _code(runtime: Runtime) -> dict[str, bytes]:
     """Return the files of code, and the licence."""
-    folder = files("hemalens.deployment") / "submitted"
+    folder = files("hemalens.export.submission") / "submitted"
     named = {name: (folder / name).read_bytes() for name in ("model.py", *_CODE[runtime])}
     found = {"model.py": named.pop("model.py")}
     found |= {f"hemalens_runtime/{name}": data for name, data in named.items()}

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from hemalens.core.types import FloatArray, Images
-from hemalens.export.submission.graph import graph_bytes, to_graph
 from hemalens.export.preprocessing import resize_model
+from hemalens.export.submission.graph import graph_bytes, to_graph
 from hemalens.training.checkpoint import load_model
 from hemalens.training.tensors import to_batch
 

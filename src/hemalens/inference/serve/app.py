@@ -16,7 +16,6 @@ from starlette.exceptions import HTTPException
 from hemalens.core.errors import RequestError
 from hemalens.core.page import render_page
 from hemalens.core.provenance import version
-from hemalens.inference.sidecar import INTENDED_USE
 from hemalens.inference.serve import schemas
 from hemalens.inference.serve.bodies import Budget, Held, read_body, read_uploads
 from hemalens.inference.serve.gate import Gate, error_body
@@ -25,6 +24,7 @@ from hemalens.inference.serve.metrics import Metrics
 from hemalens.inference.serve.pool import Pool
 from hemalens.inference.serve.tensors import INPUT, OUTPUTS
 from hemalens.inference.serve.work import Answer, InferTask, PictureTask, UnpackTask, Upload, Work, unreadable_row
+from hemalens.inference.sidecar import INTENDED_USE
 
 __all__ = ["serving_app"]
 

@@ -18,13 +18,13 @@ import uvicorn
 
 from hemalens.core.errors import ConfigError
 from hemalens.data.reading.parallel import available_cores
-from hemalens.inference.model import open_model
-from hemalens.inference.sidecar import EMBEDDED
+from hemalens.inference.model import Classifier
 from hemalens.inference.serve.app import serving_app
 from hemalens.inference.serve.limits import Limits
 from hemalens.inference.serve.metrics import Metrics
 from hemalens.inference.serve.protocol import timed_protocol
 from hemalens.inference.serve.work import Work
+from hemalens.inference.sidecar import EMBEDDED
 
 __all__ = ["serve"]
 
@@ -44,7 +44,7 @@ def serve(
     """Serve a model until SIGINT or SIGTERM, finish what is under way, and return a summary.
 
     Args:
-        model: ``embedded``, an .onnx file that ``hemalens export`` wrote, or a RUN directory.
+        model: ``embedded``, or an .onnx file that ``hemalens export`` wrote.
         host: address or name to listen on; 127.0.0.1 is this machine alone.
         port: to listen on; any that is free where 0.
         allow_hosts: names under which the server may be asked for, beside addresses, localhost and ``host``.
@@ -59,7 +59,7 @@ def serve(
     limits = limits or Limits()
     if workers is not None and workers < 1:
         raise ConfigError(f"workers {workers}", "must be 1 or more", "leave --workers out for one a core")
-    classifier = open_model(model)
+    classifier = Classifier.open(model)
     metrics, started = Metrics(), time.monotonic()
     names = [*allow_hosts, *(() if host in _EVERYWHERE else (host,))]
     with closing(_listen(host, port)) as listener:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hemalens.core.errors import RequestError
 from hemalens.core.abstention import Judgement
+from hemalens.core.errors import RequestError
 from hemalens.core.types import FloatArray, Images
 
 __all__ = ["INPUT", "OUTPUTS", "TensorRequest", "answer_tensors", "read_tensors"]

@@ -15,10 +15,10 @@ import numpy as np
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
+from hemalens.core.abstention import Judgement
 from hemalens.core.errors import DecodeError, RequestError
 from hemalens.core.heatmaps import class_activation_map, normalise, overlay
 from hemalens.core.page import picture_uri
-from hemalens.core.abstention import Judgement
 from hemalens.core.types import FloatArray, Images
 from hemalens.data.reading.decode import Picture, decode
 from hemalens.data.reading.headers import read_header

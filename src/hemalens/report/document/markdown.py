@@ -6,6 +6,7 @@ Needs neither torch nor anything else but the words.
 import re
 from collections.abc import Mapping
 
+from hemalens.core.text import markdown
 from hemalens.report.document.blocks import (
     Block,
     Bullets,
@@ -21,7 +22,6 @@ from hemalens.report.document.blocks import (
     Words,
     numbers,
 )
-from hemalens.core.page import markdown
 
 __all__ = ["render_markdown"]
 

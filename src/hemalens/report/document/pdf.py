@@ -51,7 +51,7 @@ def _compile(document: Document, time: datetime | None, options: Mapping[str, An
     fonts = Path(mpl.get_data_path()) / "fonts" / "ttf"
     with tempfile.TemporaryDirectory(prefix="hemalens-") as name:
         folder = Path(name)
-        template = resources.files("hemalens.core") / "templates" / _TEMPLATE
+        template = resources.files("hemalens.report.document") / "templates" / _TEMPLATE
         (folder / _TEMPLATE).write_bytes(template.read_bytes())
         facts = _facts(document, folder) | {"time": time.strftime("%Y-%m-%d") if time else None}
         text = json.dumps(facts, ensure_ascii=False).translate(_TURNING)

@@ -6,10 +6,10 @@ Needs neither torch nor anything of training.
 from collections.abc import Mapping
 from typing import Any
 
+from hemalens.core.text import interval, number, percent, thousands
 from hemalens.report.document.blocks import Block, Bullets, Heading, Paragraph, Section, paragraph
-from hemalens.core.page import interval, number, percent, thousands
-from hemalens.report.sections.elsewhere import one_source
 from hemalens.report.inputs import RunInputs
+from hemalens.report.sections.elsewhere import one_source
 from hemalens.report.sections.trust import mean_corruption_error
 
 __all__ = ["conclusions_section", "discussion_section", "limits"]

@@ -8,9 +8,9 @@ from typing import Any
 
 from scipy.stats import binomtest
 
-from hemalens.report.document.blocks import Block, Cell, Heading, Paragraph, Table, paragraph, reference
 from hemalens.core.metrics import Interval
-from hemalens.core.page import ABSENT, interval, percent, thousands
+from hemalens.core.text import ABSENT, interval, percent, thousands
+from hemalens.report.document.blocks import Block, Cell, Heading, Paragraph, Table, paragraph, reference
 from hemalens.report.extras import Elsewhere
 
 __all__ = ["elsewhere_blocks", "elsewhere_scores", "elsewhere_tables", "one_source", "share"]

@@ -9,9 +9,9 @@ from typing import Any
 
 import polars as pl
 
-from hemalens.report.document.blocks import Block, Cell, Section, Sentence, Table, paragraph, reference
-from hemalens.core.page import ABSENT, duration, number, percent, thousands
+from hemalens.core.text import ABSENT, duration, number, percent, thousands
 from hemalens.evaluation.figures import learning_curves
+from hemalens.report.document.blocks import Block, Cell, Section, Sentence, Table, paragraph, reference
 from hemalens.report.inputs import Evaluation, RunInputs
 from hemalens.report.parts import drawn
 from hemalens.report.sections.recipes import COMPARED, add_differences, find_recipes, merge_rows, same_samples

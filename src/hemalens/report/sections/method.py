@@ -6,6 +6,8 @@ Needs neither torch nor anything of training.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from hemalens.core.text import number, percent, thousands
+from hemalens.core.types import CELL_CLASSES
 from hemalens.report.document.blocks import (
     Block,
     Equation,
@@ -19,8 +21,6 @@ from hemalens.report.document.blocks import (
     paragraph,
     reference,
 )
-from hemalens.core.page import number, percent, thousands
-from hemalens.core.types import CELL_CLASSES
 from hemalens.report.inputs import RunInputs, Splits
 
 __all__ = ["method_facts", "method_section", "plain", "splits_table"]

@@ -7,8 +7,8 @@ same figure. Needs neither torch nor anything of training.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hemalens.core.text import percent, thousands
 from hemalens.report.document.blocks import Block, Gallery, Heading, Sentence, code, paragraph, reference
-from hemalens.core.page import percent, thousands
 from hemalens.report.extras import Explanation, source_of
 from hemalens.report.inputs import Evaluation, RunInputs
 from hemalens.report.parts import stored_picture

@@ -15,6 +15,8 @@ import polars as pl
 
 from hemalens.core.artifacts import find_table, read_table
 from hemalens.core.charts import scatter_map
+from hemalens.core.text import ABSENT, number, percent, thousands
+from hemalens.core.types import FloatArray, IntArray
 from hemalens.report.document.blocks import (
     Block,
     Gallery,
@@ -28,8 +30,6 @@ from hemalens.report.document.blocks import (
     paragraph,
     reference,
 )
-from hemalens.core.page import ABSENT, number, percent, thousands
-from hemalens.core.types import FloatArray, IntArray
 from hemalens.report.inputs import RunInputs
 from hemalens.report.parts import drawn, stored_picture
 

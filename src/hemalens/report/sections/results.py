@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from hemalens.report.document.blocks import Block, Figure, Heading, Section, Table, code, paragraph, reference
 from hemalens.core.metrics import Interval
-from hemalens.core.page import interval, number, percent, thousands
+from hemalens.core.text import interval, number, percent, thousands
 from hemalens.core.types import IntArray
 from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1
-from hemalens.report.sections.elsewhere import elsewhere_blocks, share
+from hemalens.report.document.blocks import Block, Figure, Heading, Section, Table, code, paragraph, reference
 from hemalens.report.inputs import Evaluation, RunInputs
-from hemalens.report.sections.mistakes import mistakes_blocks
 from hemalens.report.parts import drawn
+from hemalens.report.sections.elsewhere import elsewhere_blocks, share
+from hemalens.report.sections.mistakes import mistakes_blocks
 from hemalens.report.sections.trust import abstention, trust_blocks
 
 __all__ = ["classes_table", "perturbed_accuracy", "results_facts", "results_section", "scores_table"]

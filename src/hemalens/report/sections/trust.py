@@ -6,12 +6,12 @@ Every piece may be missing and is then left out. Needs neither torch nor anythin
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hemalens.report.document.blocks import Block, Heading, Sentence, Table, paragraph, reference
-from hemalens.core.page import ABSENT, interval, number, percent, thousands
+from hemalens.core.text import ABSENT, interval, number, percent, thousands
 from hemalens.evaluation.figures import corruption_errors, reliability_diagram
-from hemalens.report.parts import drawn
 from hemalens.evaluation.robustness import ALEXNET_ERRORS
 from hemalens.evaluation.trust_figures import refusal_histogram, risk_coverage_curve
+from hemalens.report.document.blocks import Block, Heading, Sentence, Table, paragraph, reference
+from hemalens.report.parts import drawn
 
 __all__ = ["abstention", "mean_corruption_error", "trust_blocks"]
 

@@ -15,7 +15,18 @@ from torch.nn import functional
 
 from hemalens.core.config import AugmentStep
 from hemalens.core.errors import ConfigError
-from hemalens.training.augment.colour import brightness, channels, contrast, hed, hue, permute, saturation, signed, stain, vivid
+from hemalens.training.augment.colour import (
+    brightness,
+    channels,
+    contrast,
+    hed,
+    hue,
+    permute,
+    saturation,
+    signed,
+    stain,
+    vivid,
+)
 from hemalens.training.augment.degrade import blur, chroma, jpeg, noise, pixelate
 from hemalens.training.augment.occlude import BLOTS_DRAWS, blots, cutout, erase, gridmask
 from hemalens.training.augment.policies import (

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from hemalens.core.config import AugmentStep, TrainConfig
 from hemalens.training.augment.augment import augment_batch
+from hemalens.training.augment.mix import mix_pictures, mix_plan
 from hemalens.training.feed import Batch, Feed
 from hemalens.training.losses import jensen_shannon, mixed_cross_entropy
-from hemalens.training.augment.mix import mix_pictures, mix_plan
 from hemalens.training.tensors import to_batch
 
 __all__ = ["Views", "make_views", "views_loss"]

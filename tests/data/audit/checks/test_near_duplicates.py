@@ -10,7 +10,12 @@ from PIL import Image, ImageOps
 
 from hemalens.core.errors import MissingExtraError
 from hemalens.core.types import Images
-from hemalens.data.audit.checks.near_duplicates import copies, find_near_conflicts, find_near_duplicates, near_duplicates
+from hemalens.data.audit.checks.near_duplicates import (
+    copies,
+    find_near_conflicts,
+    find_near_duplicates,
+    near_duplicates,
+)
 from hemalens.data.audit.checks.near_pictures import MILLION, check_scale, near_pictures, usual_misfits
 from hemalens.data.audit.checks.structure_hash import oriented
 from hemalens.data.audit.statistics import Statistics, joined

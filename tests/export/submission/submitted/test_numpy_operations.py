@@ -5,9 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from hemalens.inference.model import open_session
 from hemalens.export.submission.graph import to_graph
 from hemalens.export.submission.submitted.numpy_operations import OPERATIONS
+from hemalens.inference.model import open_session
 
 DRAW = np.random.default_rng(0)
 MAP = DRAW.normal(size=(2, 6, 9, 8)).astype(np.float32)
