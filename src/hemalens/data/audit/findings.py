@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hemalens.core.types import Sample
-from hemalens.data.audit.checks.colour import find_colour_clusters
+from hemalens.data.audit.checks.background import find_colour_clusters
 from hemalens.data.audit.checks.duplicates import find_duplicates, find_label_conflicts
 from hemalens.data.audit.checks.files import find_converted, find_odd_sizes, find_unreadable
 from hemalens.data.audit.checks.finding import ISSUES, Finding

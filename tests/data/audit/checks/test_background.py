@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hemalens.core.types import Images
-from hemalens.data.audit.checks.colour import background_colours, cluster_backgrounds, find_colour_clusters
+from hemalens.data.audit.checks.background import background_colours, cluster_backgrounds, find_colour_clusters
 from hemalens.data.audit.statistics import Statistics
 from hemalens.data.synthetic import SyntheticSet
 from tests.data.measured import measured
