@@ -37,7 +37,7 @@ docs: $(READY) ## write docs/reference anew from the code
 bench: $(READY) ## run the benchmarks (real cells: set HEMALENS_DATA)
 	@for script in benchmarks/bench_run.py $(filter-out benchmarks/bench_run.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
-fuzz: $(READY) ## decode 100,000 mutated pictures in worker processes (COUNT=N: up to N; goes on where it was)
+fuzz: $(READY) ## decode 100,000 mutated images in worker processes (COUNT=N: up to N; goes on where it was)
 	$(BIN)/python tests/fuzz.py $(COUNT)
 
 model: $(READY) ## train the embedded model anew (real cells: set HEMALENS_DATA)

@@ -1,6 +1,6 @@
-"""What the audit finds: the 1,800 planted rows of the challenge file, and foreign pictures that occur once.
+"""What the audit finds: the 1,800 planted rows of the challenge file, and foreign images that occur once.
 
-The lone pictures are made here (photographs that ship with scikit-learn and matplotlib, text, noise, blanks, charts)
+The lone images are made here (photographs that ship with scikit-learn and matplotlib, text, noise, blanks, charts)
 and planted one to five at a time among the 11,959 cells, and among another laboratory's 400.
 """
 
@@ -26,21 +26,21 @@ TRIALS = 20
 CELLS = 11_959
 
 
-def lone_pictures(seed: int) -> list[tuple[str, np.ndarray]]:
-    """Return named foreign pictures (96, 96, 3) uint8 of five kinds."""
+def lone_images(seed: int) -> list[tuple[str, np.ndarray]]:
+    """Return named foreign images (96, 96, 3) uint8 of five kinds."""
     draw = np.random.default_rng(seed)
-    pictures = [(f"photograph-{n}", photo) for n, photo in enumerate(photographs(draw))]
+    images = [(f"photograph-{n}", photo) for n, photo in enumerate(photographs(draw))]
     noises = (draw.integers(0, 256, (SIDE, SIDE, 3)), draw.normal(128, 40, (SIDE, SIDE, 3)).clip(0, 255))
-    pictures += [(f"noise-{n}", noise.astype(np.uint8)) for n, noise in enumerate(noises)]
+    images += [(f"noise-{n}", noise.astype(np.uint8)) for n, noise in enumerate(noises)]
     for colour in ("white", "black", "grey", "#fae1c8", "#5a3c8c"):
-        pictures.append((f"blank-{colour}", np.asarray(Image.new("RGB", (SIDE, SIDE), colour))))
+        images.append((f"blank-{colour}", np.asarray(Image.new("RGB", (SIDE, SIDE), colour))))
     for paper, ink in (("white", "black"), ("black", "white"), ("#fae1c8", "black")):
         page = Image.new("RGB", (SIDE, SIDE), paper)
         for line in range(8):
             ImageDraw.Draw(page).text((2, 2 + 11 * line), "".join(draw.choice(list("abcdefgh "), 16)), fill=ink)
-        pictures.append((f"text-{paper}", np.asarray(page)))
-    pictures += [(f"chart-{n}", chart) for n, chart in enumerate(charts(draw))]
-    return pictures
+        images.append((f"text-{paper}", np.asarray(page)))
+    images += [(f"chart-{n}", chart) for n, chart in enumerate(charts(draw))]
+    return images
 
 
 def photographs(draw: np.random.Generator) -> list[np.ndarray]:
@@ -74,21 +74,21 @@ def charts(draw: np.random.Generator) -> list[np.ndarray]:
 
 
 def planted_once(cells: np.ndarray, trials: int) -> dict[str, object]:
-    """Plant 1-5 lone pictures, look for them, and count what was missed and which cells were called foreign.
+    """Plant 1-5 lone images, look for them, and count what was missed and which cells were called foreign.
 
-    The cells are measured once: a picture's row does not depend on its neighbours, the check itself sees all rows.
+    The cells are measured once: an image's row does not depend on its neighbours, the check itself sees all rows.
     """
     measured_cells = measured(cells)
     draw = np.random.default_rng(0)
     missed: Counter[str] = Counter()
     planted, wrong = 0, 0
     for trial in range(trials):
-        pictures = lone_pictures(trial)
-        chosen = draw.choice(len(pictures), 1 + trial % 5, replace=False)
-        lone = measured(np.stack([pictures[place][1] for place in chosen]))
+        images = lone_images(trial)
+        chosen = draw.choice(len(images), 1 + trial % 5, replace=False)
+        lone = measured(np.stack([images[number][1] for number in chosen]))
         found = {finding.index for finding in find_foreign(together(measured_cells, lone))}
         planted += len(chosen)
-        missed.update(pictures[place][0] for n, place in enumerate(chosen) if len(cells) + n not in found)
+        missed.update(images[number][0] for n, number in enumerate(chosen) if len(cells) + n not in found)
         wrong += sum(index < len(cells) for index in found)
     return {
         "trials": trials,
@@ -99,9 +99,9 @@ def planted_once(cells: np.ndarray, trials: int) -> dict[str, object]:
     }
 
 
-def measured(pictures: np.ndarray) -> Statistics:
-    path = BUILD / "pictures.npy"
-    np.save(path, pictures)
+def measured(images: np.ndarray) -> Statistics:
+    path = BUILD / "images.npy"
+    np.save(path, images)
     return measure_source(open_source(path))
 
 
@@ -112,8 +112,8 @@ def together(first: Statistics, second: Statistics) -> Statistics:
 
 def other_laboratory(data: Path) -> np.ndarray:
     source = open_source(data / "lmu" / "lmu-000.tar")
-    pictures = [Image.fromarray(source.picture(place).pixels).resize((SIDE, SIDE)) for place in range(len(source))]
-    return np.stack([np.asarray(picture) for picture in pictures])
+    images = [Image.fromarray(source.image(index).pixels).resize((SIDE, SIDE)) for index in range(len(source))]
+    return np.stack([np.asarray(image) for image in images])
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
-"""How memory and time of an audit grow with the number of pictures, in tar shards: 5,000, 20,000 and 80,000.
+"""How memory and time of an audit grow with the number of images, in tar shards: 5,000, 20,000 and 80,000.
 
-The pictures are generated noise of 16 px, so that what is measured is what an audit keeps of each and not the decoding.
+The images are generated noise of 16 px, so that what is measured is what an audit keeps of each and not the decoding.
 Each size is audited in a process of its own, with one worker; sizes may be given on the command line.
 """
 
@@ -45,7 +45,7 @@ if __name__ == "__main__":  # workers import this file, and must not import the 
 
 
 def shards(count: int) -> Path:
-    """Return a folder of shards with so many pictures, made once."""
+    """Return a folder of shards with so many images, made once."""
     folder = BUILD / f"shards-{count}"
     if folder.exists():
         return folder
@@ -57,9 +57,9 @@ def shards(count: int) -> Path:
         rows = random.integers(0, 256, (min(SHARD, count - start), SIDE, 1 + 3 * SIDE), dtype=np.uint8)
         rows[:, :, 0] = 0  # the filter of each row: none
         with tarfile.open(partial / f"{start // SHARD:04d}.tar", "w") as tar:
-            for place, pixels in enumerate(rows):
+            for index, pixels in enumerate(rows):
                 data = png(pixels.tobytes())
-                info = tarfile.TarInfo(f"{('ig', 'platelet')[place % 2]}/{start + place:08d}.png")
+                info = tarfile.TarInfo(f"{('ig', 'platelet')[index % 2]}/{start + index:08d}.png")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     partial.rename(folder)
@@ -77,7 +77,7 @@ def png(rows: bytes) -> bytes:
 
 
 def audited(count: int) -> dict[str, Any]:
-    """Audit so many pictures; return seconds and largest resident sets in MiB."""
+    """Audit so many images; return seconds and largest resident sets in MiB."""
     folder, out = shards(count), BUILD / "audit-scale"
     shutil.rmtree(out, ignore_errors=True)
     script = BUILD / "audit_scale.py"
@@ -96,7 +96,7 @@ def main() -> None:
     figures = {count: audited(count) for count in sizes}
     peaks = [figures[count]["main_mib"] for count in sizes]
     slope = (peaks[-1] - peaks[0]) * 1024 / (sizes[-1] - sizes[0]) if len(sizes) > 1 else None
-    record("audit_scale", {"sizes": figures, "main_kib_per_picture": slope and round(slope, 2)}, side=SIDE, workers=1)
+    record("audit_scale", {"sizes": figures, "main_kib_per_image": slope and round(slope, 2)}, side=SIDE, workers=1)
 
 
 if __name__ == "__main__":

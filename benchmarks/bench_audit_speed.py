@@ -1,6 +1,6 @@
 """How long the audit of a folder takes, beside CleanVision on the same folder, in turn; and its memory as it grows.
 
-The folder holds the 13,759 pictures of the challenge file as PNG. Both are timed as whole processes: start, imports,
+The folder holds the 13,759 images of the challenge file as PNG. Both are timed as whole processes: start, imports,
 reading, report. CleanVision 0.3.7 gets an environment of its own and does all its checks, as hemalens does all its own.
 """
 
@@ -87,7 +87,7 @@ def main() -> None:
             "peak_memory_of_largest_process_mib": memory,
         },
         peer=PEER,
-        pictures=SIZES[-1],
+        images=SIZES[-1],
         runs=runs,
     )
 

@@ -1,4 +1,4 @@
-"""Pictures a second through AugMix and RandAugment: ours on batches, torchvision's on pictures, in turn.
+"""Images a second through AugMix and RandAugment: ours on batches, torchvision's on images, in turn.
 
 96 px synthetic cells, uint8 in and uint8 out, each side with its defaults: bilinear AugMix, nearest RandAugment. On
 CPUs ours runs ``--threads`` threads (one a core by default); torchvision runs in a DataLoader with as many workers of
@@ -26,7 +26,7 @@ from hemalens.data.synthetic import synthetic_set
 from hemalens.training.augment.policies import AUGMIX_DRAWS, RANDAUGMENT_DRAWS, augmix, rand_augment
 from hemalens.training.augment.random import uniform
 
-SIDE, PICTURES, BATCH, ROUNDS = 96, 4096, 256, 3
+SIDE, IMAGES, BATCH, ROUNDS = 96, 4096, 256, 3
 OURS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
     "augmix": (augmix, AUGMIX_DRAWS),
     "randaugment": (rand_augment, RANDAUGMENT_DRAWS),
@@ -34,21 +34,21 @@ OURS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], int]] = {
 THEIRS = {"augmix": v2.AugMix, "randaugment": v2.RandAugment}
 
 
-class Pictures(Dataset[Tensor]):
-    """Pictures one by one through a torchvision transform, from PIL images or tensors."""
+class ImageInput(Dataset[Tensor]):
+    """Images one by one through a torchvision transform, from PIL images or tensors."""
 
     def __init__(self, images: np.ndarray, transform: v2.Transform, *, pil: bool) -> None:
         self.images, self.transform, self.pil = images, transform, pil
 
     def __len__(self) -> int:
         """Return how many are asked for."""
-        return PICTURES
+        return IMAGES
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return one picture, augmented."""
+        """Return one image, augmented."""
         image = self.images[index % len(self.images)]
-        picture = Image.fromarray(image) if self.pil else torch.from_numpy(image).permute(2, 0, 1)
-        return v2.functional.pil_to_tensor(self.transform(picture)) if self.pil else self.transform(picture)
+        given = Image.fromarray(image) if self.pil else torch.from_numpy(image).permute(2, 0, 1)
+        return v2.functional.pil_to_tensor(self.transform(given)) if self.pil else self.transform(given)
 
 
 def first_thread() -> None:
@@ -57,7 +57,7 @@ def first_thread() -> None:
 
 def theirs(images: np.ndarray, name: str, workers: int, *, pil: bool) -> float:
     loader = DataLoader(
-        Pictures(images, THEIRS[name](), pil=pil),
+        ImageInput(images, THEIRS[name](), pil=pil),
         batch_size=BATCH,
         num_workers=workers,
         worker_init_fn=lambda _: first_thread(),
@@ -70,21 +70,21 @@ def theirs(images: np.ndarray, name: str, workers: int, *, pil: bool) -> float:
 
 
 def on_device(images: np.ndarray, device: torch.device, augment: Callable[[Tensor, Tensor], Tensor]) -> float:
-    """Return the pictures a second of a function of pictures (N, 3, S, S) uint8 and their keys (N,)."""
-    pictures = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
-    places = torch.arange(PICTURES, device=device)
+    """Return the images a second of a function of images (N, 3, S, S) uint8 and their keys (N,)."""
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous().to(device)
+    indices = torch.arange(IMAGES, device=device)
     # As in training, where float batches come and go: only then does glibc keep blocks of a uint8 batch's size instead
     # of asking the kernel for new pages each time, which costs a quarter more.
-    torch.ones((BATCH, *pictures.shape[1:]), dtype=torch.float32).sum()
+    torch.ones((BATCH, *batch.shape[1:]), dtype=torch.float32).sum()
 
     def batch(start: int) -> int:
-        keys = places[start : start + BATCH]
-        return len(augment(pictures.index_select(0, keys % len(pictures)), keys))
+        keys = indices[start : start + BATCH]
+        return len(augment(batch.index_select(0, keys % len(batch)), keys))
 
     batch(0)
     settle(device)
     started = time.perf_counter()
-    count = sum(batch(start) for start in range(BATCH, PICTURES, BATCH))
+    count = sum(batch(start) for start in range(BATCH, IMAGES, BATCH))
     settle(device)
     return count / (time.perf_counter() - started)
 
@@ -94,7 +94,7 @@ def ours(images: np.ndarray, name: str, device: torch.device) -> float:
     return on_device(
         images,
         device,
-        lambda pictures, keys: policy(pictures, uniform(keys, seed=0, epoch=0, stream=name, count=draws)),
+        lambda batch, keys: policy(batch, uniform(keys, seed=0, epoch=0, stream=name, count=draws)),
     )
 
 
@@ -117,7 +117,7 @@ def copy_bandwidth(device: torch.device) -> float:
 
 
 def compared(images: np.ndarray, name: str, device: torch.device, threads: int) -> dict[str, object]:
-    """Return the pictures a second of both sides, measured in turn, and the ratio to the faster backend."""
+    """Return the images a second of both sides, measured in turn, and the ratio to the faster backend."""
     rows = [
         (
             ours(images, name, device),
@@ -126,7 +126,7 @@ def compared(images: np.ndarray, name: str, device: torch.device, threads: int) 
         )
         for _ in range(ROUNDS)
     ]
-    mine, pil, tensor = ([round(row[place]) for row in rows] for place in range(3))
+    mine, pil, tensor = ([round(row[index]) for row in rows] for index in range(3))
     found: dict[str, object] = {
         "hemalens_per_s": mine,
         "torchvision_pil_per_s": pil,
@@ -136,7 +136,7 @@ def compared(images: np.ndarray, name: str, device: torch.device, threads: int) 
     if device.type != "cpu":
         transform = THEIRS[name]()
         found["torchvision_one_draw_a_batch_on_device_per_s"] = [
-            round(on_device(images, device, lambda pictures, _: transform(pictures))) for _ in range(ROUNDS)
+            round(on_device(images, device, lambda images, _: transform(images))) for _ in range(ROUNDS)
         ]
     return found
 
@@ -151,10 +151,10 @@ def main() -> None:
     images = synthetic_set(64, size=SIDE, contamination=False).images
     figures: dict[str, Any] = {name: compared(images, name, device, threads) for name in OURS}
     bandwidth = copy_bandwidth(device)
-    # A picture read once and written once is the least that any augmentation can move.
+    # An image read once and written once is the least that any augmentation can move.
     least = bandwidth / (2 * 3 * SIDE * SIDE)
     figures["copy_bandwidth_gb_per_s"] = round(bandwidth / 1e9, 1)
-    figures["pictures_per_s_at_bandwidth"] = round(least)
+    figures["images_per_s_at_bandwidth"] = round(least)
     for name in OURS:
         figures[f"{name}_times_slower_than_a_copy"] = round(
             least / statistics.median(figures[name]["hemalens_per_s"]), 1
@@ -164,7 +164,7 @@ def main() -> None:
         figures,
         side=SIDE,
         batch=BATCH,
-        pictures=PICTURES,
+        images=IMAGES,
         device=str(device),
         threads=threads,
         workers=threads,

@@ -1,8 +1,8 @@
 """How runs stand the 55 corrupted sets of MedMNIST-C on the validation file: balanced error, BE, rBE, clean accuracy.
 
 The aim is a mean balanced error below half of the paper's AlexNet (0.1125) at 98.5 % clean accuracy. The errors are of
-our corruptions, made from cells of 216-224 px at 224 px; the AlexNet's are the paper's, on BloodMNIST's test pictures,
-which come from the same collection. ``--limit`` takes every so-many-th picture, so that all classes stay.
+our corruptions, made from cells of 216-224 px at 224 px; the AlexNet's are the paper's, on BloodMNIST's test images,
+which come from the same collection. ``--limit`` takes every so-many-th image, so that all classes stay.
 
     python benchmarks/bench_corruptions.py RUN [RUN...]
     python benchmarks/bench_corruptions.py RUN --limit 400
@@ -29,35 +29,35 @@ from hemalens.training.predicting import predict_logits
 from hemalens.training.tensors import load_images
 
 
-def scored_by(run: Path, source: Source, places: list[int], workers: int | None) -> tuple[Scored, dict[str, Any]]:
-    """Return how a run is scored, and what it does on clean pictures."""
+def scored_by(run: Path, source: Source, indices: list[int], workers: int | None) -> tuple[Scored, dict[str, Any]]:
+    """Return how a run is scored, and what it does on clean images."""
     loaded = load_model(run)
-    labels = encode_labels([source.samples[place].label for place in places], loaded.classes)
+    labels = encode_labels([source.samples[index].label for index in indices], loaded.classes)
 
-    def predict(pictures: np.ndarray) -> np.ndarray:
-        return predict_logits(loaded.module, torch.from_numpy(pictures))
+    def predict(images: np.ndarray) -> np.ndarray:
+        return predict_logits(loaded.module, torch.from_numpy(images))
 
-    clean = predict(load_images(source, places, size=loaded.image_size, workers=workers))
+    clean = predict(load_images(source, indices, size=loaded.image_size, workers=workers))
     matrix = confusion_matrix(labels, clean.argmax(axis=1), len(loaded.classes))
     error = 1 - float(balanced_accuracy(matrix))
     temperature = fit_temperature(*read_validation(model_directory(run)))
-    scored = Scored(places, labels, loaded.classes, loaded.image_size, predict, temperature, error)
+    scored = Scored(indices, labels, loaded.classes, loaded.image_size, predict, temperature, error)
     facts = {"model": loaded.card["model"], "image_size": loaded.image_size, "clean_accuracy": float(accuracy(matrix))}
     return scored, {"run": str(run), **facts, "clean_balanced_error": error}
 
 
 def corrupted_answers(source: Source, models: list[Scored], workers: int | None) -> list[np.ndarray]:
-    """Return the logits (55, N, C) of each model; pictures are corrupted once for all models of one size."""
-    found = [np.zeros((len(SETS), len(one.places), len(one.classes)), np.float32) for one in models]
+    """Return the logits (55, N, C) of each model; images are corrupted once for all models of one size."""
+    found = [np.zeros((len(SETS), len(one.indices), len(one.classes)), np.float32) for one in models]
     for size in sorted({one.size for one in models}):
         done = 0
-        for copies in corrupted_copies(source, models[0].places, size=size, workers=workers):
+        for copies in corrupted_copies(source, models[0].indices, size=size, workers=workers):
             flat, count = copies.reshape(-1, size, size, 3), copies.shape[1]
             for model, logits in zip(models, found, strict=True):
                 if model.size == size:
                     logits[:, done : done + count] = model.predict(flat).reshape(len(SETS), count, -1)
             done += count
-            print(f"{size} px: {done} of {len(models[0].places)}", file=sys.stderr)
+            print(f"{size} px: {done} of {len(models[0].indices)}", file=sys.stderr)
     return found
 
 
@@ -95,22 +95,22 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="*", metavar="RUN", help="those of bench_run.py by default")
-    parser.add_argument("--limit", type=int, help="pictures at most")
+    parser.add_argument("--limit", type=int, help="images at most")
     parser.add_argument("--workers", type=int, help="processes that corrupt; one a core by default, 0 for none")
     parser.add_argument("--out", type=Path, help="folder for corruptions.json in place of results/")
     given = parser.parse_args()
     source = open_source(real_data() / "pbc" / "val-000.tar")
     step = max(1, -(-len(source) // (given.limit or len(source))))
-    places = list(range(0, len(source), step))
+    indices = list(range(0, len(source), step))
     started = time.monotonic()
-    opened = [scored_by(run, source, places, given.workers) for run in given.runs or trained_runs()]
+    opened = [scored_by(run, source, indices, given.workers) for run in given.runs or trained_runs()]
     answers = corrupted_answers(source, [scored for scored, _ in opened], given.workers)
     rows = [row(facts, scored, logits) for (scored, facts), logits in zip(opened, answers, strict=True)]
     record(
         "corruptions",
         {"runs": rows, "seconds": time.monotonic() - started},
         folder=given.out or RESULTS,
-        n=len(places),
+        n=len(indices),
         source="pbc/val-000.tar",
         aim="mean balanced error under 0.5 of the AlexNet's at 98.5 % clean accuracy",
     )

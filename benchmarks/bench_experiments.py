@@ -31,7 +31,7 @@ from hemalens.training.train import train
 from prepared import prepare
 
 ABLATION_EPOCHS = 6
-# Under `replicate` an epoch is 16,000 pictures, 125 steps of 128, whatever the set holds; without balancing it is one
+# Under `replicate` an epoch is 16,000 images, 125 steps of 128, whatever the set holds; without balancing it is one
 # pass over the training samples, 77 steps. Ten such epochs have 770 steps, six of the others 750.
 UNBALANCED_EPOCHS = 10
 PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"
@@ -178,15 +178,15 @@ def facts(run: RunInputs, one: Experiment) -> dict[str, Any]:
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Write the rows of an experiments table as Markdown: settings and scores, then F1 of each class."""
     head = ["run", "model", "parameters", "start", "px", "augmentation", "balance", "precision", "epochs"]
-    head += ["accuracy [95 %]", "perturbed [95 %]", "macro-F1", "ECE", "training"]
-    best = {name: max(row[name] for row in rows) for name in ("accuracy", "perturbed", "macro_f1")}
+    head += ["accuracy [95 %]", "distorted [95 %]", "macro-F1", "ECE", "training"]
+    best = {name: max(row[name] for row in rows) for name in ("accuracy", "distorted", "macro_f1")}
     best["ece"] = min(row["ece"] for row in rows)
     body = []
     for row in rows:
         cells = [row["run"], row["model"], thousands(row["parameters"]), row["weights"]]
         cells += [row["image_size"], row["augmentation"], row["balance"], row["precision"], row["epochs"]]
         cells = [markdown(cell) for cell in cells]
-        for name in ("accuracy", "perturbed"):
+        for name in ("accuracy", "distorted"):
             ends = f" [{100 * row[f'{name}_low']:.1f}, {100 * row[f'{name}_high']:.1f}]"
             cells.append(strong(percent(row[name], 2), bold=row[name] == best[name]) + ends)
         cells.append(strong(percent(row["macro_f1"], 2), bold=row["macro_f1"] == best["macro_f1"]))
@@ -227,16 +227,16 @@ def page(
         "Written by `benchmarks/bench_experiments.py` from what its runs left; every figure is in",
         "`benchmarks/results/experiments.json`. All train on one split of the cleaned challenge file, which also",
         f"chooses the epoch, and are scored on the validation file (n = {rows[0]['n']}), which takes no part in any",
-        "choice. One seed each: the spread between seeds is not in the intervals. Perturbed: the same pictures under",
+        "choice. One seed each: the spread between seeds is not in the intervals. Distorted: the same images under",
         "strong, mixed, seeded distortions. ECE: expected calibration error. Bold: the best of a column. P-values:",
-        "McNemar's exact test on the same samples, for perturbed pictures Fisher's on counts, adjusted by Holm's",
+        "McNemar's exact test on the same samples, for distorted images Fisher's on counts, adjusted by Holm's",
         "method; a run is called worse under 0.05.",
         *parts,
     ]
     if steps:
         text += [
             "",
-            f"All rows of the ablation are set to {ABLATION_EPOCHS} epochs of 2000 pictures a class; the unbalanced",
+            f"All rows of the ablation are set to {ABLATION_EPOCHS} epochs of 2000 images a class; the unbalanced",
             f"one to {UNBALANCED_EPOCHS} passes over the training samples, which are as many steps. Steps: {steps}.",
         ]
     if missing:

@@ -2,7 +2,7 @@
 
 The hashes are random 64-bit numbers; 2,000 of them get a copy with one to four bits flipped, 500 of each distance.
 Every size runs in a process of its own, so that its peak memory is its own. faiss (the extra ``scale``), which takes
-over above a million pictures, runs beside in turn where it is installed.
+over above a million images, runs beside in turn where it is installed.
 """
 
 import importlib.util
@@ -28,9 +28,9 @@ def planted(count: int) -> tuple[Hashes, np.ndarray]:
     draw = np.random.default_rng(count)
     hashes = draw.integers(0, 2**64, count, dtype=np.uint64)
     distances = np.repeat(np.arange(1, CERTAIN + 1), EACH)
-    for place, distance in enumerate(distances):
+    for index, distance in enumerate(distances):
         bits = draw.choice(64, distance, replace=False).astype(np.uint64)
-        hashes[count - len(distances) + place] = hashes[place] ^ np.bitwise_xor.reduce(np.uint64(1) << bits)
+        hashes[count - len(distances) + index] = hashes[index] ^ np.bitwise_xor.reduce(np.uint64(1) << bits)
     return hashes, distances
 
 
@@ -39,12 +39,12 @@ def search(name: str, count: int) -> dict[str, object]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     started, cpu = time.perf_counter(), time.process_time()
     found: set[tuple[int, int]] = set()
-    for query, place, _ in SEARCHES[name](hashes, hashes):
-        apart = query < place
-        found.update(zip(query[apart].tolist(), place[apart].tolist(), strict=True))
+    for query, index, _ in SEARCHES[name](hashes, hashes):
+        apart = query < index
+        found.update(zip(query[apart].tolist(), index[apart].tolist(), strict=True))
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     first = count - len(distances)
-    hits = np.array([(place, first + place) in found for place in range(len(distances))])
+    hits = np.array([(index, first + index) in found for index in range(len(distances))])
     return {
         "hashes": count,
         "seconds": round(seconds, 2),

@@ -1,7 +1,7 @@
-"""Pictures a second of an exported network by onnxruntime and by torch eager, same threads, in turn, in one process.
+"""Images a second of an exported network by onnxruntime and by torch eager, same threads, in turn, in one process.
 
-The weights are drawn, which changes no time. Both take uint8 pictures at the network's size and return logits; torch
-runs as evaluation runs it (channels last in memory, inference mode). Each way counts at its best batch; one picture at
+The weights are drawn, which changes no time. Both take uint8 images at the network's size and return logits; torch
+runs as evaluation runs it (channels last in memory, inference mode). Each way counts at its best batch; one image at
 a time is given apart. Rates are of processor time, which a busy machine changes least, and of wall time. The roofline:
 operations of convolutions and dense layers a second of processor time, as a share of the best float32 matrix product
 measured so in the same process.
@@ -32,13 +32,13 @@ Run = Callable[[np.ndarray], object]
 
 
 def operations(module: nn.Module, size: int) -> int:
-    """Return the multiplications and additions (two a product) of convolutions and dense layers for one picture."""
+    """Return the multiplications and additions (two a product) of convolutions and dense layers for one image."""
     found: list[int] = []
 
     def count(layer: nn.Module, _: tuple[Tensor, ...], made: Tensor) -> None:
         weight = layer.weight
-        places = made[0].numel() // weight.shape[0]
-        found.append(2 * weight.numel() * places)
+        indices = made[0].numel() // weight.shape[0]
+        found.append(2 * weight.numel() * indices)
 
     layers = [layer for layer in module.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
     hooks = [layer.register_forward_hook(count) for layer in layers]
@@ -82,15 +82,15 @@ def product(side: int, threads: int) -> Session:
 
 
 def measure(ways: dict[str, Run], batch: int, size: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """Return pictures a second of processor and of wall time: medians of rounds in which the ways take turns."""
-    pictures = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
+    """Return images a second of processor and of wall time: medians of rounds in which the ways take turns."""
+    images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), np.uint8)
     repeats = max(1, 256 // batch)
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():
             spent, started = time.process_time(), time.perf_counter()
             for _ in range(repeats):
-                way(pictures)
+                way(images)
             if turn:
                 seconds = time.process_time() - spent, time.perf_counter() - started
                 rates[name].append((batch * repeats / seconds[0], batch * repeats / seconds[1]))
@@ -111,26 +111,26 @@ def of(name: str, size: int, threads: int, rounds: int, top: float) -> dict[str,
     }
     eager = module.to(memory_format=torch.channels_last)
 
-    def by_torch(pictures: np.ndarray) -> object:
+    def by_torch(images: np.ndarray) -> object:
         with torch.inference_mode():
-            return eager(to_batch(torch.from_numpy(pictures))).numpy()
+            return eager(to_batch(torch.from_numpy(images))).numpy()
 
     ways: dict[str, Run] = {"torch": by_torch}
     ways |= {
-        way: lambda pictures, session=session: session.run(["logits"], {"pictures": pictures})
+        way: lambda images, session=session: session.run(["logits"], {"images": images})
         for way, session in sessions.items()
     }
     rates = {batch: measure(ways, batch, size, rounds) for batch in BATCHES}
     best = {way: max(rates[batch][way][0] for batch in BATCHES) for way in ways}
     work = operations(module, size)
     return {
-        "pictures_per_second_of_processor_and_wall_time": {str(batch): found for batch, found in rates.items()},
+        "images_per_second_of_processor_and_wall_time": {str(batch): found for batch, found in rates.items()},
         "against_torch": {
             "best_batch": {way: round(best[way] / best["torch"], 2) for way in sessions},
-            "one_picture": {way: round(rates[1][way][0] / rates[1]["torch"][0], 2) for way in sessions},
+            "one_image": {way: round(rates[1][way][0] / rates[1]["torch"][0], 2) for way in sessions},
         },
         "per_core": best,
-        "million_operations_a_picture": round(work / 1e6, 2),
+        "million_operations_a_image": round(work / 1e6, 2),
         "share_of_peak": {way: round(rate * work / top, 3) for way, rate in best.items()},
     }
 

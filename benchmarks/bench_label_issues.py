@@ -81,30 +81,30 @@ def judged(cells: Path, labels: np.ndarray, name: str, given: argparse.Namespace
     print(name, out_of_fold(path, folder, folds=given.folds, settings=given.set, workers=0), flush=True)
     source = open_source(path)
     values = read_probabilities(folder / TABLE, source.samples, source.classes)
-    places = np.flatnonzero(np.isfinite(values).all(axis=1))
-    return values[places], places
+    indices = np.flatnonzero(np.isfinite(values).all(axis=1))
+    return values[indices], indices
 
 
 def compare(
-    name: str, labels: np.ndarray, changed: np.ndarray, values: np.ndarray, places: np.ndarray
+    name: str, labels: np.ndarray, changed: np.ndarray, values: np.ndarray, indices: np.ndarray
 ) -> dict[str, Any]:
     """Return what both find of the exchanged labels: by rank at 1 % false alarms, and by their own limits."""
     source = open_source(HOME / f"{name}.npz")
     whole = np.full((len(source), values.shape[1]), np.nan)
-    whole[places] = values
+    whole[indices] = values
     checked = check_labels(source.samples, source.classes, whole)
     assert checked is not None
-    now, wrong = changed[places], (changed != labels)[places]
-    reported = np.isin(places, [finding.index for finding in checked.findings])
+    now, wrong = changed[indices], (changed != labels)[indices]
+    reported = np.isin(indices, [finding.index for finding in checked.findings])
     np.savez(HOME / "peer.npz", labels=now, probabilities=values)
     words = [peer_python("peer-cleanlab", PEER), "-c", THEIRS, HOME / "peer.npz", *METHODS]
     theirs = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
     pairs = Counter(zip(labels[changed != labels].tolist(), changed[changed != labels].tolist(), strict=True))
     return {
-        "judged": len(places),
+        "judged": len(indices),
         "exchanged": int(wrong.sum()),
         "commonest": {f"{source.classes[a]} as {source.classes[b]}": n for (a, b), n in pairs.most_common(5)},
-        "agreement_with_the_true_label": round(float((values.argmax(axis=1) == labels[places]).mean()), 4),
+        "agreement_with_the_true_label": round(float((values.argmax(axis=1) == labels[indices]).mean()), 4),
         "hemalens": at_limit(doubt(now, values), wrong) | reported_as(reported, wrong),
         "cleanlab": {
             **{method: at_limit(-np.array(theirs["scores"][method]), wrong) for method in METHODS},
@@ -136,14 +136,14 @@ def sheet(folder: Path, cells: Path, out: Path, *, columns: int = 8, most: int =
     issues = pl.read_csv(folder / "issues.csv").filter(pl.col("issue") == "label_issue").head(most)
     rows = -(-issues.height // columns)
     source = open_source(cells)
-    places = {sample.sample_id: place for place, sample in enumerate(source.samples)}
+    indices = {sample.sample_id: index for index, sample in enumerate(source.samples)}
     font = ImageFont.load_default(11)
     step, line = side + 6, 13
     paper = Image.new("RGB", (columns * step, rows * (step + 2 * line)), "white")
     pen = ImageDraw.Draw(paper)
     for number, (sample_id, label, reason) in enumerate(issues.select("sample_id", "label", "reason").iter_rows()):
         left, top = number % columns * step + 3, number // columns * (step + 2 * line) + 3
-        paper.paste(Image.fromarray(source.picture(places[sample_id]).pixels).resize((side, side)), (left, top))
+        paper.paste(Image.fromarray(source.image(indices[sample_id]).pixels).resize((side, side)), (left, top))
         pen.text((left, top + side), label, "#000000", font)
         pen.text((left, top + side + line - 2), f"{reason.split()[2]}?", "#b04000", font)
     paper.save(out, quality=88)
@@ -159,9 +159,9 @@ def main() -> None:
     cells, _ = prepare(challenge(), HOME / "data")
     source = open_source(cells)
     labels = encode_labels([sample.label for sample in source.samples], source.classes)
-    values, places = judged(cells, labels, "untouched", given)
+    values, indices = judged(cells, labels, "untouched", given)
     n_classes = len(source.classes)
-    flat = labels[places] * n_classes + values.argmax(axis=1)
+    flat = labels[indices] * n_classes + values.argmax(axis=1)
     confusions = np.bincount(flat, minlength=n_classes**2).reshape(n_classes, n_classes)
     kinds = {
         "random": exchange_at_random(labels, n_classes, given.seed),

@@ -2,7 +2,7 @@
 
 1,000 of the 11,959 cells get one changed copy, of 12 kinds; all lie in one folder. hemalens does its whole audit;
 imagededup (perceptual hash, its defaults) and CleanVision (its two duplicate checks alone) look at the same folder in
-the same run, in turn, each as a whole process; the search is also timed alone, once every picture has been read. A copy
+the same run, in turn, each as a whole process; the search is also timed alone, once every image has been read. A copy
 is found where it is reported together with its original, or with that one's twin: 17 pairs of cells are equal. An
 untouched cell is reported wrongly where it is called a copy of anything but its twin.
 """
@@ -33,18 +33,18 @@ LANCZOS, BICUBIC = Image.Resampling.LANCZOS, Image.Resampling.BICUBIC
 TURN = Image.Transpose
 
 
-def cropped(picture: Image.Image, *, low: int = 2, high: int = 2) -> Image.Image:
-    return picture.crop((low, low, picture.width - high, picture.height - high))
+def cropped(image: Image.Image, *, low: int = 2, high: int = 2) -> Image.Image:
+    return image.crop((low, low, image.width - high, image.height - high))
 
 
 def light(gain: float, offset: int) -> Callable[[Image.Image], Image.Image]:
-    return lambda picture: picture.point([min(255, max(0, round(gain * level + offset))) for level in range(256)] * 3)
+    return lambda image: image.point([min(255, max(0, round(gain * level + offset))) for level in range(256)] * 3)
 
 
 def saved(suffix: str, **options: int) -> Callable[[Image.Image], tuple[str, bytes]]:
-    def save(picture: Image.Image) -> tuple[str, bytes]:
+    def save(image: Image.Image) -> tuple[str, bytes]:
         buffer = io.BytesIO()
-        picture.save(buffer, {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}[suffix], **options)
+        image.save(buffer, {"jpg": "JPEG", "webp": "WEBP", "png": "PNG"}[suffix], **options)
         return suffix, buffer.getvalue()
 
     return save
@@ -164,7 +164,7 @@ def judged(
 
 
 def search_alone(root: Path) -> float:
-    """Return the seconds that the search for near-duplicates takes once the pictures are measured."""
+    """Return the seconds that the search for near-duplicates takes once the images are measured."""
     measured = measure_source(open_source(root), workers=0)
     times = []
     for _ in range(3):

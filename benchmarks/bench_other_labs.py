@@ -2,7 +2,7 @@
 
 Every NAME=RUN is a finished training; runs that differ in one thing show what that thing gives, measures at prediction
 time are tried on each. 200 neutrophils of LMU (their 200 myeloblasts, a kind no run knows, lie among the unlabelled
-pictures to adapt to) and the public validation file of PBC are only scored.
+images to adapt to) and the public validation file of PBC are only scored.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 from conditions import RESULTS, challenge, real_data, record, trained_runs
-from hemalens.core.abstention import Refusal, judge
+from hemalens.core.abstention import Abstention, judge
 from hemalens.core.artifacts import read_json
 from hemalens.data.scale import ZOOMS, Scale, choose_scale, zoomed
 from hemalens.data.sources import open_source
@@ -30,20 +30,20 @@ from hemalens.training.tensors import load_images, to_batch
 NEUTROPHIL = "neutrophil"
 AVERAGED = {"1, 1.25": (1.0, 1.25), "0.8, 1, 1.25": (0.8, 1.0, 1.25), "1, 1.12, 1.25, 1.4": (1.0, 1.12, 1.25, 1.4)}
 BLENDS = (0.1, 0.25, 0.5, 1.0)
-REFERENCE, SCALED = 1500, 512  # training pictures of the reference stain; pictures that a scale is told from
+REFERENCE, SCALED = 1500, 512  # training images of the reference stain; images that a scale is told from
 
-HOME_STEP = 2  # every second validation picture: 856
+HOME_STEP = 2  # every second validation image: 856
 
-Pictures = list[np.ndarray]
+ImageInput = list[np.ndarray]
 Seen = tuple[np.ndarray, np.ndarray]
 Views = Callable[[float], Seen]
 
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Pictures of their own size, their labels, and at each zoom as the network takes them (kept once made)."""
+    """Images of their own size, their labels, and at each zoom as the network takes them (kept once made)."""
 
-    pictures: Pictures
+    images: ImageInput
     labels: np.ndarray
     size: int
     made: dict[float, np.ndarray]
@@ -51,12 +51,12 @@ class Set:
     def at(self, zoom: float = 1.0) -> np.ndarray:
         """Return (N, S, S, 3) uint8 at a zoom."""
         if zoom not in self.made:
-            self.made[zoom] = np.stack([zoomed(picture, zoom, self.size) for picture in self.pictures])
+            self.made[zoom] = np.stack([zoomed(image, zoom, self.size) for image in self.images])
         return self.made[zoom]
 
 
-def see(module: nn.Module, pictures: np.ndarray) -> Seen:
-    return predict_features(module, torch.from_numpy(np.ascontiguousarray(pictures)))
+def see(module: nn.Module, images: np.ndarray) -> Seen:
+    return predict_features(module, torch.from_numpy(np.ascontiguousarray(images)))
 
 
 def mean(parts: Sequence[Seen]) -> Seen:
@@ -64,13 +64,13 @@ def mean(parts: Sequence[Seen]) -> Seen:
     return np.mean(features, axis=0), np.mean(logits, axis=0)
 
 
-def eightfold(module: nn.Module, pictures: np.ndarray) -> Seen:
-    turned = [np.rot90(pictures, quarter, (1, 2)) for quarter in range(4)]
+def eightfold(module: nn.Module, images: np.ndarray) -> Seen:
+    turned = [np.rot90(images, quarter, (1, 2)) for quarter in range(4)]
     return mean([see(module, one) for one in (*turned, *(one[:, :, ::-1] for one in turned))])
 
 
-def density(pictures: np.ndarray) -> np.ndarray:
-    return -np.log((pictures.astype(np.float32) + 1) / 256)
+def density(images: np.ndarray) -> np.ndarray:
+    return -np.log((images.astype(np.float32) + 1) / 256)
 
 
 def from_density(values: np.ndarray) -> np.ndarray:
@@ -78,13 +78,13 @@ def from_density(values: np.ndarray) -> np.ndarray:
 
 
 def matched(
-    pictures: np.ndarray, wanted: np.ndarray, *, each: bool = False, whole: np.ndarray | None = None
+    images: np.ndarray, wanted: np.ndarray, *, each: bool = False, whole: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return pictures with mean and spread per channel of the optical density of others (Reinhard et al. 2001).
+    """Return images with mean and spread per channel of the optical density of others (Reinhard et al. 2001).
 
-    Told from each picture, or from all of ``whole``, or of the pictures themselves.
+    Told from each image, or from all of ``whole``, or of the images themselves.
     """
-    found = density(pictures)
+    found = density(images)
     base = found if whole is None else density(whole)
     axes = (1, 2) if each else (0, 1, 2)
     centre, spread = base.mean(axis=axes, keepdims=True), base.std(axis=axes, keepdims=True)
@@ -94,9 +94,9 @@ def matched(
     )
 
 
-def coloured(pictures: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Return pictures with mean and covariance of the three densities of others: stain directions match as well."""
-    found, goal = density(pictures), density(wanted).reshape(-1, 3)
+def coloured(images: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return images with mean and covariance of the three densities of others: stain directions match as well."""
+    found, goal = density(images), density(wanted).reshape(-1, 3)
     centre = found.reshape(-1, 3).mean(axis=0)
     change = root(np.cov(found.reshape(-1, 3).T), -0.5) @ root(np.cov(goal.T), 0.5)
     return from_density((found - centre) @ change + goal.mean(axis=0))
@@ -107,8 +107,8 @@ def root(matrix: np.ndarray, power: float) -> np.ndarray:
     return (vectors * np.maximum(values, 1e-8) ** power) @ vectors.T
 
 
-def renormed(module: nn.Module, pictures: np.ndarray, share: float) -> nn.Module:
-    """Return a copy whose batch normalisation has so large a share of these pictures' statistics in it."""
+def renormed(module: nn.Module, images: np.ndarray, share: float) -> nn.Module:
+    """Return a copy whose batch normalisation has so large a share of these images' statistics in it."""
     changed = copy.deepcopy(module)
     layers = [layer for layer in changed.modules() if isinstance(layer, nn.BatchNorm2d)]
     old = [(layer.running_mean.clone(), layer.running_var.clone()) for layer in layers]
@@ -118,7 +118,7 @@ def renormed(module: nn.Module, pictures: np.ndarray, share: float) -> nn.Module
         layer.momentum = None
         layer.train()
     with torch.no_grad():
-        changed(to_batch(torch.from_numpy(pictures)))
+        changed(to_batch(torch.from_numpy(images)))
     for layer, (centre, variance) in zip(layers, old, strict=True):
         apart = layer.running_mean - centre
         layer.running_var.mul_(share).add_((1 - share) * variance + share * (1 - share) * apart**2)
@@ -126,10 +126,10 @@ def renormed(module: nn.Module, pictures: np.ndarray, share: float) -> nn.Module
     return changed.eval()
 
 
-def scale_of(views: Views, refusal: Refusal, chosen: np.ndarray) -> Scale:
-    """Return the zoom that ``predict --adapt`` takes for these pictures."""
+def scale_of(views: Views, abstention: Abstention, chosen: np.ndarray) -> Scale:
+    """Return the zoom that ``predict --adapt`` takes for these images."""
     chosen = chosen[np.unique(np.linspace(0, len(chosen) - 1, min(SCALED, len(chosen))).round().astype(int))]
-    return choose_scale({zoom: views(zoom)[0][chosen] for zoom in ZOOMS}, refusal)
+    return choose_scale({zoom: views(zoom)[0][chosen] for zoom in ZOOMS}, abstention)
 
 
 def measures(
@@ -142,7 +142,7 @@ def measures(
     for name, zooms in AVERAGED.items():
         found[f"zooms {name} averaged"] = lambda zooms=zooms: mean([views(one) for one in zooms])
     found["density matched, whole set"] = lambda: see(module, matched(plain, stain))
-    found["density matched, each picture"] = lambda: see(module, matched(plain, stain, each=True))
+    found["density matched, each image"] = lambda: see(module, matched(plain, stain, each=True))
     found["density and stain directions matched, whole set"] = lambda: see(module, coloured(plain, stain))
     for share in BLENDS:
         found[f"BatchNorm, share {share:g}"] = lambda share=share: see(renormed(module, plain, share), plain)
@@ -163,18 +163,18 @@ def look(name: str, run: Path, stain: np.ndarray, sets: tuple[Set, Set]) -> dict
     """Return the figures of one run."""
     loaded = load_model(run)
     other, home = sets
-    module, refusal = loaded.module, Refusal.from_json(read_json(model_directory(run) / "refusal.json"))
+    module, abstention = loaded.module, Abstention.from_json(read_json(model_directory(run) / "abstention.json"))
     cell, known = loaded.classes.index(NEUTROPHIL), other.labels == NEUTROPHIL
     truth = np.array([loaded.classes.index(label) for label in home.labels])
     elsewhere, here = (cache(lambda zoom, cells=cells: see(module, cells.at(zoom))) for cells in sets)
     parts = {"LMU": (elsewhere, np.arange(len(known))), "LMU neutrophils alone": (elsewhere, np.flatnonzero(known))}
     parts["PBC"] = here, np.arange(len(truth))
     parts |= {f"PBC {label} alone": (here, np.flatnonzero(home.labels == label)) for label in loaded.classes}
-    scales = {part: scale_of(views, refusal, chosen) for part, (views, chosen) in parts.items()}
+    scales = {part: scale_of(views, abstention, chosen) for part, (views, chosen) in parts.items()}
     at_home = measures(module, here, home, stain, scales["PBC"].zoom, None)
     table = {}
     for measure, predict in measures(module, elsewhere, other, stain, scales["LMU"].zoom, known).items():
-        judged = judge(refusal, *predict())
+        judged = judge(abstention, *predict())
         row: dict[str, Any] = {
             "neutrophils": share(judged.predicted[known] == cell),
             "neutrophils refused": round(float(judged.abstained[known].mean()), 4),
@@ -184,7 +184,7 @@ def look(name: str, run: Path, stain: np.ndarray, sets: tuple[Set, Set]) -> dict
             ),
         }
         if measure in at_home:
-            judged = judge(refusal, *at_home[measure]())
+            judged = judge(abstention, *at_home[measure]())
             row |= {"home": share(judged.predicted == truth), "home refused": round(float(judged.abstained.mean()), 4)}
         table[measure] = row
         print(name, measure, row, flush=True)
@@ -202,9 +202,9 @@ def share(right: np.ndarray) -> dict[str, float]:
 
 def read(path: Path, size: int, *, step: int = 1) -> Set:
     opened = open_source(path)
-    places = range(0, len(opened), step)
-    labels = np.array([opened.samples[place].label for place in places])
-    return Set([opened.picture(place).pixels for place in places], labels, size, {})
+    indices = range(0, len(opened), step)
+    labels = np.array([opened.samples[index].label for index in indices])
+    return Set([opened.image(index).pixels for index in indices], labels, size, {})
 
 
 def main() -> None:

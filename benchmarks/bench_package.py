@@ -1,6 +1,6 @@
 """The competition's zip of a run of `compact`: its labels against torch's, its speed with numpy alone, its size.
 
-Packs the run that `bench_run.py` leaves (or any other, `--run RUN`) and predicts the validation file (1,712 pictures of
+Packs the run that `bench_run.py` leaves (or any other, `--run RUN`) and predicts the validation file (1,712 images of
 96 px) in processes that numpy may give 1 thread and 2 threads, in turn. Rates are given by the clock and by processor
 time, which other work on the machine changes least. Labels are compared with those of torch in evaluation mode, over
 the whole file, clean and distorted as in `evaluate`. The zip is checked once more by `hemalens package --check`,
@@ -26,7 +26,7 @@ from hemalens.data.reading.resize import resize
 from hemalens.export.submission.check import check
 from hemalens.export.submission.package import package
 from hemalens.training.checkpoint import load_model
-from hemalens.training.predicting import perturb, predict_logits
+from hemalens.training.predicting import distort, predict_logits
 
 THREADS = (1, 2)
 ROUNDS = 5
@@ -45,10 +45,10 @@ print(json.dumps({"wall": len(X) / wall, "work": len(X) / work, "labels": labels
 """
 
 
-def predicted(folder: Path, pictures: Path, threads: int) -> dict[str, list[int] | float]:
+def predicted(folder: Path, images: Path, threads: int) -> dict[str, list[int] | float]:
     """Return rates and labels of one process."""
     environment = os.environ | {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "OPENBLAS", "MKL")}
-    words = [sys.executable, "-c", CHILD, str(folder), str(pictures)]
+    words = [sys.executable, "-c", CHILD, str(folder), str(images)]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True, cwd="/")
     return json.loads(done.stdout)
 
@@ -65,9 +65,9 @@ def main() -> None:
         archive.extractall(out / "unpacked")
     loaded = load_model(given.run)
     with np.load(validation) as file:
-        pictures = file["images"]
-    small = torch.from_numpy(np.stack([resize(picture, loaded.image_size) for picture in pictures]))
-    sets = {"clean": pictures, "distorted": perturb(small).numpy()}
+        images = file["images"]
+    small = torch.from_numpy(np.stack([resize(image, loaded.image_size) for image in images]))
+    sets = {"clean": images, "distorted": distort(small).numpy()}
     theirs = {"clean": small, "distorted": torch.from_numpy(sets["distorted"])}
     equal = {}
     for name, shown in sets.items():
@@ -80,12 +80,12 @@ def main() -> None:
         for threads in THREADS:
             found = predicted(out / "unpacked", out / "clean.npy", threads)
             rates[threads].append({key: round(found[key], 1) for key in ("wall", "work")})
-    checked = check(out / "submission.zip", validation, perturbed=True)
+    checked = check(out / "submission.zip", validation, distorted=True)
     record(
         "package",
         {
             "labels_equal_to_torch": equal,
-            "pictures_per_second": {
+            "images_per_second": {
                 f"{threads} threads": {
                     "wall_median": statistics.median(one["wall"] for one in found),
                     "wall_best": max(one["wall"] for one in found),
@@ -95,7 +95,7 @@ def main() -> None:
             },
             "rounds": rates,
             "bytes": checked["bytes"],
-            "check": {key: checked[key] for key in ("accuracy", "macro_f1", "perturbed", "peak_memory_mb")},
+            "check": {key: checked[key] for key in ("accuracy", "macro_f1", "distorted", "peak_memory_mb")},
         },
         folder=RESULTS if given.run == BUILD / "run-0" else out,
         run=loaded.card["model"],

@@ -30,12 +30,12 @@ SLOWEST = 3.0  # times as slow as fp32: from there on training is not worth the 
 def convolution_seconds(precision: str, device: str) -> float:
     """Return the median seconds of a convolution forward and back, as wide as the middle of `compact`."""
     layer = torch.nn.Conv2d(64, 128, 3, padding=1).to(device, memory_format=torch.channels_last)
-    pictures = torch.rand(64, 64, 16, 16, device=device).contiguous(memory_format=torch.channels_last)
+    images = torch.rand(64, 64, 16, 16, device=device).contiguous(memory_format=torch.channels_last)
     seconds = []
     for _ in range(6):
         started = time.perf_counter()
         with torch.autocast(device, dtype=PRECISIONS[precision], enabled=precision != "fp32"):
-            loss = layer(pictures).float().sum()
+            loss = layer(images).float().sum()
         loss.backward()
         if device == "cuda":
             torch.cuda.synchronize()
@@ -54,7 +54,7 @@ def measure(precision: str, seed: int, given: argparse.Namespace, data: tuple[Pa
         "seed": seed,
         "seconds_an_epoch": round(statistics.median(seconds[1:] or seconds), 3),
         "accuracy": scores["accuracy"],
-        "perturbed": scores["perturbed"]["value"],
+        "distorted": scores["distorted"]["value"],
     }
 
 

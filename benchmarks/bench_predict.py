@@ -1,10 +1,10 @@
 """Predictions from a folder of JPEGs against what Pillow alone needs to decode it, and memory against their number.
 
-The folder holds copies of rendered cells of 216 px (the size of real single-cell pictures) as JPEG, under names of
-their own. Rate: pictures a second of `predict` with as many decoding processes as there are cores, against a loop of
+The folder holds copies of rendered cells of 216 px (the size of real single-cell images) as JPEG, under names of
+their own. Rate: images a second of `predict` with as many decoding processes as there are cores, against a loop of
 Image.open + convert on one core, and in as many processes; in turn, the median of rounds. Beside it the processor time
-a picture of both in one process, which a busy machine changes least.
-Memory: the peak of resident memory of the process that predicts, for 1,000 to 100,000 pictures (hard links of the
+an image of both in one process, which a busy machine changes least.
+Memory: the peak of resident memory of the process that predicts, for 1,000 to 100,000 images (hard links of the
 1,000).
 
     python benchmarks/bench_predict.py MODEL.onnx
@@ -44,14 +44,14 @@ def make_folder(count: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     if count <= FILES:
         cells = synthetic_set(8, size=SIDE, seed=0, contamination=False).images
-        for place in range(count):
-            Image.fromarray(cells[place % len(cells)]).save(folder / f"{place:06d}.jpg", quality=92)
+        for index in range(count):
+            Image.fromarray(cells[index % len(cells)]).save(folder / f"{index:06d}.jpg", quality=92)
         return folder
     first = sorted(make_folder(FILES).iterdir())
-    for place in range(count):
-        target = folder / f"{place:06d}.jpg"
+    for index in range(count):
+        target = folder / f"{index:06d}.jpg"
         if not target.exists():
-            os.link(first[place % FILES], target)
+            os.link(first[index % FILES], target)
     return folder
 
 
@@ -65,13 +65,13 @@ def decode_all(paths: list[str]) -> int:
 
 
 def decode_rate(folder: Path, processes: int) -> float:
-    """Return pictures a second of decoding alone; starting processes is not counted."""
+    """Return images a second of decoding alone; starting processes is not counted."""
     paths = [str(path) for path in sorted(folder.iterdir())]
     if processes == 1:
         started = time.perf_counter()
         decode_all(paths)
         return len(paths) / (time.perf_counter() - started)
-    shares = [paths[place::processes] for place in range(processes)]
+    shares = [paths[index::processes] for index in range(processes)]
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         list(pool.map(decode_all, [share[:1] for share in shares]))
         started = time.perf_counter()
@@ -81,10 +81,10 @@ def decode_rate(folder: Path, processes: int) -> float:
 
 def predict_once(folder: Path, model: Path, workers: int) -> dict[str, Any]:
     """Predict a folder and return the summary with the peak of memory in MB."""
-    with tempfile.TemporaryDirectory() as place:
-        predict(make_folder(64), Path(place) / "first.csv", model=model, workers=0)  # starts what starts once
+    with tempfile.TemporaryDirectory() as index:
+        predict(make_folder(64), Path(index) / "first.csv", model=model, workers=0)  # starts what starts once
         spent = time.process_time()
-        found = predict(folder, Path(place) / "table.csv", model=model, workers=workers)
+        found = predict(folder, Path(index) / "table.csv", model=model, workers=workers)
     found |= {"cpu_ms": 1e3 * (time.process_time() - spent) / found["n_samples"]}
     return found | {"peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)}
 
@@ -104,9 +104,9 @@ def main() -> None:
     parser.add_argument(
         "model", type=Path, nargs="?", help="an .onnx file that hemalens export wrote; the embedded one by default"
     )
-    parser.add_argument("--files", type=int, default=4000, help="pictures for the rate")
+    parser.add_argument("--files", type=int, default=4000, help="images for the rate")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--memory", type=int, nargs="*", default=[1000, 10_000, 100_000], help="numbers of pictures")
+    parser.add_argument("--memory", type=int, nargs="*", default=[1000, 10_000, 100_000], help="numbers of images")
     given = parser.parse_args()
     cores = available_cores()
     model = (given.model or embedded_model()).resolve()
@@ -131,12 +131,12 @@ def main() -> None:
     record(
         "predict",
         {
-            "pictures_per_second": medians,
+            "images_per_second": medians,
             "spread": {name: [round(value, 1) for value in values] for name, values in rates.items()},
             "predict_against_pillow": {
                 name: round(medians["predict"] / medians[name], 3) for name in ("pillow_one_core", "pillow_all_cores")
             },
-            "processor_ms_a_picture_in_one_process": {name: round(value, 3) for name, value in cpu.items()},
+            "processor_ms_a_image_in_one_process": {name: round(value, 3) for name, value in cpu.items()},
             "memory": {count: {name: one[name] for name in kept} for count, one in memory.items()},
         },
         files=given.files,

@@ -1,4 +1,4 @@
-"""What a trained model refuses: foreign pictures, unknown cells, hopeless pictures, and how few valid cells.
+"""What a trained model refuses: foreign images, unknown cells, hopeless images, and how few valid cells.
 
 Every RUN is what ``hemalens run`` wrote (``clean.npz`` beside ``train/``), or a training with its source by --source.
 Limits and temperature come from the run's own validation cells; the public validation file is only scored.
@@ -17,13 +17,13 @@ from scipy import ndimage
 from scipy.stats import betabinom, binom
 
 from conditions import challenge, real_data, record, trained_runs
-from foreign_pictures import foreign_pictures
-from hemalens.core.abstention import Refusal, judge
+from foreign_images import foreign_images
+from hemalens.core.abstention import Abstention, judge
 from hemalens.core.artifacts import read_json
 from hemalens.core.calibration import aps_scores, lac_scores, prediction_sets, set_thresholds
 from hemalens.core.metrics import expected_calibration_error, softmax
 from hemalens.core.types import encode_labels
-from hemalens.data.selection import choose_side
+from hemalens.data.selection import choose_split
 from hemalens.data.sources import open_source
 from hemalens.data.split import read_splits
 from hemalens.evaluation.openset import Detectors, aurc, auroc, false_acceptance
@@ -39,14 +39,14 @@ NEIGHBOURS = {"per_class": 100, "k": 5}
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """Pictures as the network sees them: features (N, D), logits (N, C), labels (N,) or -1."""
+    """Images as the network sees them: features (N, D), logits (N, C), labels (N,) or -1."""
 
     features: np.ndarray
     logits: np.ndarray
     labels: np.ndarray
 
     def part(self, chosen: np.ndarray) -> "Seen":
-        """Return the chosen pictures."""
+        """Return the chosen images."""
         return Seen(self.features[chosen], self.logits[chosen], self.labels[chosen])
 
 
@@ -55,15 +55,15 @@ def together(parts: Mapping[str, Seen]) -> Seen:
     return Seen(*columns)
 
 
-def hopeless(pictures: np.ndarray) -> dict[str, np.ndarray]:
-    """Return pictures of cells on which nobody could name a cell, (N, 96, 96, 3) uint8 each."""
+def hopeless(images: np.ndarray) -> dict[str, np.ndarray]:
+    """Return images of cells on which nobody could name a cell, (N, 96, 96, 3) uint8 each."""
     draw = np.random.default_rng(0)
-    plain = pictures.astype(np.float64)
-    rows, columns = pictures.shape[1:3]
-    tiles = pictures.reshape(-1, 8, rows // 8, 8, columns // 8, 3)
-    mixed = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(len(pictures), 64, rows // 8, columns // 8, 3)
+    plain = images.astype(np.float64)
+    rows, columns = images.shape[1:3]
+    tiles = images.reshape(-1, 8, rows // 8, 8, columns // 8, 3)
+    mixed = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(len(images), 64, rows // 8, columns // 8, 3)
     mixed = np.stack([one[draw.permutation(64)] for one in mixed]).reshape(-1, 8, 8, rows // 8, columns // 8, 3)
-    few = [Image.fromarray(one).resize((6, 6), Image.Resampling.BOX) for one in pictures]
+    few = [Image.fromarray(one).resize((6, 6), Image.Resampling.BOX) for one in images]
     found = {
         "blurred beyond sight (sigma 6 px)": ndimage.gaussian_filter(plain, (0, 6, 6, 0)),
         "noise over all (sd 120)": plain + draw.normal(0, 120, plain.shape),
@@ -81,25 +81,25 @@ def look(run: Path, source: Path, data: Path) -> dict[str, Any]:
     loaded = load_model(run)
     size, classes = loaded.image_size, loaded.classes
 
-    def seen(pictures: np.ndarray, labels: np.ndarray | None = None) -> Seen:
-        sized = np.stack([resize(picture, size) for picture in pictures])
+    def seen(images: np.ndarray, labels: np.ndarray | None = None) -> Seen:
+        sized = np.stack([resize(image, size) for image in images])
         features, logits = predict_features(loaded.module, torch.from_numpy(sized))
         return Seen(features, logits, np.full(len(sized), -1) if labels is None else labels)
 
-    def of_source(path: Path, places: list[int] | None = None) -> Seen:
+    def of_source(path: Path, indices: list[int] | None = None) -> Seen:
         opened = open_source(path)
-        chosen = list(range(len(opened))) if places is None else places
-        labels = encode_labels([opened.samples[place].label for place in chosen], classes)
+        chosen = list(range(len(opened))) if indices is None else indices
+        labels = encode_labels([opened.samples[index].label for index in chosen], classes)
         return seen(load_images(opened, chosen, size=size), labels)
 
     opened = open_source(source)
     sides = read_splits(model_directory(run) / "splits.csv", opened.samples)
-    training = of_source(source, choose_side(opened, sides, "train")[1])
+    training = of_source(source, choose_split(opened, sides, "train")[1])
     lmu = of_source(data / "lmu" / "lmu-000.tar")
     with np.load(challenge(validation=True)) as file:
         public = seen(file["images"], file["labels"].reshape(-1).astype(np.int64))
-        spoiled = {name: seen(pictures) for name, pictures in hopeless(file["images"][::4]).items()}
-    foreign = {kind: seen(pictures) for kind, pictures in foreign_pictures(PER_KIND).items()}
+        spoiled = {name: seen(images) for name, images in hopeless(file["images"][::4]).items()}
+    foreign = {kind: seen(images) for kind, images in foreign_images(PER_KIND).items()}
     photos = [Image.open(path).convert("RGB").resize((96, 96)) for path in sorted((data / "foreign").glob("*.png"))]
     others = {
         "myeloblasts of another laboratory": lmu.part(lmu.labels < 0),
@@ -109,28 +109,28 @@ def look(run: Path, source: Path, data: Path) -> dict[str, Any]:
         **foreign,
         **spoiled,
     }
-    refusal = Refusal.from_json(read_json(model_directory(run) / "refusal.json"))
+    abstention = Abstention.from_json(read_json(model_directory(run) / "abstention.json"))
     return {
         "run": run.name,
         "model": loaded.card["model"],
-        "scores": compared(loaded.module, refusal, training, public, others),
-        "refused": refused(refusal, public, others),
-        "calibration": calibrated(refusal, public),
-        "sets": sets_kept(softmax(public.logits / refusal.temperature), public.labels),
-        "refusal_bytes": len(str(refusal.to_json())),
+        "scores": compared(loaded.module, abstention, training, public, others),
+        "refused": refused(abstention, public, others),
+        "calibration": calibrated(abstention, public),
+        "sets": sets_kept(softmax(public.logits / abstention.temperature), public.labels),
+        "refusal_bytes": len(str(abstention.to_json())),
     }
 
 
 def compared(
-    module: torch.nn.Module, refusal: Refusal, training: Seen, public: Seen, others: Mapping[str, Seen]
+    module: torch.nn.Module, abstention: Abstention, training: Seen, public: Seen, others: Mapping[str, Seen]
 ) -> dict[str, Any]:
-    """Return the area under the curve and FPR95 of each score, for each kind of picture against the public cells."""
+    """Return the area under the curve and FPR95 of each score, for each kind of image against the public cells."""
     last = classifier(module)
     weight, bias = last.weight.detach().numpy(), last.bias.detach().numpy()
     detectors = Detectors.fit(training.features, training.labels, weight, bias, **NEIGHBOURS)
 
     def every(seen: Seen) -> dict[str, np.ndarray]:
-        judged = judge(refusal, seen.features, seen.logits)
+        judged = judge(abstention, seen.features, seen.logits)
         return detectors.scores(seen.features, seen.logits) | {"distance": judged.distance}
 
     known, neutrophils = every(public), every(others["neutrophils of another laboratory"])
@@ -151,9 +151,9 @@ def told(known: np.ndarray, unknown: np.ndarray) -> dict[str, float]:
     return area | {"fpr95": round(false_acceptance(known, unknown), 4)}
 
 
-def refused(refusal: Refusal, public: Seen, others: Mapping[str, Seen]) -> dict[str, Any]:
+def refused(abstention: Abstention, public: Seen, others: Mapping[str, Seen]) -> dict[str, Any]:
     """Return the share of each kind that is refused, and of the public cells what that gains."""
-    judged = judge(refusal, public.features, public.logits)
+    judged = judge(abstention, public.features, public.logits)
     right, kept = judged.predicted == public.labels, ~judged.abstained
     low, high = binom.interval(WANTED, len(kept), 1 - kept.mean())
     found: dict[str, Any] = {
@@ -167,15 +167,19 @@ def refused(refusal: Refusal, public: Seen, others: Mapping[str, Seen]) -> dict[
         "accuracy of what is refused": round(right[~kept].mean(), 4),
     }
     for name, seen in others.items():
-        found[name] = round(judge(refusal, seen.features, seen.logits).abstained.mean(), 4)
+        found[name] = round(judge(abstention, seen.features, seen.logits).abstained.mean(), 4)
     return found
 
 
-def calibrated(refusal: Refusal, public: Seen) -> dict[str, float]:
+def calibrated(abstention: Abstention, public: Seen) -> dict[str, float]:
     before, after = (
-        expected_calibration_error(softmax(public.logits / one), public.labels) for one in (1.0, refusal.temperature)
+        expected_calibration_error(softmax(public.logits / one), public.labels) for one in (1.0, abstention.temperature)
     )
-    return {"temperature": round(refusal.temperature, 4), "ece_before": round(before, 5), "ece_after": round(after, 5)}
+    return {
+        "temperature": round(abstention.temperature, 4),
+        "ece_before": round(before, 5),
+        "ece_after": round(after, 5),
+    }
 
 
 def sets_kept(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -220,8 +224,8 @@ def sets_kept(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 def promised(n: int, held: np.ndarray, level: float) -> bool:
     """Tell whether the share held of new samples lies in the interval that n calibrating samples promise."""
-    place = int(np.ceil(round((n + 1) * COVERAGE, 9)))
-    low, high = betabinom.interval(level, len(held), place, n + 1 - place)
+    index = int(np.ceil(round((n + 1) * COVERAGE, 9)))
+    low, high = betabinom.interval(level, len(held), index, n + 1 - index)
     return bool(low <= held.sum() <= high)
 
 
@@ -236,7 +240,7 @@ def main() -> None:
     for run in options.runs or trained_runs():
         source = options.source or model_directory(run).parent / "clean.npz"
         figures.append(look(run, source, data))
-    record("refusal", {"runs": figures}, foreign_per_kind=PER_KIND, splits=SPLITS, neighbours=NEIGHBOURS)
+    record("abstention", {"runs": figures}, foreign_per_kind=PER_KIND, splits=SPLITS, neighbours=NEIGHBOURS)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def main() -> None:
                 "seed": seed,
                 "train_seconds": summary["train_seconds"],
                 "validation_file_accuracy": scores["accuracy"],
-                "validation_file_perturbed": scores["perturbed"]["value"],
+                "validation_file_distorted": scores["distorted"]["value"],
                 "validation_file_ece": scores["ece"],
                 "test_accuracy": summary["accuracy"],
             }

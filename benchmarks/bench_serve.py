@@ -104,7 +104,7 @@ def form(*files: bytes, name: str = "cell.jpg") -> bytes:
     return b"".join(head + data + b"\r\n" for data in files) + f"--{BOUNDARY}--\r\n".encode()
 
 
-def picture_request(*files: bytes) -> bytes:
+def image_request(*files: bytes) -> bytes:
     return request("POST", "/v1/predict", form(*files), f"multipart/form-data; boundary={BOUNDARY}")
 
 
@@ -153,7 +153,7 @@ async def load(port: int, requests: list[bytes], clients: int, seconds: float) -
 
 
 def throughput(model: str, seconds: float) -> dict[str, Any]:
-    requests = [picture_request(data) for data in jpegs(64)]
+    requests = [image_request(data) for data in jpegs(64)]
     found: dict[str, dict[str, list[Any]]] = {}
     for turn in range(ROUNDS):
         for way in (OURS, PLAIN):
@@ -231,9 +231,9 @@ def attacks(model: str, seconds: float) -> dict[str, Callable[[int], list[Awaita
     huge = f"{head}Content-Type: image/png\r\nContent-Length: {700 << 20}\r\n\r\n".encode()
     chunked = f"{head}Content-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
     block = b"%x\r\n" % (64 << 10) + bytes(64 << 10) + b"\r\n"
-    parts = picture_request(*([b"x"] * 5000))
-    bombs, flat = picture_request(bomb()), b"BM" + bytes(3 << 20)
-    zips = picture_request(zip_of(flat, 60))
+    parts = image_request(*([b"x"] * 5000))
+    bombs, flat = image_request(bomb()), b"BM" + bytes(3 << 20)
+    zips = image_request(zip_of(flat, 60))
     deep = request("POST", f"/v2/models/{Path(model).stem}/infer", b"[" * (8 << 20), "application/json")
     return {
         "slow headers, 300 clients": lambda port: [drip(port, head.encode(), b"X: y\r\n") for _ in range(300)],
@@ -276,7 +276,7 @@ def under_attack(model: str, seconds: float, port: int = 8401) -> dict[str, Any]
             attacker = subprocess.Popen([sys.executable, "-c", code], cwd=here, stdout=subprocess.PIPE, text=True)
             found[name] = asyncio.run(health_during(port, [ended(attacker)]))
             print(name, found[name], file=sys.stderr, flush=True)
-        row = asyncio.run(load(port, [picture_request(data) for data in jpegs(8)], 16, 2.0))
+        row = asyncio.run(load(port, [image_request(data) for data in jpegs(8)], 16, 2.0))
     return {"attacks": found, "afterwards_at_16": row}
 
 

@@ -1,6 +1,6 @@
-"""How the size at which a network sees pictures changes its scores, clean and distorted, on the validation file.
+"""How the size at which a network sees images changes its scores, clean and distorted, on the validation file.
 
-Noise put on a larger picture is less noise once it is made smaller, so ``perturbed`` of ``evaluate``, which distorts
+Noise put on a larger image is less noise once it is made smaller, so ``distorted`` of ``evaluate``, which distorts
 at the network's own size, cannot be compared between sizes. Here all are shown the same copies: distorted at 96 px,
 then resized. The figure of ``evaluate`` stands beside it.
 
@@ -19,7 +19,7 @@ from hemalens.core.types import encode_labels
 from hemalens.data.reading.resize import resize
 from hemalens.data.sources import open_source
 from hemalens.training.checkpoint import load_model
-from hemalens.training.predicting import perturb, predict_logits
+from hemalens.training.predicting import distort, predict_logits
 from hemalens.training.tensors import load_images
 
 SIDE = 96
@@ -32,25 +32,25 @@ def main() -> None:
     real_data()
     torch.set_num_threads(1)
     source = open_source(challenge(validation=True))
-    pictures = load_images(source, list(range(len(source))), size=SIDE)
-    damaged = perturb(torch.from_numpy(pictures)).numpy()
+    images = load_images(source, list(range(len(source))), size=SIDE)
+    damaged = distort(torch.from_numpy(images)).numpy()
     rows = []
     for run in given.runs or trained_runs():
-        rows.append(scored(run, pictures, damaged, [sample.label for sample in source.samples]))
+        rows.append(scored(run, images, damaged, [sample.label for sample in source.samples]))
         print(rows[-1], flush=True)
     record("sizes", {"runs": rows}, n=len(source), distorted_at=SIDE)
 
 
-def scored(run: Path, pictures: np.ndarray, damaged: np.ndarray, named: list[str | None]) -> dict[str, Any]:
-    """Return the share of right answers of a run on clean pictures, on the common copies, and on its own."""
+def scored(run: Path, images: np.ndarray, damaged: np.ndarray, named: list[str | None]) -> dict[str, Any]:
+    """Return the share of right answers of a run on clean images, on the common copies, and on its own."""
     loaded = load_model(run)
     labels = encode_labels(named, loaded.classes)
 
     def right(shown: np.ndarray) -> float:
         return round(float((predict_logits(loaded.module, torch.from_numpy(shown)).argmax(axis=1) == labels).mean()), 4)
 
-    clean, copies = (np.stack([resize(one, loaded.image_size) for one in part]) for part in (pictures, damaged))
-    own = perturb(torch.from_numpy(clean)).numpy()
+    clean, copies = (np.stack([resize(one, loaded.image_size) for one in part]) for part in (images, damaged))
+    own = distort(torch.from_numpy(clean)).numpy()
     facts = {"run": str(run), "image_size": loaded.image_size}
     return {**facts, "clean": right(clean), "distorted_at_96": right(copies), "distorted_at_own_size": right(own)}
 

@@ -1,8 +1,8 @@
-"""Pictures a second from tar shards of real cells: streamed by windows, from memory, and by torch's DataLoader.
+"""Images a second from tar shards of real cells: streamed by windows, from memory, and by torch's DataLoader.
 
 11,959 JPEG of 216 px from four shards, brought to 64 px, shuffled, in batches of 64. Each way runs in a process of its
 own, in turn. The DataLoader has two workers that decode and resize by Pillow, as many as the stream has; the window is
-an eighth of the set. Measured of each: seconds to the first batch (from memory: all is decoded before), pictures a
+an eighth of the set. Measured of each: seconds to the first batch (from memory: all is decoded before), images a
 second of a whole epoch whose batches are only received, seconds of an epoch that trains ``compact`` with one thread a
 core, the peak of resident memory of the process that trains, and what its workers hold at the end (what they share is
 counted in parts). Memory is read from /proc, so this runs on Linux.
@@ -55,11 +55,11 @@ class Shards(Dataset[tuple[Tensor, int]]):
         self.files: dict[Path, io.BufferedReader] = {}
 
     def __len__(self) -> int:
-        """Return the number of pictures."""
+        """Return the number of images."""
         return len(self.members)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return a picture (S, S, 3) uint8 and its label."""
+        """Return an image (S, S, 3) uint8 and its label."""
         path, offset, size, _ = self.members[index]
         if path not in self.files:
             self.files[path] = path.open("rb")
@@ -81,7 +81,7 @@ def ours(way: str, folder: Path, stack: ExitStack) -> Epoch:
     )
     stack.enter_context(feed)
     numbers = count(1)
-    return lambda: ((batch.pictures, batch.labels) for batch in feed.epoch(next(numbers)))
+    return lambda: ((batch.images, batch.labels) for batch in feed.epoch(next(numbers)))
 
 
 def theirs(folder: Path) -> Epoch:
@@ -97,8 +97,8 @@ def theirs(folder: Path) -> Epoch:
 
 
 def trained(batches: Iterator[tuple[Tensor, Tensor]], module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    for pictures, labels in batches:
-        batch = to_batch(pictures).contiguous(memory_format=torch.channels_last)
+    for images, labels in batches:
+        batch = to_batch(images).contiguous(memory_format=torch.channels_last)
         loss = nn.functional.cross_entropy(module(batch), labels)
         optimizer.zero_grad()
         loss.backward()
@@ -122,7 +122,7 @@ def measure(way: str, folder: Path) -> dict[str, float]:
         for _ in batches:
             pass
         began = time.perf_counter()
-        shown = sum(len(pictures) for pictures, _ in epoch())
+        shown = sum(len(images) for images, _ in epoch())
         received = time.perf_counter() - began
         module = build_model("compact", 8, dropout=0.0, seed=0).to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
@@ -132,7 +132,7 @@ def measure(way: str, folder: Path) -> dict[str, float]:
         workers = sum(kilobytes(f"{worker.pid}/smaps_rollup", "Pss") for worker in active_children())
     return {
         "first_batch_s": round(first, 2),
-        "pictures_per_s": round(shown / received),
+        "images_per_s": round(shown / received),
         "training_epoch_s": round(training, 2),
         "peak_mb": round(kilobytes("self/status", "VmHWM") / 1024),
         "workers_mb": round(workers / 1024),

@@ -1,13 +1,13 @@
 """Seconds of training to reach an accuracy on the validation file: `compact` beside a pipeline of everyday parts.
 
-The peer is what a user would write: torchvision's RandAugment on PIL pictures in a DataLoader with two workers, timm's
+The peer is what a user would write: torchvision's RandAugment on PIL images in a DataLoader with two workers, timm's
 resnet18 from scratch at 64 px, one-cycle SGD (or Adam), the same precision. Both train on the training part of the same
 cleaned split of the challenge file, in turn on one machine, and are scored on the validation file after every epoch.
 
 The validation file is read every epoch for the curve only: no epoch, setting or weights are chosen by it. Ours gets it
 as the `val` part of its split, because that is the part that is scored each epoch; the weights that this picks are
 thrown away. The clocks favour the peer: its clock stands still while it is scored, ours runs on (it scores a clean and
-a distorted copy), and ours counts reading and resizing the pictures too.
+a distorted copy), and ours counts reading and resizing the images too.
 
     python benchmarks/bench_time_to_accuracy.py --limit 1800 --seeds 0 1 2
     python benchmarks/bench_time_to_accuracy.py --device cuda
@@ -43,8 +43,8 @@ SIDE, BATCH, WORKERS = 64, 128, 2
 Arrays = tuple[np.ndarray, np.ndarray]
 
 
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """Pictures one by one through torchvision transforms, from PIL, as its documents show it."""
+class ImageInput(Dataset[tuple[Tensor, int]]):
+    """Images one by one through torchvision transforms, from PIL, as its documents show it."""
 
     def __init__(self, arrays: Arrays, *, augment: bool) -> None:
         self.images, self.labels = arrays
@@ -57,16 +57,16 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return one picture and its label."""
+        """Return one image and its label."""
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-def read(path: Path, classes: Sequence[str], places: Sequence[int] | None = None) -> Arrays:
-    """Return pictures (N, H, W, 3) uint8 and labels (N,) int64 of a source, or of some of its places."""
+def read(path: Path, classes: Sequence[str], indices: Sequence[int] | None = None) -> Arrays:
+    """Return images (N, H, W, 3) uint8 and labels (N,) int64 of a source, or of some of its places."""
     source = open_source(path)
-    chosen = range(len(source)) if places is None else places
-    images = np.stack([source.picture(place).pixels for place in chosen])
-    return images, encode_labels([source.samples[place].label for place in chosen], classes)
+    chosen = range(len(source)) if indices is None else indices
+    images = np.stack([source.image(index).pixels for index in chosen])
+    return images, encode_labels([source.samples[index].label for index in chosen], classes)
 
 
 def theirs(training: Arrays, validation: Arrays, seed: int, given: argparse.Namespace) -> list[dict[str, float]]:
@@ -74,14 +74,14 @@ def theirs(training: Arrays, validation: Arrays, seed: int, given: argparse.Name
     torch.manual_seed(seed)
     device = torch.device(given.device)
     loader = DataLoader(
-        Pictures(training, augment=True),
+        ImageInput(training, augment=True),
         batch_size=min(BATCH, len(training[1])),
         shuffle=True,
         drop_last=True,
         num_workers=WORKERS,
         persistent_workers=True,
     )
-    scored = DataLoader(Pictures(validation, augment=False), batch_size=256)
+    scored = DataLoader(ImageInput(validation, augment=False), batch_size=256)
     model = timm.create_model("resnet18", pretrained=False, num_classes=int(training[1].max()) + 1)
     model.to(device, memory_format=torch.channels_last)
     if given.peer_optimizer == "sgd":
@@ -98,8 +98,8 @@ def theirs(training: Arrays, validation: Arrays, seed: int, given: argparse.Name
     for epoch in range(1, given.peer_epochs + 1):
         started = time.perf_counter()
         model.train()
-        for pictures, labels in loader:
-            batch = pictures.to(device, memory_format=torch.channels_last)
+        for images, labels in loader:
+            batch = images.to(device, memory_format=torch.channels_last)
             with torch.autocast(device.type, dtype=torch.bfloat16, enabled=given.precision == "bf16"):
                 loss = loss_of(model(batch), labels.to(device))
             optimizer.zero_grad()
@@ -120,8 +120,8 @@ def accuracy(model: torch.nn.Module, loader: DataLoader[tuple[Tensor, int]], dev
     model.eval()
     right = total = 0
     with torch.inference_mode():
-        for pictures, labels in loader:
-            batch = pictures.to(device, memory_format=torch.channels_last)
+        for images, labels in loader:
+            batch = images.to(device, memory_format=torch.channels_last)
             right += int((model(batch).argmax(dim=1).cpu() == labels).sum())
             total += len(labels)
     return right / total
@@ -195,7 +195,7 @@ def main() -> None:
     cleaned, splits = prepare(given.source, given.out / "data")
     source = open_source(cleaned)
     sides = read_splits(splits, source.samples)
-    training = read(cleaned, source.classes, [place for place, side in enumerate(sides) if side == "train"])
+    training = read(cleaned, source.classes, [index for index, side in enumerate(sides) if side == "train"])
     validation = read(given.validation, source.classes)
     together = join(training, validation, source.classes, given.out)
     curves: dict[str, list[dict[str, Any]]] = {"hemalens": [], "peer": []}

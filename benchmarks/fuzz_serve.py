@@ -2,7 +2,7 @@
 
 It makes an environment of its own under ``build`` once: the fuzzer's dependencies are none of ours. Left out is one
 check, "schema-valid requests are accepted": JSON Schema cannot say that a tensor's data fit its shape, nor that bytes
-are a picture.
+are an image.
 
     python benchmarks/fuzz_serve.py MODEL.onnx [examples for each operation and phase]
 """

@@ -1,10 +1,10 @@
-"""Mutated pictures by the thousand, decoded in worker processes: each is decoded, refused with a reason, or a finding.
+"""Mutated images by the thousand, decoded in worker processes: each is decoded, refused with a reason, or a finding.
 
     python tests/fuzz.py [COUNT] [--seed 0] [--workers N] [--out build/fuzz] [--anew]
 
-Picture N depends on the seed and on N alone. A run that was stopped goes on where it was, up to COUNT. Anything but
-a decoded picture or a DecodeError (another exception, a warning, a process that crashed, took more than 1.5 GiB or 20 s
-of one core) is a finding: the picture is kept in the folder and the exit status is 1.
+Image N depends on the seed and on N alone. A run that was stopped goes on where it was, up to COUNT. Anything but
+a decoded image or a DecodeError (another exception, a warning, a process that crashed, took more than 1.5 GiB or 20 s
+of one core) is a finding: the image is kept in the folder and the exit status is 1.
 """
 
 import argparse
@@ -44,35 +44,35 @@ Outcome = tuple[str, str]  # ("decoded" | "refused" | "finding", words)
 
 @functools.cache
 def seeds() -> tuple[tuple[str, bytes], ...]:
-    """Return the whole pictures that are mutated: every format, mode and way of packing that Pillow can write."""
-    picture = Image.fromarray(cell(24, 1))
+    """Return the whole images that are mutated: every format, mode and way of packing that Pillow can write."""
+    image = Image.fromarray(cell(24, 1))
     smooth = Image.fromarray(np.mgrid[:24, :24].sum(axis=0).astype(np.uint8) * 5)
     clear = np.dstack([cell(24, 2), np.full((24, 24), 77, np.uint8)])
     deep = Image.fromarray(np.arange(576, dtype=np.uint16).reshape(24, 24) * 100)
     unit = Image.fromarray(np.linspace(0, 1, 576, dtype=np.float32).reshape(24, 24))
-    inks, few = picture.convert("CMYK"), picture.quantize(16)
-    pngs: list[Any] = [picture, smooth, Image.fromarray(clear), smooth.convert("LA"), few, picture.convert("1"), deep]
+    inks, few = image.convert("CMYK"), image.quantize(16)
+    pngs: list[Any] = [image, smooth, Image.fromarray(clear), smooth.convert("LA"), few, image.convert("1"), deep]
     made = [("PNG", encode(one)) for one in pngs]
     made += [("PNG", png_16_bit_colour(np.full((9, 9, 3), 9_000, np.uint16))), ("PNG", frames(3, "PNG"))]
     made += [("PNG", encode(few, transparency=bytes(range(0, 256, 16)))), ("PNG", exif_rotated(cell(24, 3), 6))]
-    made += [("JPEG", encode(one, "JPEG")) for one in (picture, smooth, inks)]
+    made += [("JPEG", encode(one, "JPEG")) for one in (image, smooth, inks)]
     made += [
-        ("JPEG", encode(picture, "JPEG", **options)) for options in ({"progressive": True}, {"restart_marker_rows": 1})
+        ("JPEG", encode(image, "JPEG", **options)) for options in ({"progressive": True}, {"restart_marker_rows": 1})
     ]
     made += [("JPEG", exif_rotated(cell(24, 3), 8, "JPEG")), ("JPEG", frames(2, "MPO"))]
     ways = ("raw", "tiff_lzw", "tiff_deflate", "packbits", "jpeg")
-    made += [("TIFF", encode(picture, "TIFF", compression=way)) for way in ways]
-    made += [("TIFF", encode(picture.convert("1"), "TIFF", compression="group4"))]
+    made += [("TIFF", encode(image, "TIFF", compression=way)) for way in ways]
+    made += [("TIFF", encode(image.convert("1"), "TIFF", compression="group4"))]
     made += [("TIFF", encode(one, "TIFF")) for one in (deep, unit, inks, few)] + [("TIFF", frames(2, "TIFF"))]
-    made += [("WEBP", encode(picture, "WEBP")), ("WEBP", encode(Image.fromarray(clear), "WEBP", lossless=True))]
+    made += [("WEBP", encode(image, "WEBP")), ("WEBP", encode(Image.fromarray(clear), "WEBP", lossless=True))]
     made += [("WEBP", frames(2, "WEBP")), ("GIF", encode(few, "GIF")), ("GIF", frames(3, "GIF"))]
-    made += [("BMP", encode(one, "BMP")) for one in (picture, smooth, few, picture.convert("1"))]
-    made += [("PPM", encode(one, "PPM")) for one in (picture, smooth, picture.convert("1"), deep)]
+    made += [("BMP", encode(one, "BMP")) for one in (image, smooth, few, image.convert("1"))]
+    made += [("PPM", encode(one, "PPM")) for one in (image, smooth, image.convert("1"), deep)]
     return tuple(made)
 
 
 def case(seed: int, number: int) -> tuple[str, bytes]:
-    """Return the name and the bytes of one mutated picture."""
+    """Return the name and the bytes of one mutated image."""
     file_format, whole = seeds()[number % len(seeds())]
     turn = number // len(seeds())
     data = mutate(whole, seed * COUNT * 1000 + number, 1 + turn % 6)
@@ -94,7 +94,7 @@ def repaired(data: bytes) -> bytes:
 
 
 def judge(name: str, data: bytes) -> Outcome:
-    """Decode one picture and say what came of it; a decoder that hangs is ended with its process."""
+    """Decode one image and say what came of it; a decoder that hangs is ended with its process."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
@@ -136,7 +136,7 @@ def lost(task: tuple[int, range]) -> list[Outcome]:
 
 
 def fuzz(count: int, *, seed: int, out: Path, workers: int | None, anew: bool = False) -> dict[str, Any]:
-    """Judge the pictures up to ``count`` that are not judged yet; return the tally of all and keep it in ``out``."""
+    """Judge the images up to ``count`` that are not judged yet; return the tally of all and keep it in ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"seed-{seed}.json"
     made_of = {name: metadata.version(name) for name in ("hemalens", "pillow", "numpy")}
@@ -164,7 +164,7 @@ def fuzz(count: int, *, seed: int, out: Path, workers: int | None, anew: bool = 
             path.write_text(json.dumps(tally, indent=2) + "\n")
     tally["mib"] = max(tally["mib"], resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10)
     path.write_text(json.dumps(tally, indent=2) + "\n")
-    assert tally["done"] == sum(outcomes.values()), "every picture has one outcome"
+    assert tally["done"] == sum(outcomes.values()), "every image has one outcome"
     return tally
 
 

@@ -120,7 +120,7 @@ def test_packages_options_are_those_of_its_two_functions() -> None:
     assert offered.keys() - {"given", "check", "as_json"} == behind.keys() - {
         *("models", "submission", "source", "progress")
     }
-    for name in ("tta", "perturbed", "seconds", "memory_gb", "overwrite"):
+    for name in ("tta", "distorted", "seconds", "memory_gb", "overwrite"):
         assert offered[name].default == behind[name].default
 
 
@@ -128,7 +128,7 @@ def test_a_zip_is_packed_and_checked_from_the_command_line(
     source: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     interval = {"value": 0.5, "low": 0.25, "high": 0.75}
-    found = {"accuracy": interval, "macro_f1": interval, "n": 42, "pictures_per_second": 9.0, "peak_memory_mb": 80.0}
+    found = {"accuracy": interval, "macro_f1": interval, "n": 42, "images_per_second": 9.0, "peak_memory_mb": 80.0}
     given: dict[str, Any] = {}
 
     def check(*words: object, **options: object) -> dict[str, Any]:
@@ -136,12 +136,12 @@ def test_a_zip_is_packed_and_checked_from_the_command_line(
         return found | {"network": "none", "notes": ["it prints"]}
 
     monkeypatch.setattr(submission_check, "check", check)
-    code, out, err = call("package", "--check", "s.zip", source, "--perturbed", "--seconds", 5)
+    code, out, err = call("package", "--check", "s.zip", source, "--distorted", "--seconds", 5)
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "accuracy: 50.00 % [25.00, 75.00]"
-    assert out.splitlines()[2:] == ["42 pictures, 9 a second, 80 MB at most; network: none", "it prints"]
+    assert out.splitlines()[2:] == ["42 images, 9 a second, 80 MB at most; network: none", "it prints"]
     assert given["words"] == (Path("s.zip"), str(source))
-    assert (given["perturbed"], given["seconds"], given["memory_gb"]) == (True, 5.0, 8.0)
+    assert (given["distorted"], given["seconds"], given["memory_gb"]) == (True, 5.0, 8.0)
 
 
 def test_every_stage_has_a_command_and_a_function_of_its_name(
@@ -164,7 +164,7 @@ def test_every_stage_has_a_command_and_a_function_of_its_name(
         (["export", trained, "--out", exported, "--source", cleaned], ["n", "labels_equal", "logits_max_difference"]),
         (["package", trained, "--out", tmp_path / "s.zip"], ["runtime", "labels", "compared", "bytes"]),
         (["predict", cleaned, "--out", table, "--model", exported, "--workers", 0], ["n_samples", "predicted", "out"]),
-        (["evaluate", exported, cleaned, "--out", tmp_path / "e", "--splits", splits], ["n", "accuracy", "perturbed"]),
+        (["evaluate", exported, cleaned, "--out", tmp_path / "e", "--splits", splits], ["n", "accuracy", "distorted"]),
         (
             ["explain", exported, cleaned, "--out", tmp_path / "side", "--splits", splits, "--split", "val"],
             ["split", "n_explained"],

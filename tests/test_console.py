@@ -61,7 +61,7 @@ def test_a_long_curve_is_thinned_out() -> None:
 
 
 def test_scores_are_in_percent_with_their_interval() -> None:
-    lines = score_lines(dict.fromkeys(("accuracy", "macro_f1", "perturbed"), INTERVAL))
+    lines = score_lines(dict.fromkeys(("accuracy", "macro_f1", "distorted"), INTERVAL))
     assert lines[0] == "accuracy: 50.00 % [25.00, 75.50]"
     assert len(lines) == 3
 

@@ -1,4 +1,4 @@
-"""The fuzzer itself: it accounts for every picture, goes on where it was, and keeps what it finds."""
+"""The fuzzer itself: it accounts for every image, goes on where it was, and keeps what it finds."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hemalens.data.reading.decode import Picture, decode
+from hemalens.data.reading.decode import Decoded, decode
 from tests import fuzz
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="limits and timers of POSIX")
@@ -20,16 +20,16 @@ def unlimited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz.resource, "setrlimit", lambda *_: None)
 
 
-def test_a_picture_depends_on_the_seed_and_its_number_alone() -> None:
+def test_a_image_depends_on_the_seed_and_its_number_alone() -> None:
     assert fuzz.case(0, 77) == fuzz.case(0, 77)
     assert fuzz.case(0, 77) != fuzz.case(1, 77)
     assert {name.partition(".")[2] for name, _ in (fuzz.case(0, n) for n in range(60))} == set(fuzz._SUFFIX.values())
 
 
-def test_whole_pictures_are_decoded_and_repaired_checksums_get_further() -> None:
-    for place, (_, data) in enumerate(fuzz.seeds()):
+def test_whole_images_are_decoded_and_repaired_checksums_get_further() -> None:
+    for index, (_, data) in enumerate(fuzz.seeds()):
         outcome, words = fuzz.judge("", data)
-        assert outcome == "decoded" or "frames" in words, place
+        assert outcome == "decoded" or "frames" in words, index
     whole = fuzz.seeds()[0][1]
     assert fuzz.repaired(whole) == whole
     broken = bytearray(whole)
@@ -50,7 +50,7 @@ def test_a_run_that_was_stopped_goes_on_and_ends_as_one_that_was_not(tmp_path: P
 
 
 def test_what_is_neither_decoded_nor_refused_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def faulty(data: bytes, *, name: str) -> Picture:
+    def faulty(data: bytes, *, name: str) -> Decoded:
         if name == "7.jpg" or name.startswith("7."):
             raise NameError("a defect")
         return decode(data, name=name)

@@ -36,9 +36,9 @@ def browse(page, folder, *words):
 
 @pytest.mark.parametrize("width", [390, 1200])
 def test_page_draws_on_narrow_and_wide_screens(page, tmp_path, width):
-    picture = tmp_path / "page.png"
-    browse(page, tmp_path, f"--screenshot={picture}", f"--window-size={width},2000", "--hide-scrollbars")
-    pixels = np.asarray(Image.open(picture).convert("RGB"))
+    image = tmp_path / "page.png"
+    browse(page, tmp_path, f"--screenshot={image}", f"--window-size={width},2000", "--hide-scrollbars")
+    pixels = np.asarray(Image.open(image).convert("RGB"))
     assert pixels.shape[1] == width
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 500, "the page is blank"
 

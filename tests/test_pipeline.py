@@ -118,7 +118,7 @@ def test_the_summary_says_what_was_found(source: Path, finished: Path) -> None:
     evaluation = read_json(finished / "evaluate" / "evaluation.json")
     assert summary["report"] == str(finished / "report.html")
     assert (summary["n_test"], summary["accuracy"]) == (evaluation["n"], evaluation["accuracy"])
-    assert {"n_samples", "suggested_drops", "macro_f1", "perturbed", "train_seconds"} <= summary.keys()
+    assert {"n_samples", "suggested_drops", "macro_f1", "distorted", "train_seconds"} <= summary.keys()
 
 
 def test_the_same_command_again_does_nothing_but_the_report(source: Path, finished: Path) -> None:
@@ -221,7 +221,7 @@ def test_another_run_replaces_the_first_on_demand(source: Path, finished: Path, 
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_folder_of_pictures_is_cleaned_into_a_folder(cells: SyntheticSet, tmp_path: Path) -> None:
+def test_a_folder_of_images_is_cleaned_into_a_folder(cells: SyntheticSet, tmp_path: Path) -> None:
     for row, (image, label) in enumerate(zip(cells.images, cells.labels, strict=True)):
         folder = tmp_path / "cells" / cells.classes[label]
         folder.mkdir(parents=True, exist_ok=True)

@@ -40,10 +40,10 @@ class Served:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
-    """One picture three times (suggested to drop as foreign), 60 grey ones, a file that is none; up for review."""
+    """One image three times (suggested to drop as foreign), 60 grey ones, a file that is none; up for review."""
     files = {f"ig/copy-{number}.png": encode(cell(16, 1)) for number in range(3)}
     files |= {f"platelet/grey-{number:02d}.png": encode(cell(16, 10 + number)[..., 0]) for number in range(60)}
-    files |= {f"platelet/{EVIL}": b"no picture"}
+    files |= {f"platelet/{EVIL}": b"no image"}
     for name, data in files.items():
         (tmp_path / "cells" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "cells" / name).write_bytes(data)

@@ -1,16 +1,16 @@
-"""hemalens: from a pile of labelled blood-cell pictures, dirty as they come, to a classifier its user can trust."""
+"""hemalens: from a pile of labelled blood-cell images, dirty as they come, to a classifier its user can trust."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hemalens.inference.model import Classifier as ExportedClassifier
+    from hemalens.inference.model import Model as Model
     from hemalens.training.estimator import Classifier
 
 __all__ = ["Classifier", "load"]
 
 
-def load(model: "str | Path" = "embedded", *, threads: int = 0) -> "ExportedClassifier":
+def load(model: "str | Path" = "embedded", *, threads: int = 0) -> "Model":
     """Return an exported model ready to predict: ``embedded``, or the path of an .onnx file.
 
     Its ``predict``, ``predict_proba`` and ``judge``, which also refuses, take uint8 arrays, PIL images and paths;
@@ -23,9 +23,9 @@ def load(model: "str | Path" = "embedded", *, threads: int = 0) -> "ExportedClas
     Raises:
         ArtifactError: the model is not there or damaged.
     """
-    from hemalens.inference.model import Classifier as ExportedClassifier  # here, so that importing stays free
+    from hemalens.inference.model import Model as Model  # here, so that importing stays free
 
-    return ExportedClassifier.open(model, threads=threads)
+    return Model.open(model, threads=threads)
 
 
 def __getattr__(name: str) -> object:

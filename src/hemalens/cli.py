@@ -22,7 +22,7 @@ _INTERRUPTED = 130
 
 app = typer.Typer(
     name="hemalens",
-    help="From dirty blood-cell pictures to a classifier one can trust. Not for diagnosis.",
+    help="From dirty blood-cell images to a classifier one can trust. Not for diagnosis.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

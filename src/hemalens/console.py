@@ -111,7 +111,7 @@ def rate_lines(summary: Mapping[str, Any]) -> list[str]:
 def parity_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return how an export compares with torch, on what, and what became of 8 bits where they were asked for."""
     equal = f"{summary['labels_equal']} of {summary['n']} labels as torch's"
-    lines = [f"{equal}, logits within {summary['logits_max_difference']:.1g}, on {summary['pictures']}"]
+    lines = [f"{equal}, logits within {summary['logits_max_difference']:.1g}, on {summary['images']}"]
     if tried := summary["int8"]:
         lines.append(f"8 bits {'kept' if tried['kept'] else 'refused'}: {tried['reason']}")
     return lines
@@ -121,7 +121,7 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return accuracy, macro F1 and accuracy under distortions in percent, with their intervals."""
     scored = [facts["support"] > 0 for facts in summary.get("per_class", {}).values()]
     few = "" if all(scored) else f" (labels of {sum(scored)} of {len(scored)} classes)"
-    names = {"accuracy": "accuracy", "macro_f1": f"macro F1{few}", "perturbed": "accuracy under distortions"}
+    names = {"accuracy": "accuracy", "macro_f1": f"macro F1{few}", "distorted": "accuracy under distortions"}
     return [
         f"{words}: {100 * summary[key]['value']:.2f} % "
         f"[{100 * summary[key]['low']:.2f}, {100 * summary[key]['high']:.2f}]"
@@ -143,7 +143,7 @@ def refusal_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def adaptation_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Return how the pictures were adapted to the model, where that was asked for."""
+    """Return how the images were adapted to the model, where that was asked for."""
     return [f"adapted: {summary['adaptation']['words']}"] if "adaptation" in summary else []
 
 
@@ -158,8 +158,8 @@ def package_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def check_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return what a checked submission costs, and what was noticed."""
-    rate, memory = summary["pictures_per_second"], summary["peak_memory_mb"]
-    cost = f"{summary['n']} pictures, {rate:.0f} a second, {memory:.0f} MB at most"
+    rate, memory = summary["images_per_second"], summary["peak_memory_mb"]
+    cost = f"{summary['n']} images, {rate:.0f} a second, {memory:.0f} MB at most"
     return [f"{cost}; network: {summary['network']}", *summary["notes"]]
 
 

@@ -214,7 +214,7 @@ def _summary(out: Path) -> dict[str, Any]:
         "n_test": evaluation["n"],
         "accuracy": evaluation["accuracy"],
         "macro_f1": evaluation["macro_f1"],
-        "perturbed": evaluation["perturbed"],
+        "distorted": evaluation["distorted"],
         "train_seconds": read_json(out / "train" / "model.json")["train_seconds"],
         "report": str(out / "report.html"),
     }

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hemalens.core.abstention import Refusal, confidence_rule, fit_refusal, judge
+from hemalens.core.abstention import Abstention, confidence_rule, fit_refusal, judge
 from hemalens.core.errors import ArtifactError
 
 WIDTH, CLASSES = 10, 3
@@ -23,16 +23,16 @@ def cells(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def refusal() -> Refusal:
+def abstention() -> Abstention:
     features, _, labels = cells(3000, 0)
     return fit_refusal(features, labels, *cells(2000, 1))
 
 
-def test_the_share_asked_for_is_refused_of_validation_and_of_new_cells(refusal: Refusal) -> None:
+def test_the_share_asked_for_is_refused_of_validation_and_of_new_cells(abstention: Abstention) -> None:
     features, logits, _ = cells(2000, 1)
-    assert judge(refusal, features, logits).abstained.mean() == pytest.approx(0.05, abs=0.002)
+    assert judge(abstention, features, logits).abstained.mean() == pytest.approx(0.05, abs=0.002)
     features, logits, _ = cells(20_000, 2)
-    judged = judge(refusal, features, logits)
+    judged = judge(abstention, features, logits)
     assert judged.abstained.mean() == pytest.approx(0.05, abs=0.015)
     unlike = np.array(["unlike" in reason for reason in judged.reasons])
     unsure = np.array(["confidence" in reason for reason in judged.reasons])
@@ -47,25 +47,25 @@ def test_another_rate_may_be_asked_for(rate: float) -> None:
     assert judged.abstained.mean() == pytest.approx(rate, abs=0.003)
 
 
-def test_a_stranger_that_the_network_is_sure_of_is_refused_for_its_distance(refusal: Refusal) -> None:
+def test_a_stranger_that_the_network_is_sure_of_is_refused_for_its_distance(abstention: Abstention) -> None:
     features, _, _ = cells(1, 3)
     features[0, -1] = 60.0
-    judged = judge(refusal, features, np.array([[40.0, 0.0, 0.0]]))
+    judged = judge(abstention, features, np.array([[40.0, 0.0, 0.0]]))
     assert judged.abstained.all()
     assert judged.confidence[0] > 0.999
     assert judged.reasons[0].startswith("unlike any training cell (distance ")
-    assert f"over {refusal.distance_limit:.1f})" in judged.reasons[0]
+    assert f"over {abstention.distance_limit:.1f})" in judged.reasons[0]
     assert "confidence" not in judged.reasons[0]
 
 
-def test_an_unsure_answer_is_refused_for_its_confidence(refusal: Refusal) -> None:
+def test_an_unsure_answer_is_refused_for_its_confidence(abstention: Abstention) -> None:
     features = 5 * np.eye(CLASSES, WIDTH, dtype=np.float32)[:1]
-    judged = judge(refusal, features, np.zeros((1, CLASSES)))
-    assert judged.reasons == (f"confidence 0.3333 under {refusal.confidence_limit:.4f}",)
+    judged = judge(abstention, features, np.zeros((1, CLASSES)))
+    assert judged.reasons == (f"confidence 0.3333 under {abstention.confidence_limit:.4f}",)
 
 
-def test_what_is_kept_has_no_reason(refusal: Refusal) -> None:
-    judged = judge(refusal, *cells(500, 4)[:2])
+def test_what_is_kept_has_no_reason(abstention: Abstention) -> None:
+    judged = judge(abstention, *cells(500, 4)[:2])
     assert [bool(reason) for reason in judged.reasons] == judged.abstained.tolist()
     np.testing.assert_allclose(judged.probabilities.sum(axis=1), 1)
     np.testing.assert_array_equal(judged.probabilities.max(axis=1), judged.confidence)
@@ -79,15 +79,15 @@ def test_an_empty_set_is_judged() -> None:
     assert found.abstained.shape == (0,)
 
 
-def test_a_written_refusal_judges_just_the_same(refusal: Refusal) -> None:
-    text = json.dumps(refusal.to_json(), allow_nan=False)
-    again = Refusal.from_json(json.loads(text))
+def test_a_written_refusal_judges_just_the_same(abstention: Abstention) -> None:
+    text = json.dumps(abstention.to_json(), allow_nan=False)
+    again = Abstention.from_json(json.loads(text))
     features, logits, _ = cells(300, 5)
-    one, other = judge(refusal, features, logits), judge(again, features, logits)
+    one, other = judge(abstention, features, logits), judge(again, features, logits)
     np.testing.assert_array_equal(one.distance, other.distance)
     np.testing.assert_array_equal(one.abstained, other.abstained)
     assert one.reasons == other.reasons
-    assert again.to_json() == refusal.to_json()
+    assert again.to_json() == abstention.to_json()
 
 
 def test_what_was_varied_is_less_strange_and_the_undistorted_cells_are_kept_beside() -> None:
@@ -102,12 +102,12 @@ def test_what_was_varied_is_less_strange_and_the_undistorted_cells_are_kept_besi
     assert judge(found, moved + shift, logits).abstained.mean() < 0.2
     assert plain.home is None
     assert found.home is not None
-    again = Refusal.from_json(json.loads(json.dumps(found.to_json())))
+    again = Abstention.from_json(json.loads(json.dumps(found.to_json())))
     assert again.home is not None
     np.testing.assert_array_equal(again.home.score(moved), found.home.score(moved))
     assert again.home.score(moved + shift).mean() > 2 * again.home.score(moved).mean()
     older = {name: part for name, part in found.to_json().items() if name != "home"}
-    assert Refusal.from_json(older).home is None
+    assert Abstention.from_json(older).home is None
 
 
 def test_a_wide_network_keeps_its_leading_directions_and_a_small_file() -> None:
@@ -123,15 +123,15 @@ def test_a_wide_network_keeps_its_leading_directions_and_a_small_file() -> None:
 def test_without_training_features_confidence_alone_decides() -> None:
     features, logits, labels = cells(2000, 1)
     rule = confidence_rule(logits, labels)
-    judged = judge(Refusal.from_json(rule.to_json()), features + 1000, logits)
+    judged = judge(Abstention.from_json(rule.to_json()), features + 1000, logits)
     assert judged.abstained.mean() == pytest.approx(0.05, abs=0.002)
     assert all(reason.startswith("confidence") for reason in judged.reasons if reason)
     assert np.isnan(judged.distance).all()
 
 
-def test_features_of_another_network_are_refused(refusal: Refusal) -> None:
+def test_features_of_another_network_are_refused(abstention: Abstention) -> None:
     with pytest.raises(ArtifactError, match="features of width 11: must have width 10"):
-        judge(refusal, np.zeros((2, 11), np.float32), np.zeros((2, CLASSES)))
+        judge(abstention, np.zeros((2, 11), np.float32), np.zeros((2, CLASSES)))
 
 
 def damaged(value: dict[str, Any], *path: str, to: object) -> dict[str, Any]:
@@ -167,6 +167,6 @@ def damaged(value: dict[str, Any], *path: str, to: object) -> dict[str, Any]:
         (("set_thresholds",), {"dtype": "float32", "shape": [1], "base64": "AADAfw=="}),
     ],
 )
-def test_damage_is_named(refusal: Refusal, path: tuple[str, ...], to: object) -> None:
+def test_damage_is_named(abstention: Abstention, path: tuple[str, ...], to: object) -> None:
     with pytest.raises(ArtifactError, match=r"refusal data.*; train the model again"):
-        Refusal.from_json(damaged(refusal.to_json(), *path, to=to))
+        Abstention.from_json(damaged(abstention.to_json(), *path, to=to))

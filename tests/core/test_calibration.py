@@ -118,10 +118,10 @@ def test_sets_are_those_of_crepes(by_class: bool) -> None:
     scores, new = lac_scores(own), lac_scores(others)
     mine = prediction_sets(new, set_thresholds(scores, labels, coverage=0.9, by_class=by_class))
     oracle = ConformalClassifier().fit(scores[np.arange(501), labels], bins=labels if by_class else None)
-    for place in range(5):
-        bins = np.full(400, place) if by_class else None
-        wanted = oracle.predict_set(new[:, [place]], bins=bins, confidence=0.9, smoothing=False)[:, 0]
-        np.testing.assert_array_equal(mine[:, place], wanted.astype(bool))
+    for index in range(5):
+        bins = np.full(400, index) if by_class else None
+        wanted = oracle.predict_set(new[:, [index]], bins=bins, confidence=0.9, smoothing=False)[:, 0]
+        np.testing.assert_array_equal(mine[:, index], wanted.astype(bool))
 
 
 @settings(max_examples=15, deadline=None)

@@ -150,12 +150,12 @@ def test_a_map_shows_every_finite_sample_once_and_names_its_groups():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["cells", "odd (10)", "grey (10)"]
 
 
-@pytest.mark.parametrize(("count", "pictures"), [(2000, 0), (2001, 1)])
-def test_many_points_become_one_picture_inside_the_svg(count, pictures):
+@pytest.mark.parametrize(("count", "images"), [(2000, 0), (2001, 1)])
+def test_many_points_become_one_image_inside_the_svg(count, images):
     points = np.random.default_rng(0).normal(size=(count, 2))
     svg = figure_svg(scatter_map(points, groups_of(10)), label="map")
-    assert svg.count("<image") == pictures
-    assert svg.count('href="data:image/png;base64,') == pictures
+    assert svg.count("<image") == images
+    assert svg.count('href="data:image/png;base64,') == images
 
 
 def test_a_map_of_nothing_is_still_a_figure():

@@ -104,8 +104,8 @@ def test_a_recipe_that_is_missing_or_no_toml_is_refused_by_name(tmp_path: Path) 
             read_recipe(tmp_path / "wrong.toml")
 
 
-def test_pictures_are_kept_at_the_size_the_network_sees_unless_told_otherwise() -> None:
+def test_images_are_kept_at_the_size_the_network_sees_unless_told_otherwise() -> None:
     assert load_config({"image_size": 48}).stored == 48
-    assert load_config({"image_size": 33, "oversample": 1.5}).stored == 50
-    with pytest.raises(ConfigError, match=r"oversample 2.5: .*less than or equal to 2"):
-        load_config({"oversample": 2.5})
+    assert load_config({"image_size": 33, "supersample": 1.5}).stored == 50
+    with pytest.raises(ConfigError, match=r"supersample 2.5: .*less than or equal to 2"):
+        load_config({"supersample": 2.5})

@@ -21,7 +21,7 @@ def test_a_message_names_the_thing_the_rule_and_the_next_step():
 
 
 def test_a_message_without_a_next_step_ends_after_the_rule():
-    assert str(DecodeError("picture a.png", "is truncated")) == "picture a.png: is truncated"
+    assert str(DecodeError("image a.png", "is truncated")) == "image a.png: is truncated"
 
 
 @given(st.text(), st.text(), st.text())

@@ -1,4 +1,4 @@
-"""Heat maps: a class's own sum over the map, at a picture's size, drawn so that cold places stay as they are."""
+"""Heat maps: a class's own sum over the map, at an image's size, drawn so that cold places stay as they are."""
 
 import numpy as np
 import pytest
@@ -38,13 +38,13 @@ def test_an_enlarged_map_keeps_its_hot_place_and_is_never_negative() -> None:
 
 
 def test_an_overlay_leaves_cold_places_and_colours_hot_ones() -> None:
-    picture = np.random.default_rng(1).integers(0, 256, (32, 48, 3), np.uint8)
+    image = np.random.default_rng(1).integers(0, 256, (32, 48, 3), np.uint8)
     heat = np.zeros((4, 6))
     heat[:, 3:] = 1
-    drawn = overlay(picture, heat)
-    assert (drawn.shape, drawn.dtype) == (picture.shape, np.uint8)
-    np.testing.assert_array_equal(drawn[:, :12], picture[:, :12])
-    hottest = 0.25 * picture[:, 40:] + 0.75 * colour_heat(np.ones(()))
+    drawn = overlay(image, heat)
+    assert (drawn.shape, drawn.dtype) == (image.shape, np.uint8)
+    np.testing.assert_array_equal(drawn[:, :12], image[:, :12])
+    hottest = 0.25 * image[:, 40:] + 0.75 * colour_heat(np.ones(()))
     np.testing.assert_allclose(drawn[:, 40:], hottest, atol=1)
 
 

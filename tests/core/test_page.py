@@ -13,7 +13,7 @@ from PIL import Image
 
 from hemalens.core import page
 from hemalens.core.metrics import Interval
-from hemalens.core.page import contact_sheet_uri, picture_uri, render_page
+from hemalens.core.page import contact_sheet_uri, image_uri, render_page
 from hemalens.core.text import ABSENT, duration, interval, markdown, number, percent, thousands
 
 TEMPLATES = Path(page.__file__).parent / "templates"
@@ -47,9 +47,9 @@ class Page(HTMLParser):
 
 def pixels_of(uri):
     kind, _, data = uri.partition(";base64,")
-    picture = Image.open(io.BytesIO(base64.b64decode(data)))
-    assert kind == f"data:image/{picture.format.lower()}"
-    return np.asarray(picture.convert("RGB"))
+    image = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert kind == f"data:image/{image.format.lower()}"
+    return np.asarray(image.convert("RGB"))
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ FRAMED = """{% extends "base.html" %}{% import "macros.html" as parts %}
 {% set sections = {"one": "First", "two": "Second <&>"} %}
 {% block main %}<section id="one"><h2>{{ sections.one }}</h2>
 {{ parts.table("t", "Cells", ["class", "n"], [["<b>", 1], ["ig", 2]]) }}
-{{ parts.figure("<svg></svg>", "Seen") }}{{ parts.picture("data:,", "a <b>", "Seen too") }}
+{{ parts.figure("<svg></svg>", "Seen") }}{{ parts.image("data:,", "a <b>", "Seen too") }}
 {{ parts.gallery([{"uri": none, "alt": "x", "lines": ["a", "b"]}]) }}{{ parts.facts([("k", "v")]) }}
 </section>{% endblock %}"""
 
@@ -162,46 +162,46 @@ def contrast(one, other):
     return (max(levels) + 0.05) / (min(levels) + 0.05)
 
 
-# --- pictures
+# --- images
 
 
-def test_a_tiny_picture_keeps_every_pixel():
+def test_a_tiny_image_keeps_every_pixel():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 32, 3), dtype=np.uint8)
-    assert picture_uri(pixels).startswith("data:image/png;")
-    np.testing.assert_array_equal(pixels_of(picture_uri(pixels)), pixels)
+    assert image_uri(pixels).startswith("data:image/png;")
+    np.testing.assert_array_equal(pixels_of(image_uri(pixels)), pixels)
 
 
-def test_a_larger_picture_is_a_jpeg_that_looks_the_same():
+def test_a_larger_image_is_a_jpeg_that_looks_the_same():
     row, column = np.mgrid[:96, :80]
     pixels = np.stack([row, column, row // 2 + column // 2], axis=-1).astype(np.uint8)
-    uri = picture_uri(pixels)
+    uri = image_uri(pixels)
     assert uri.startswith("data:image/jpeg;")
     assert np.abs(pixels_of(uri).astype(int) - pixels).mean() < 3
-    assert len(picture_uri(pixels, quality=30)) < len(uri)
+    assert len(image_uri(pixels, quality=30)) < len(uri)
 
 
 @pytest.mark.parametrize(
     ("shape", "fitted"), [((400, 200), (192, 96)), ((100, 193), (99, 192)), ((192, 10), (192, 10))]
 )
-def test_a_picture_is_fitted_into_the_largest_side(shape, fitted):
-    assert pixels_of(picture_uri(np.zeros((*shape, 3), np.uint8))).shape[:2] == pytest.approx(fitted, abs=1)
+def test_a_image_is_fitted_into_the_largest_side(shape, fitted):
+    assert pixels_of(image_uri(np.zeros((*shape, 3), np.uint8))).shape[:2] == pytest.approx(fitted, abs=1)
 
 
 def test_a_view_of_pixels_is_taken_as_it_looks():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)[::-1, ::2]
-    np.testing.assert_array_equal(pixels_of(picture_uri(pixels)), pixels)
+    np.testing.assert_array_equal(pixels_of(image_uri(pixels)), pixels)
 
 
 @pytest.mark.parametrize(
     "pixels",
     [np.zeros((8, 8), np.uint8), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8, 3)), np.zeros((0, 8, 3), np.uint8)],
 )
-def test_what_is_no_picture_is_refused(pixels):
+def test_what_is_no_image_is_refused(pixels):
     with pytest.raises(ValueError, match="must be"):
-        picture_uri(pixels)
+        image_uri(pixels)
 
 
-def test_a_contact_sheet_shows_pictures_of_any_size_row_by_row():
+def test_a_contact_sheet_shows_images_of_any_size_row_by_row():
     colours = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0), (0, 200, 200)]
     images = [np.full((20 + 30 * i, 50, 3), colour, np.uint8) for i, colour in enumerate(colours)]
     sheet = pixels_of(contact_sheet_uri(images, 3, side=40)).astype(int)
@@ -213,7 +213,7 @@ def test_a_contact_sheet_shows_pictures_of_any_size_row_by_row():
     assert np.abs(sheet[62, 104] - 128).max() < 12  # the sixth place is empty
 
 
-def test_a_contact_sheet_is_no_wider_than_its_pictures():
+def test_a_contact_sheet_is_no_wider_than_its_images():
     images = np.zeros((2, 96, 96, 3), np.uint8)
     assert pixels_of(contact_sheet_uri(images, 10)).shape == (96, 194, 3)
 

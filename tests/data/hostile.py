@@ -1,4 +1,4 @@
-"""A small generator of the files that break picture pipelines, all made in memory, none larger than 0.6 MB."""
+"""A small generator of the files that break image pipelines, all made in memory, none larger than 0.6 MB."""
 
 import io
 import struct
@@ -13,14 +13,14 @@ from PIL import Image
 
 
 def cell(side: int = 8, seed: int = 0) -> np.ndarray:
-    """One (side, side, 3) uint8 picture of noise: no two seeds agree and any turn of it can be told."""
+    """One (side, side, 3) uint8 image of noise: no two seeds agree and any turn of it can be told."""
     return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
 def encode(image: np.ndarray | Image.Image, file_format: str = "PNG", **options: object) -> bytes:
-    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    pillow = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     buffer = io.BytesIO()
-    picture.save(buffer, file_format, **options)
+    pillow.save(buffer, file_format, **options)
     return buffer.getvalue()
 
 
@@ -36,7 +36,7 @@ def png(width: int, height: int, *, depth: int = 8, colour: int = 2, rows: bytes
 
 
 def png_bomb(pixels: int = 179_000_000) -> bytes:
-    """A valid black RGB PNG of so many pixels: 0.5 MB of file, 540 MB of picture."""
+    """A valid black RGB PNG of so many pixels: 0.5 MB of file, 540 MB of image."""
     width = 20_000
     height = -(-pixels // width)
     packer = zlib.compressobj(9)
@@ -74,8 +74,8 @@ def exif_rotated(image: np.ndarray, orientation: int, file_format: str = "PNG") 
 
 
 def frames(count: int, file_format: str) -> bytes:
-    pictures = [Image.fromarray(cell(8, seed)) for seed in range(count)]
-    return encode(pictures[0], file_format, save_all=True, append_images=pictures[1:])
+    images = [Image.fromarray(cell(8, seed)) for seed in range(count)]
+    return encode(images[0], file_format, save_all=True, append_images=images[1:])
 
 
 def write_tar(path: Path, members: Sequence[tuple[str | tarfile.TarInfo, bytes]]) -> Path:

@@ -32,7 +32,7 @@ _VOLATILE = frozenset({"time", "argv", "seconds", "outputs"})
 
 
 def sources(folder: Path) -> None:
-    """Write a folder of pictures, two of them bad, one of them twice; and an array of them."""
+    """Write a folder of images, two of them bad, one of them twice; and an array of them."""
     for number in range(10):
         path = folder / "cells" / ("ig" if number % 2 else "platelet") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Pictures in memory to what the checks work on, without a file in between."""
+"""Images in memory to what the checks work on, without a file in between."""
 
 from collections.abc import Iterable
 
@@ -10,11 +10,11 @@ from hemalens.data.audit.statistics import Measurement, Statistics, measure
 from hemalens.data.reading.decode import decode_array
 
 
-def measured(pictures: Iterable[Images | None]) -> Statistics:
-    """Measure pictures of any sizes; None stands for one that could not be read."""
+def measured(images: Iterable[Images | None]) -> Statistics:
+    """Measure images of any sizes; None stands for one that could not be read."""
     rows: list[Measurement | None] = []
     thumbnails = []
-    for pixels in pictures:
+    for pixels in images:
         row, thumbnail = (None, np.zeros((16, 16, 3), np.uint8))
         if pixels is not None:
             row, thumbnail = measure(decode_array(pixels), encoded=pixels.tobytes())
@@ -25,7 +25,7 @@ def measured(pictures: Iterable[Images | None]) -> Statistics:
 
 
 def samples_of(labels: Iterable[str | None]) -> list[Sample]:
-    return [Sample(f"row-{place:06d}", label) for place, label in enumerate(labels)]
+    return [Sample(f"row-{index:06d}", label) for index, label in enumerate(labels)]
 
 
 def page_of_text(size: int) -> Images:
@@ -41,9 +41,9 @@ def bar_chart(size: int) -> Images:
     """A chart of coloured bars with its axes."""
     paper = Image.new("RGB", (size, size), "white")
     pen = ImageDraw.Draw(paper)
-    for place, colour in enumerate(("steelblue", "orange", "green", "red", "gold")):
-        left = size * (place + 1) // 7
-        pen.rectangle((left, size // (place + 2), left + size // 10, size - 4), fill=colour)
+    for index, colour in enumerate(("steelblue", "orange", "green", "red", "gold")):
+        left = size * (index + 1) // 7
+        pen.rectangle((left, size // (index + 2), left + size // 10, size - 4), fill=colour)
     pen.line((3, 0, 3, size - 3, size, size - 3), fill="black")
     return np.asarray(paper)
 

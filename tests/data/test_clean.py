@@ -46,10 +46,10 @@ def dropped_ids(folder: Path) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two sound pictures, a copy, a grey one and a file that is none; audited into ``audit``."""
+    """Two sound images, a copy, a grey one and a file that is none; audited into ``audit``."""
     files = {f"ig/{n}.png": encode(cell(8, n)) for n in range(2)}
     files |= {"platelet/copy of 0.png": encode(cell(8, 0)), "platelet/grey.png": encode(cell(8, 9)[..., 0])}
-    write_files(tmp_path / "cells", files | {"platelet/bad.png": b"no picture"})
+    write_files(tmp_path / "cells", files | {"platelet/bad.png": b"no image"})
     audit(tmp_path / "cells", tmp_path / "audit", workers=0)
     return tmp_path
 
@@ -63,7 +63,7 @@ def test_suggestions_are_followed_and_dropped_samples_listed(folder: Path) -> No
     assert set(rows) == {"ig/0.png", "platelet/copy of 0.png", "platelet/bad.png"}
     assert rows["platelet/copy of 0.png"][:2] == ("platelet", "exact_duplicate; label_conflict")
     assert rows["platelet/bad.png"][1] == "unreadable"
-    assert "not a picture" in rows["platelet/bad.png"][2]
+    assert "not an image" in rows["platelet/bad.png"][2]
     assert [sample.sample_id for sample in open_source(folder / "clean").samples] == ["ig/1.png", "platelet/grey.png"]
 
 
@@ -300,13 +300,13 @@ def test_a_folder_gets_the_very_bytes_of_the_files(folder: Path) -> None:
 def test_rows_become_png_files_that_hold_the_same_pixels(audited: Audited, tmp_path: Path) -> None:
     clean(audited.source, tmp_path / "clean", audit=audited.out)
     reopened = open_source(tmp_path / "clean")
-    for place, sample in list(enumerate(reopened.samples))[::20]:
+    for index, sample in list(enumerate(reopened.samples))[::20]:
         row = int(Path(sample.sample_id).stem.removeprefix("row-"))
-        assert np.array_equal(reopened.picture(place).pixels, audited.made.images[row])
+        assert np.array_equal(reopened.image(index).pixels, audited.made.images[row])
         assert sample.label == audited.made.classes[audited.made.labels[row]]
 
 
-def test_pictures_of_several_sizes_go_to_a_folder_not_to_an_array(tmp_path: Path) -> None:
+def test_images_of_several_sizes_go_to_a_folder_not_to_an_array(tmp_path: Path) -> None:
     files = {"ig/a.png": encode(cell(8)), "ig/b.png": encode(cell(9))}
     audit(write_files(tmp_path / "cells", files), tmp_path / "audit", workers=0)
     with pytest.raises(SourceError, match=r"b\.png: is 9 x 9 pixels where the first is 8 x 8; write to a directory"):
@@ -316,7 +316,7 @@ def test_pictures_of_several_sizes_go_to_a_folder_not_to_an_array(tmp_path: Path
 
 
 @pytest.mark.parametrize("files", [{"a.png": b"", "b.png": b""}, {"ig/a.png": b"", "b.png": b""}])
-def test_unlabelled_pictures_go_to_a_folder_not_to_an_array(tmp_path: Path, files: Files) -> None:
+def test_unlabelled_images_go_to_a_folder_not_to_an_array(tmp_path: Path, files: Files) -> None:
     write_files(tmp_path / "cells", {name: encode(cell(8, n)) for n, name in enumerate(files)})
     audit(tmp_path / "cells", tmp_path / "audit", workers=0)
     with pytest.raises(SourceError, match=r"has no label, which an \.npz cannot say; write to a directory"):
@@ -330,14 +330,14 @@ NAMES = ["a.png", "x/a.png", "y/A.PNG", "a-2.png", "so: what?.png", "..hidden.pn
 
 
 def manifest(root: Path, rows: list[tuple[str, str, str, str]]) -> Path:
-    """A table of pictures, each of another seed, with label, group and split."""
+    """A table of images, each of another seed, with label, group and split."""
     write_files(root, {row[0]: encode(cell(8, n)) for n, row in enumerate(rows)})
     table = pl.DataFrame(rows, schema=["path", "label", "group", "split"], orient="row")
     table.write_csv(root / "table.csv")
     return root / "table.csv"
 
 
-def test_colliding_and_odd_names_lose_no_picture(tmp_path: Path) -> None:
+def test_colliding_and_odd_names_lose_no_image(tmp_path: Path) -> None:
     source = manifest(tmp_path / "cells", [(name, "ig", "", "") for name in NAMES])
     audit(source, tmp_path / "audit", workers=0)
     clean(source, tmp_path / "clean", audit=tmp_path / "audit")
@@ -367,7 +367,7 @@ def test_groups_and_splits_survive(tmp_path: Path, out: str) -> None:
     before, after = open_source(source), open_source(tmp_path / out)
     facts = [
         sorted(
-            (s.label, s.group or "", s.split, opened.picture(n).pixels.tobytes()) for n, s in enumerate(opened.samples)
+            (s.label, s.group or "", s.split, opened.image(n).pixels.tobytes()) for n, s in enumerate(opened.samples)
         )
         for opened in (before, after)
     ]
@@ -392,15 +392,15 @@ ROW = st.tuples(
 def test_exactly_the_samples_with_a_drop_among_their_rows_are_dropped(rows: list[tuple[int, str, str]]) -> None:
     samples = [Sample(f"s{n}") for n in range(12)]
     columns = {
-        "sample_id": [f"s{place}" for place, _, _ in rows],
+        "sample_id": [f"s{index}" for index, _, _ in rows],
         "issue": [issue for _, issue, _ in rows],
         "suggestion": [suggestion for _, _, suggestion in rows],
         "reason": [None for _ in rows],
     }
     dropped = decide(pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String)), samples)
-    assert set(dropped) == {place for place, _, suggestion in rows if suggestion == "drop"}
-    for place, (issues, _) in dropped.items():
-        assert issues.split("; ") == [issue for index, issue, what in rows if index == place and what == "drop"]
+    assert set(dropped) == {index for index, _, suggestion in rows if suggestion == "drop"}
+    for index, (issues, _) in dropped.items():
+        assert issues.split("; ") == [issue for where, issue, what in rows if where == index and what == "drop"]
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from hemalens.core.errors import SourceError
 from hemalens.data.audit.audit import audit
 from hemalens.data.audit.statistics import measure_source
 from hemalens.data.sources import open_source
-from tests.data.corpus import Outcome, Pile, pictures, piles, plant, plant_things
+from tests.data.corpus import Outcome, Pile, images, piles, plant, plant_things
 from tests.data.hostile import write_tar, write_zip
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes, /dev and audit by /proc")
@@ -70,18 +70,18 @@ def differences(found: Expected, expected: Expected) -> list[str]:
     return wrong
 
 
-def expected_of_pictures() -> Expected:
-    """Return what must be said of the pictures of the corpus below the folder ig."""
-    return {f"ig/{case.name}": (case.outcome, case.words) for case in pictures()}
+def expected_of_images() -> Expected:
+    """Return what must be said of the images of the corpus below the folder ig."""
+    return {f"ig/{case.name}": (case.outcome, case.words) for case in images()}
 
 
 @pytest.fixture(scope="module")
 def heap(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Expected]:
-    """A folder with every picture and everything that only a file system can hold."""
+    """A folder with every image and everything that only a file system can hold."""
     root = tmp_path_factory.mktemp("heap") / "cells"
-    plant(root / "ig", pictures())
+    plant(root / "ig", images())
     things = plant_things(root / "ig")
-    return root, expected_of_pictures() | {f"ig/{name}": outcome for name, outcome in things.items()}
+    return root, expected_of_images() | {f"ig/{name}": outcome for name, outcome in things.items()}
 
 
 @pytest.fixture(scope="module", params=[0, 2], ids=["here", "in workers"])
@@ -97,7 +97,7 @@ def scan(request: pytest.FixtureRequest, heap: tuple[Path, Expected], tmp_path_f
 
 
 def test_the_corpus_is_as_large_as_promised() -> None:
-    assert len(pictures()) >= 100
+    assert len(images()) >= 100
     assert len(piles()) >= 90
 
 
@@ -117,9 +117,9 @@ def test_the_scan_takes_no_more_memory_than_any(scan: Scan) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tar", "zip", "shards"])
-def test_in_archives_the_same_is_said_of_each_picture(kind: str, tmp_path: Path) -> None:
-    members = [(f"ig/{case.name}", case.data) for case in pictures()]
-    expected, prefix = expected_of_pictures(), ""
+def test_in_archives_the_same_is_said_of_each_image(kind: str, tmp_path: Path) -> None:
+    members = [(f"ig/{case.name}", case.data) for case in images()]
+    expected, prefix = expected_of_images(), ""
     if kind == "shards":
         (tmp_path / "shards").mkdir()
         write_tar(tmp_path / "shards" / "0.tar", members)
@@ -183,7 +183,7 @@ def test_all_tars_as_shards_are_one_source_in_which_the_damaged_ones_are_refused
 
 
 def test_all_files_of_the_corpus_in_one_flat_folder_are_refused_by_what_they_are(tmp_path: Path) -> None:
-    """Archives, arrays and tables among pictures are no samples that can be read, and none is opened."""
+    """Archives, arrays and tables among images are no samples that can be read, and none is opened."""
     for pile in piles():
         pile.write(tmp_path / pile.name)
     files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
@@ -191,4 +191,4 @@ def test_all_files_of_the_corpus_in_one_flat_folder_are_refused_by_what_they_are
     statistics = measure_source(source, workers=0)
     assert {sample.sample_id for sample in source.samples} | {name for name, _ in source.ignored} == files
     read = [sample.sample_id for sample, row in zip(source.samples, statistics.measurements, strict=True) if row]
-    assert read == ["a.png", "b.png", "behind-a-picture.zip"], "the last one is a picture too"
+    assert read == ["a.png", "b.png", "behind-a-image.zip"], "the last one is an image too"

@@ -20,7 +20,7 @@ PNG = hostile.encode(CELL)
 
 @pytest.fixture
 def kinds(tmp_path):
-    """One small source of each kind, all holding the same two pictures."""
+    """One small source of each kind, all holding the same two images."""
     folder = tmp_path / "folder"
     for label in ("platelet", "basophil"):
         (folder / label).mkdir(parents=True)
@@ -57,8 +57,8 @@ def test_every_kind_shows_one_face(kinds, kind):
     assert len(source) == len(source.samples) == 2
     assert source.in_memory == (kind in ("npz", "npy", "medmnist"))
     for index in range(2):
-        assert np.array_equal(source.picture(index).pixels, CELL)
-    assert np.array_equal(source.picture(-1).pixels, CELL)
+        assert np.array_equal(source.image(index).pixels, CELL)
+    assert np.array_equal(source.image(-1).pixels, CELL)
     with pytest.raises(IndexError):
         source.read(2)
     labelled = {"platelet", "basophil"} if kind != "npy" else {None}
@@ -73,7 +73,7 @@ def test_sources_travel_to_other_processes_without_open_files_or_pixels(kinds, k
     assert len(packed) < 2000, "a listing, no pixels"
     copy = pickle.loads(packed)
     assert copy.samples == source.samples
-    assert np.array_equal(copy.picture(1).pixels, CELL)
+    assert np.array_equal(copy.image(1).pixels, CELL)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,8 +97,8 @@ def test_a_source_is_readable_after_a_fork(kinds, kind):
     source.read(0)
     child = os.fork() if hasattr(os, "fork") else pytest.skip("no fork here")
     if child == 0:
-        os._exit(0 if np.array_equal(source.picture(1).pixels, CELL) else 1)
-    assert np.array_equal(source.picture(1).pixels, CELL)
+        os._exit(0 if np.array_equal(source.image(1).pixels, CELL) else 1)
+    assert np.array_equal(source.image(1).pixels, CELL)
     assert os.waitpid(child, 0)[1] == 0
 
 
@@ -150,15 +150,15 @@ def test_a_folder_named_like_the_record_is_a_path_when_given_as_one(tmp_path, mo
 def test_a_refused_sample_raises_its_reason(tmp_path):
     (tmp_path / "link.png").symlink_to("nowhere.png")
     source = open_source(tmp_path)
-    for ask in (source.read, source.picture):
-        with pytest.raises(DecodeError, match=r"picture 'link.png': links to nothing"):
+    for ask in (source.read, source.image):
+        with pytest.raises(DecodeError, match=r"image 'link.png': links to nothing"):
             ask(0)
 
 
 def test_decoding_errors_name_the_sample(tmp_path):
     (tmp_path / "broken.png").write_bytes(PNG[:40])
-    with pytest.raises(DecodeError, match=r"picture 'broken.png': is a PNG file of 40 bytes that is damaged"):
-        open_source(tmp_path).picture(0)
+    with pytest.raises(DecodeError, match=r"image 'broken.png': is a PNG file of 40 bytes that is damaged"):
+        open_source(tmp_path).image(0)
 
 
 def test_class_numbers_take_the_eight_cells_or_plain_names():
@@ -207,18 +207,18 @@ def test_the_real_cells_open_as_shards():
     assert len(source) == 11_959 + 1_712
     assert source.ignored == ()
     assert source.samples[0].sample_id == "train-000.tar/basophil/BA_101381.jpg"
-    pixels = source.picture(0).pixels
+    pixels = source.image(0).pixels
     assert pixels.shape == (216, 216, 3)
-    assert source.picture(0).conversions == ()
+    assert source.image(0).conversions == ()
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar", "shards", "manifest"])
 def test_a_part_sent_to_another_process_reads_the_same_bytes_and_carries_nothing_else(kinds, kind):
     source = open_source(kinds[kind])
-    for place in range(len(source)):
-        part = pickle.loads(pickle.dumps(source.part(place, place + 1)))
-        assert part.samples == source.samples[place : place + 1]
-        assert part.read(0) == source.read(place)
+    for index in range(len(source)):
+        part = pickle.loads(pickle.dumps(source.part(index, index + 1)))
+        assert part.samples == source.samples[index : index + 1]
+        assert part.read(0) == source.read(index)
         assert part.ignored == ()
         assert all(len(getattr(part, name)) == 1 for name in part.listed)
 

@@ -175,18 +175,18 @@ def test_the_same_seed_gives_the_same_file_and_existing_ones_are_refused(tmp_pat
 
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_are_on_one_side(tmp_path: Path, seed: int) -> None:
-    images = np.stack([cell(4, place % 20) for place in range(60)])
+    images = np.stack([cell(4, index % 20) for index in range(60)])
     sides = choose_splits(
         open_source(write_rows(tmp_path / "rows.npz", images=images)), shares=(0.5, 0.3, 0.2), seed=seed
     )
-    assert all(sides[place] == sides[place + 20] == sides[place + 40] for place in range(20))
+    assert all(sides[index] == sides[index + 20] == sides[index + 40] for index in range(20))
     assert set(sides) == set(SPLITS)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_groups_and_the_copies_that_join_them_are_on_one_side(tmp_path: Path, seed: int) -> None:
     seeds = list(range(60))
-    seeds[7] = 3  # a copy of a picture of group 0 in group 1
+    seeds[7] = 3  # a copy of an image of group 0 in group 1
     arrays = {"images": np.stack([cell(4, n) for n in seeds]), "groups": [f"p{n // 5}" for n in range(60)]}
     sides = choose_splits(open_source(write_rows(tmp_path / "rows.npz", **arrays)), shares=(0.5, 0.3, 0.2), seed=seed)
     assert len(set(sides[:10])) == 1
@@ -196,19 +196,19 @@ def test_groups_and_the_copies_that_join_them_are_on_one_side(tmp_path: Path, se
 def test_copies_encoded_anew_and_turned_are_on_one_side_where_they_are_no_equal_bytes(
     tmp_path: Path, cells: SyntheticSet
 ) -> None:
-    for place in range(40):
-        picture = Image.fromarray(cells.images[place])
+    for index in range(40):
+        image = Image.fromarray(cells.images[index])
         (tmp_path / "cells" / "ig").mkdir(parents=True, exist_ok=True)
-        picture.save(tmp_path / "cells" / "ig" / f"{place:02d}.png")
-        picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "cells" / "ig" / f"{place:02d}.jpg", quality=85)
+        image.save(tmp_path / "cells" / "ig" / f"{index:02d}.png")
+        image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "cells" / "ig" / f"{index:02d}.jpg", quality=85)
     split(tmp_path / "cells", tmp_path / "splits.csv", ratios="5:3:2", seed=1)
     sides = dict(pl.read_csv(tmp_path / "splits.csv").select("sample_id", "split").iter_rows())
-    assert all(sides[f"ig/{place:02d}.png"] == sides[f"ig/{place:02d}.jpg"] for place in range(40))
+    assert all(sides[f"ig/{index:02d}.png"] == sides[f"ig/{index:02d}.jpg"] for index in range(40))
     assert set(sides.values()) == set(SPLITS)
 
 
 def test_the_splits_a_source_brings_are_obeyed(tmp_path: Path) -> None:
-    own = [SPLITS[place * 7 % 3] for place in range(60)]
+    own = [SPLITS[index * 7 % 3] for index in range(60)]
     source = write_rows(tmp_path / "rows.npz", splits=own)
     split(source, tmp_path / "splits.csv", ratios="1:0:0")
     assert pl.read_csv(tmp_path / "splits.csv")["split"].to_list() == own
@@ -223,8 +223,8 @@ def test_a_source_that_brings_splits_for_some_samples_only_is_refused(tmp_path: 
 
 def test_unreadable_and_unlabelled_samples_get_a_side_too(tmp_path: Path) -> None:
     (tmp_path / "cells").mkdir()
-    for place in range(10):
-        (tmp_path / "cells" / f"{place}.png").write_bytes(encode(cell(4, place)))
+    for index in range(10):
+        (tmp_path / "cells" / f"{index}.png").write_bytes(encode(cell(4, index)))
     (tmp_path / "cells" / "gone.png").symlink_to("nowhere.png")
     summary = split(tmp_path / "cells", tmp_path / "splits.csv", ratios="6:3:2")
     assert {side: sum(counts.values()) for side, counts in summary["splits"].items()} == {

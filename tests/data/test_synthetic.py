@@ -37,14 +37,14 @@ def test_same_seed_gives_the_same_bytes_and_the_next_seed_others(name: str, seed
 
 @pytest.mark.parametrize("size", [28, 64, 96])
 @pytest.mark.parametrize("name", CELL_CLASSES)
-def test_a_picture_has_the_size_asked_for_and_shows_a_stained_cell_on_bright_plasma(name: str, size: int) -> None:
-    picture = render_cell(name, size=size, seed=3)
-    assert picture.shape == (size, size, 3)
-    assert picture.dtype == np.uint8
-    assert picture.flags.c_contiguous
-    middle = picture[size * 3 // 8 : size * 5 // 8, size * 3 // 8 : size * 5 // 8]
+def test_a_image_has_the_size_asked_for_and_shows_a_stained_cell_on_bright_plasma(name: str, size: int) -> None:
+    image = render_cell(name, size=size, seed=3)
+    assert image.shape == (size, size, 3)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    middle = image[size * 3 // 8 : size * 5 // 8, size * 3 // 8 : size * 5 // 8]
     assert np.percentile(middle[..., 1], 10) < 130  # purple absorbs green most
-    assert np.percentile(picture[..., 0], 95) > 220
+    assert np.percentile(image[..., 0], 95) > 220
 
 
 def test_the_scene_is_the_same_at_every_size() -> None:
@@ -68,7 +68,7 @@ def test_a_synonym_names_the_same_cell() -> None:
     ("ask", "words"),
     [
         (lambda: render_cell("myeloblast", seed=0), "basophil, eosinophil"),
-        (lambda: render_cell("ig", size=8, seed=0), "picture size 8"),
+        (lambda: render_cell("ig", size=8, seed=0), "image size 8"),
         (lambda: render_cell("ig", seed=-1), "seed -1"),
         (lambda: synthetic_set(0), "cells per class 0"),
         (lambda: synthetic_set({"ig": -2}), "0 or more"),
@@ -109,11 +109,11 @@ def test_contamination_keeps_the_challenge_files_proportions(planted_set: Synthe
     assert planted_set.planted.mean() == pytest.approx(1800 / 13_759, abs=0.01)
 
 
-def test_each_foreign_picture_is_one_picture_repeated(planted_set: SyntheticSet) -> None:
-    pictures = planted_set.images[rows_with(planted_set, "foreign")]
-    assert (pictures[:160] == landscape(16, seed=1)).all()
-    assert (pictures[160:] == colour_chart(16, seed=1)).all()
-    assert not np.array_equal(pictures[0], pictures[-1])
+def test_each_foreign_image_is_one_image_repeated(planted_set: SyntheticSet) -> None:
+    images = planted_set.images[rows_with(planted_set, "foreign")]
+    assert (images[:160] == landscape(16, seed=1)).all()
+    assert (images[160:] == colour_chart(16, seed=1)).all()
+    assert not np.array_equal(images[0], images[-1])
 
 
 def test_copies_equal_their_twins_and_one_has_another_label(planted_set: SyntheticSet) -> None:
@@ -129,7 +129,7 @@ def test_copies_equal_their_twins_and_one_has_another_label(planted_set: Synthet
 
 
 def test_about_two_in_a_hundred_cells_have_a_bluish_background(planted_set: SyntheticSet) -> None:
-    bluish = rows_with(planted_set, "colour_cluster")
+    bluish = rows_with(planted_set, "background_batch")
     assert 10 <= len(bluish) <= 40
     brightest = np.percentile(planted_set.images[:1200].reshape(1200, -1, 3).astype(float), 90, axis=1)
     blue = np.flatnonzero(brightest[:, 2] > brightest[:, 0])

@@ -34,7 +34,7 @@ CONFIG: dict[str, Any] = {
     "precision": "bf16",
     "ema": 0.999,
     "patience": 8,
-    "select_on": "perturbed",
+    "select_on": "distorted",
     "seed": 7,
     "threads": 2,
     "device": "cpu",
@@ -85,7 +85,7 @@ def extras() -> dict[str, Any]:
         "ece_uncalibrated": 0.0456,
         "temperature": 1.31,
         "abstention": {"coverage": 0.94, "accuracy_kept": 0.995, "threshold": 0.71},
-        "perturbed": {
+        "distorted": {
             "value": 0.913,
             "low": 0.889,
             "high": 0.934,
@@ -109,7 +109,7 @@ def trust() -> dict[str, Any]:
     """Make what evaluations with a refusal know beyond ``extras``."""
     bins = extras()["reliability"]
     before = {"ece": 0.0456, "reliability": bins}
-    classes = {name: {"ece": 0.001 * place, "reliability": bins} for place, name in enumerate(CELL_CLASSES, 1)}
+    classes = {name: {"ece": 0.001 * index, "reliability": bins} for index, name in enumerate(CELL_CLASSES, 1)}
     doubled = {name: one | {"ece": 2 * one["ece"]} for name, one in classes.items()}
     coverage = np.linspace(0.05, 1, 20)
     histogram = {"edges": [0.5, 1.0, 2.0, 4.0], "right": [5, 80, 3], "wrong": [0, 2, 4], "unknown": [0, 0, 0]}
@@ -153,7 +153,7 @@ def trust() -> dict[str, Any]:
     }
 
 
-def make_train(path: Path, *, config: Mapping[str, Any] = CONFIG, epochs: int = 12, perturbed: bool = True) -> Path:
+def make_train(path: Path, *, config: Mapping[str, Any] = CONFIG, epochs: int = 12, distorted: bool = True) -> Path:
     """Write a finished training directory."""
     with output_directory(path, "train", seed=config.get("seed"), inputs={"source": "a" * 64}) as out:
         steps = np.arange(1, epochs + 1)
@@ -166,8 +166,8 @@ def make_train(path: Path, *, config: Mapping[str, Any] = CONFIG, epochs: int = 
             "val_loss": 2 * np.exp(-steps / 4) + 0.1,
             "val_accuracy": 0.99 - 0.8 * np.exp(-steps / 4),
         }
-        if perturbed:
-            table["val_perturbed_accuracy"] = 0.9 - 0.7 * np.exp(-steps / 5)
+        if distorted:
+            table["val_distorted_accuracy"] = 0.9 - 0.7 * np.exp(-steps / 5)
         write_table(out / "history.csv", pl.DataFrame(table))
         write_json(out / "config.json", config)
         (out / "model.safetensors").write_bytes(f"weights of {path}".encode())
@@ -197,12 +197,12 @@ def predictions(matrix: np.ndarray, classes: Sequence[str] = CELL_CLASSES) -> pl
     for true, counts in enumerate(matrix.tolist()):
         order = sorted(range(len(classes)), key=lambda predicted: predicted == true)
         named = [predicted for predicted in order for _ in range(counts[predicted])]
-        rows += [(f"{classes[true]}-{place}", classes[true], classes[one]) for place, one in enumerate(named)]
+        rows += [(f"{classes[true]}-{index}", classes[true], classes[one]) for index, one in enumerate(named)]
     return pl.DataFrame(rows, ["sample_id", "label", "predicted"], orient="row")
 
 
 def make_mistakes(evaluate: Path, count: int = 3) -> list[dict[str, Any]]:
-    """Draw pictures of mistakes beside an evaluation, before it is written, and return their entries."""
+    """Draw images of mistakes beside an evaluation, before it is written, and return their entries."""
     (evaluate / "mistakes").mkdir(parents=True)
     (evaluate / ".hemalens-started").touch()
     entries = []
@@ -217,7 +217,7 @@ def make_mistakes(evaluate: Path, count: int = 3) -> list[dict[str, Any]]:
                 "label": "ig",
                 "predicted": "monocyte",
                 "confidence": 0.99 - 0.01 * index,
-                "picture": f"mistakes/{index}.jpg",
+                "image": f"mistakes/{index}.jpg",
             }
         )
     return entries
@@ -233,7 +233,7 @@ def make_audit(path: Path) -> Path:
             "exact_duplicate": {"samples": 1834, "groups": 12},
             "foreign": {"samples": 1800, "groups": 2},
             "label_conflict": {"samples": 1602, "groups": 2},
-            "colour_cluster": {"samples": 251, "groups": 1},
+            "background_batch": {"samples": 251, "groups": 1},
         }
         document = {"n_samples": sum(before), "n_unreadable": 0, "classes": classes, "issues": issues}
         write_json(out / "audit.json", document | {"suggested_drops": sum(before) - sum(after), "seconds": 41.0})
@@ -267,9 +267,9 @@ def make_run(path: Path, *, groups: bool = False, **config: Any) -> Path:
 
 def make_elsewhere(path: Path, train: Path, *, source: str = "b", spec: str = "munich/cells.tar", **more: Any) -> Path:
     """Write a finished evaluation of 40 neutrophils (36 right, 30 refused) and 10 blasts (6 refused) of elsewhere."""
-    place, other = CELL_CLASSES.index("neutrophil"), CELL_CLASSES.index("ig")
+    index, other = CELL_CLASSES.index("neutrophil"), CELL_CLASSES.index("ig")
     matrix = np.zeros((len(CELL_CLASSES),) * 2, np.int64)
-    matrix[place, place], matrix[place, other] = 36, 4
+    matrix[index, index], matrix[index, other] = 36, 4
     rows = [("neutrophil", "neutrophil" if one < 36 else "ig", one < 30) for one in range(40)]
     rows += [("blast", "monocyte" if one < 9 else "ig", one < 6) for one in range(10)] + [(None, "ig", True)]
     inputs = {"model": sha256_file(train / "model.safetensors"), "source": source * 64}
@@ -288,9 +288,9 @@ def make_explanation(
     check = {"n": len(rows), "steps": 16, "deletion": game, "insertion": game | {"p": 0.0123}, "verdict": "meaningful"}
     with output_directory(path, "explain", inputs=inputs) as out:
         (out / "maps").mkdir()
-        for place in range(len(rows)):
-            Image.new("RGB", (40, 40), (250, 240, 10 * place)).save(out / "maps" / f"{place}.png")
-        table = [(*row, 0.9, f"maps/{place}.png") for place, row in enumerate(rows)]
+        for index in range(len(rows)):
+            Image.new("RGB", (40, 40), (250, 240, 10 * index)).save(out / "maps" / f"{index}.png")
+        table = [(*row, 0.9, f"maps/{index}.png") for index, row in enumerate(rows)]
         columns = ["sample_id", "label", "predicted", "confidence", "map"]
         write_table(out / "explain.csv", pl.DataFrame(table, columns, orient="row"))
         facts = {"method": "Grad-CAM", "map_size": [4, 4], "n_explained": len(rows), "check": check}

@@ -23,11 +23,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "cells"
 
 
-def test_a_picture_is_enlarged_corrupted_and_resized_under_its_number_in_the_source(folder: Path) -> None:
+def test_a_image_is_enlarged_corrupted_and_resized_under_its_number_in_the_source(folder: Path) -> None:
     source = open_source(folder)
     (copies,) = corrupted_copies(source, [2, 0], size=32, workers=0)
     assert copies.shape == (55, 2, 32, 32, 3)
-    large = Image.fromarray(source.picture(2).pixels).resize((224, 224), Image.Resampling.BICUBIC)
+    large = Image.fromarray(source.image(2).pixels).resize((224, 224), Image.Resampling.BICUBIC)
     for number in (3, 17, 47, 54):
         name, severity = SETS[number]
         damaged = Image.fromarray(corrupt(np.asarray(large), name, severity, index=2))
@@ -43,8 +43,8 @@ def test_neither_chunks_nor_the_kind_of_source_change_a_copy(
     single = list(corrupted_copies(source, [0, 1, 2], size=16, workers=0))
     assert len(single) == 3
     np.testing.assert_array_equal(np.concatenate(single, axis=1), whole)
-    pictures = np.stack([source.picture(row).pixels for row in range(3)])
-    np.savez(tmp_path / "cells.npz", images=pictures, labels=np.zeros(3, int))
+    images = np.stack([source.image(row).pixels for row in range(3)])
+    np.savez(tmp_path / "cells.npz", images=images, labels=np.zeros(3, int))
     rows = list(corrupted_copies(open_source(tmp_path / "cells.npz"), [0, 1, 2], size=16, workers=0))
     np.testing.assert_array_equal(np.concatenate(rows, axis=1), whole)
 
@@ -56,9 +56,9 @@ def test_worker_processes_make_the_same_copies(folder: Path) -> None:
     np.testing.assert_array_equal(there, here)
 
 
-def test_the_picture_that_kills_its_worker_is_named(folder: Path) -> None:
+def test_the_image_that_kills_its_worker_is_named(folder: Path) -> None:
     source = open_source(folder)
     assert corrupting._singly(([1, 2], None)) == [([1], None), ([2], None)]
     assert corrupting._singly(([1], None)) == []
-    with pytest.raises(SourceError, match=r"picture ig/1.png: crashed its worker; audit"):
+    with pytest.raises(SourceError, match=r"image ig/1.png: crashed its worker; audit"):
         corrupting._crashed(source, ([1], None))

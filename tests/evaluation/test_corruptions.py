@@ -1,4 +1,4 @@
-"""Corrupted pictures: those of medmnistc where nothing is random, and seeded draws of the same kind where much is."""
+"""Corrupted images: those of medmnistc where nothing is random, and seeded draws of the same kind where much is."""
 
 import sys
 from collections.abc import Iterator
@@ -30,8 +30,8 @@ FIXED = ("pixelate", "jpeg_compression", "brightness_up", "brightness_down", "co
 RANDOM = ("motion_blur", "stain_deposit", "bubble")
 
 
-def picture(seed: int, shape: tuple[int, int] = (224, 224)) -> Images:
-    """Make a picture of soft colours and noise, with a grey, a black and a white patch."""
+def image(seed: int, shape: tuple[int, int] = (224, 224)) -> Images:
+    """Make an image of soft colours and noise, with a grey, a black and a white patch."""
     generator = np.random.default_rng(seed)
     coarse = Image.fromarray(generator.integers(0, 256, (9, 9, 3), np.uint8))
     smooth = np.asarray(coarse.resize(shape[::-1], Image.Resampling.BICUBIC)).astype(int)
@@ -62,16 +62,16 @@ def test_names_and_order_are_those_of_the_package(oracle: dict[str, Any]) -> Non
 @pytest.mark.parametrize("name", FIXED)
 def test_what_pillow_does_there_is_done_here_to_the_bit(oracle: dict[str, Any], name: str) -> None:
     for severity in SEVERITIES:
-        wanted = oracle[name].apply(Image.fromarray(picture(1)), severity - 1)
-        np.testing.assert_array_equal(corrupt(picture(1), name, severity, index=0), wanted)
+        wanted = oracle[name].apply(Image.fromarray(image(1)), severity - 1)
+        np.testing.assert_array_equal(corrupt(image(1), name, severity, index=0), wanted)
 
 
 @pytest.mark.parametrize("name", ["defocus_blur", "saturate"])
 def test_arithmetic_differs_by_one_level_in_a_tenth_of_the_values_at_most(oracle: dict[str, Any], name: str) -> None:
     # It cuts fractions off after floating-point sums, where an exact 120 may have become 119.99.
     for severity in SEVERITIES:
-        wanted = oracle[name].apply(Image.fromarray(picture(2)), severity - 1).astype(int)
-        differences = np.abs(corrupt(picture(2), name, severity, index=0) - wanted)
+        wanted = oracle[name].apply(Image.fromarray(image(2)), severity - 1).astype(int)
+        differences = np.abs(corrupt(image(2), name, severity, index=0) - wanted)
         assert differences.max() <= 1
         assert differences.mean() < 0.1
 
@@ -105,8 +105,8 @@ def test_bubbles_drawn_here_look_as_the_package_draws_them(
     bubbles = draw_bubbles(np.random.default_rng(severity), largest, most, (224, 224))
     script = Script([len(bubbles), *(value for one in bubbles for value in (one.radius, one.x, one.y))])
     monkeypatch.setattr("medmnistc.corruptions.microscopy.random", script)
-    wanted = oracle["bubble"].apply(Image.fromarray(picture(3)), severity - 1)
-    np.testing.assert_array_equal(blow_bubbles(picture(3), bubbles), wanted)
+    wanted = oracle["bubble"].apply(Image.fromarray(image(3)), severity - 1)
+    np.testing.assert_array_equal(blow_bubbles(image(3), bubbles), wanted)
     assert script.values == []
     assert script.bounds[:2] == [(7, most), (3, largest)]
     for one, (_, across, down) in zip(bubbles, zip(*[iter(script.bounds[1:])] * 3, strict=True), strict=True):
@@ -119,16 +119,16 @@ def test_stains_drawn_here_look_as_the_package_deposits_them(
 ) -> None:
     side, most = map(int, CORRUPTIONS["stain_deposit"].parameters[severity - 1])
     stains = draw_stains(np.random.default_rng(severity), side, most, (224, 224))
-    places = [value for number, one in enumerate(stains) for value in (number, one.x, one.y)]
-    script = Script([len(stains)] * (most > 1) + places)
+    indices = [value for number, one in enumerate(stains) for value in (number, one.x, one.y)]
+    script = Script([len(stains)] * (most > 1) + indices)
     its_inks = oracle["stain_deposit"].inks
     size = str(max(3, severity - 1))
     assert its_inks[size].shape[1:] == (side, side)
     mine = {size: [one.shape.astype(np.uint64) for one in stains]}
     monkeypatch.setattr(oracle["stain_deposit"], "_inks", mine)
     monkeypatch.setattr("medmnistc.corruptions.microscopy.random", script)
-    wanted = oracle["stain_deposit"].apply(Image.fromarray(picture(4)), severity - 1)
-    np.testing.assert_array_equal(deposit_stains(picture(4), stains), wanted)
+    wanted = oracle["stain_deposit"].apply(Image.fromarray(image(4)), severity - 1)
+    np.testing.assert_array_equal(deposit_stains(image(4), stains), wanted)
     assert script.values == []
     assert (10, 224 - side - 10) in script.bounds
 
@@ -153,7 +153,7 @@ def test_angles_of_motion_cover_45_degrees_to_either_side(monkeypatch: pytest.Mo
 
     monkeypatch.setattr("hemalens.evaluation.corruptions.blur_motion", note)
     for index in range(300):
-        corrupt(picture(0, (64, 64)), "motion_blur", 3, index=index)
+        corrupt(image(0, (64, 64)), "motion_blur", 3, index=index)
     assert -45 <= min(angles) < -42
     assert 42 < max(angles) <= 45
     assert abs(np.mean(angles)) < 5
@@ -162,18 +162,18 @@ def test_angles_of_motion_cover_45_degrees_to_either_side(monkeypatch: pytest.Mo
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from([*CORRUPTIONS]), st.sampled_from(SEVERITIES), st.integers(0, 10**6), st.integers(0, 99))
 def test_a_copy_depends_on_nothing_but_its_key(name: str, severity: int, index: int, seed: int) -> None:
-    given_picture = picture(5, (96, 90))
-    first = corrupt(given_picture, name, severity, index=index, seed=seed)
-    corrupt(given_picture, name, severity, index=index + 1, seed=seed)
-    np.testing.assert_array_equal(corrupt(given_picture, name, severity, index=index, seed=seed), first)
-    np.testing.assert_array_equal(given_picture, picture(5, (96, 90)))
-    assert (first.shape, first.dtype) == (given_picture.shape, np.uint8)
+    given_image = image(5, (96, 90))
+    first = corrupt(given_image, name, severity, index=index, seed=seed)
+    corrupt(given_image, name, severity, index=index + 1, seed=seed)
+    np.testing.assert_array_equal(corrupt(given_image, name, severity, index=index, seed=seed), first)
+    np.testing.assert_array_equal(given_image, image(5, (96, 90)))
+    assert (first.shape, first.dtype) == (given_image.shape, np.uint8)
 
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_sample_severity_and_seed_change_what_is_drawn(name: str) -> None:
     copies = [
-        corrupt(picture(6), name, severity, index=index, seed=seed)
+        corrupt(image(6), name, severity, index=index, seed=seed)
         for severity, index, seed in ((3, 1, 0), (4, 1, 0), (3, 2, 0), (3, 1, 1))
     ]
     assert len({copy.tobytes() for copy in copies}) == len(copies)
@@ -182,7 +182,7 @@ def test_sample_severity_and_seed_change_what_is_drawn(name: str) -> None:
 @pytest.mark.parametrize("name", CORRUPTIONS)
 def test_a_higher_severity_changes_more(name: str) -> None:
     changes = [
-        np.mean([np.abs(corrupt(picture(s), name, severity, index=s).astype(int) - picture(s)).mean() for s in (1, 2)])
+        np.mean([np.abs(corrupt(image(s), name, severity, index=s).astype(int) - image(s)).mean() for s in (1, 2)])
         for severity in (1, 5)
     ]
     assert 0 < changes[0] < changes[1]

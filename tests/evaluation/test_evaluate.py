@@ -86,8 +86,8 @@ def test_scores_are_those_of_scikit_learn_and_torchmetrics(seed: int, n: int, n_
     for name in ("accuracy", "balanced_accuracy", "macro_f1"):
         assert 0 <= found[name]["low"] <= found[name]["value"] <= found[name]["high"] <= 1
     table = metrics.precision_recall_fscore_support(labels, predicted, labels=range(n_classes), zero_division=0)
-    for place, (precision, recall, f1, support) in enumerate(zip(*table, strict=True)):
-        mine = found["per_class"][str(place)]
+    for index, (precision, recall, f1, support) in enumerate(zip(*table, strict=True)):
+        mine = found["per_class"][str(index)]
         assert [mine[key] for key in ("precision", "recall", "f1")] == pytest.approx([precision, recall, f1])
         assert mine["support"] == support
 
@@ -97,7 +97,7 @@ def test_an_evaluation_holds_every_field_of_the_contract(trained: Trained, tmp_p
     written = read_json(tmp_path / "out" / "evaluation.json")
     assert written == summary
     assert (written["n"], written["split"], written["classes"]) == (30, "test", list(CLASSES))
-    for name in ("accuracy", "balanced_accuracy", "macro_f1", "perturbed"):
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "distorted"):
         assert {"value", "low", "high"} <= written[name].keys()
         assert written[name]["low"] <= written[name]["value"] <= written[name]["high"]
     assert list(written["per_class"]) == list(CLASSES)
@@ -111,7 +111,7 @@ def test_an_evaluation_holds_every_field_of_the_contract(trained: Trained, tmp_p
     assert written["risk_coverage"].keys() == {"confidence", "distance"}
     assert written["n_unknown_label"] == 0
     assert "groups" not in written
-    drawn = ("confusion_matrix", "per_class_f1", "reliability", "reliability_by_class", "risk_coverage", "refusal")
+    drawn = ("confusion_matrix", "per_class_f1", "reliability", "reliability_by_class", "risk_coverage", "abstention")
     for name in drawn:
         assert (tmp_path / "out" / f"{name}.svg").read_text().lstrip().startswith("<svg")
     record = read_json(tmp_path / "out" / "provenance.json")
@@ -128,7 +128,7 @@ def test_predictions_have_a_row_a_sample_and_agree_with_the_scores(trained: Trai
     assert table.columns == [*fixed, *(f"p_{name}" for name in CLASSES)]
     assert table["sample_id"].to_list() == [f"row-{row:06d}" for row in range(90)]
     np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-5)
-    assert table["predicted"].to_list() == [CLASSES[place] for place in chances.argmax(axis=1)]
+    assert table["predicted"].to_list() == [CLASSES[index] for index in chances.argmax(axis=1)]
     np.testing.assert_allclose(table["confidence"], chances.max(axis=1))
     right = table["label"] == table["predicted"]
     assert right.mean() == pytest.approx(summary["accuracy"]["value"])
@@ -188,11 +188,11 @@ def test_another_order_of_classes_in_the_source_changes_nothing(trained: Trained
         )
     found = [evaluate(trained.run, tmp_path / f"{name}.npz", tmp_path / name) for name in ("same", "turned")]
     assert found[0]["confusion_matrix"] == found[1]["confusion_matrix"]
-    assert found[0]["perturbed"] == found[1]["perturbed"]
+    assert found[0]["distorted"] == found[1]["distorted"]
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_the_worst_mistakes_are_the_surest_ones_and_their_pictures_are_there(trained: Trained, tmp_path: Path) -> None:
+def test_the_worst_mistakes_are_the_surest_ones_and_their_images_are_there(trained: Trained, tmp_path: Path) -> None:
     wrong = [(row + row % 2) % 3 for row in range(60)]  # every other colour under another label
     with np.load(write_cells(tmp_path / "cells.npz", [row % 3 for row in range(60)])) as arrays:
         images = arrays["images"]
@@ -203,16 +203,16 @@ def test_the_worst_mistakes_are_the_surest_ones_and_their_pictures_are_there(tra
     assert sure == sorted(sure, reverse=True)
     assert len(worst) == min(24, round(60 * (1 - summary["accuracy"]["value"])))
     for row in worst:
-        place = int(row["sample_id"].removeprefix("row-"))
-        assert row["label"] == CLASSES[wrong[place]] != row["predicted"]
-        assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / row["picture"])), images[place])
+        index = int(row["sample_id"].removeprefix("row-"))
+        assert row["label"] == CLASSES[wrong[index]] != row["predicted"]
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / row["image"])), images[index])
         heated = np.asarray(Image.open(tmp_path / "out" / row["map"]))
-        assert heated.shape == images[place].shape
-        assert not np.array_equal(heated, images[place])
+        assert heated.shape == images[index].shape
+        assert not np.array_equal(heated, images[index])
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_adapting_scores_the_zoomed_pictures_and_says_so(
+def test_adapting_scores_the_zoomed_images_and_says_so(
     trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = Scale(1.25, 90, 0.9, dict.fromkeys(ZOOMS, 2.0) | {1.0: 3.0})
@@ -221,14 +221,14 @@ def test_adapting_scores_the_zoomed_pictures_and_says_so(
     assert summary["adaptation"] == told.to_json()
     assert read_json(tmp_path / "out" / "provenance.json")["options"]["adapt"] is True
     loaded, source = load_model(trained.run), open_source(trained.source)
-    pictures = np.stack([zoomed(source.picture(place).pixels, 1.25, 16) for place in range(90)])
-    predicted = predict_logits(loaded.module, torch.from_numpy(pictures)).argmax(axis=1)
+    images = np.stack([zoomed(source.image(index).pixels, 1.25, 16) for index in range(90)])
+    predicted = predict_logits(loaded.module, torch.from_numpy(images)).argmax(axis=1)
     table = pl.read_csv(tmp_path / "out" / "predictions.csv")
-    assert table["predicted"].to_list() == [CLASSES[place] for place in predicted]
+    assert table["predicted"].to_list() == [CLASSES[index] for index in predicted]
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_pictures_like_the_training_cells_are_not_adapted(trained: Trained, tmp_path: Path) -> None:
+def test_images_like_the_training_cells_are_not_adapted(trained: Trained, tmp_path: Path) -> None:
     plain = evaluate(trained.run, trained.source, tmp_path / "plain", split="all")
     adapted = evaluate(trained.run, trained.source, tmp_path / "adapted", split="all", adapt=True)
     assert adapted["adaptation"]["zoom"] == 1.0
@@ -264,11 +264,11 @@ def write_audit(path: Path, source: Path, batch: Sequence[str]) -> Path:
     The ids carry a prefix that the source lacks, as after cleaning into folders: only the contents are the same.
     """
     opened = open_source(source)
-    contents = [content_sha256(opened.read(place)) for place in range(len(opened))]
+    contents = [content_sha256(opened.read(index)) for index in range(len(opened))]
     manifest = {"sample_id": [f"shard/{sample.sample_id}" for sample in opened.samples], "sha256": contents}
     table = {
         "sample_id": [f"shard/{name}" for name in ("row-000000", *batch)],
-        "issue": ["blurry", *["colour_cluster"] * len(batch)],
+        "issue": ["blurry", *["background_batch"] * len(batch)],
     }
     with output_directory(path, "audit"):
         rows = pl.DataFrame(table).with_columns(pl.lit("g1").alias("group"))
@@ -296,7 +296,7 @@ def test_without_a_background_batch_there_are_no_groups(trained: Trained, tmp_pa
 @pytest.mark.usefixtures("undrawn")
 def test_evaluating_twice_gives_the_same_but_for_the_time(trained: Trained, tmp_path: Path) -> None:
     first, second = (evaluate(trained.run, trained.source, tmp_path / name, split="all") for name in "ab")
-    assert {key for key in first if first[key] != second[key]} <= {"pictures_per_second"}
+    assert {key for key in first if first[key] != second[key]} <= {"images_per_second"}
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -345,8 +345,8 @@ def test_the_module_predicts_the_written_probabilities(trained: Trained, tmp_pat
     assert summary["split"] == "all"
     loaded = load_model(trained.run)
     with np.load(trained.source) as arrays, torch.no_grad():
-        pictures = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2) / 255
-        chances = torch.softmax(loaded.module(pictures).double() / summary["temperature"], dim=1)
+        images = torch.from_numpy(arrays["images"]).permute(0, 3, 1, 2) / 255
+        chances = torch.softmax(loaded.module(images).double() / summary["temperature"], dim=1)
     table = pl.read_csv(tmp_path / "out" / "predictions.csv").select(f"p_{name}" for name in CLASSES)
     np.testing.assert_allclose(table.to_numpy(), chances.numpy(), atol=1e-4)
 
@@ -356,7 +356,7 @@ def test_a_run_without_refusal_data_refuses_by_confidence_and_says_so(
     trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(trained.run, tmp_path / "run")
-    (tmp_path / "run" / "refusal.json").unlink()
+    (tmp_path / "run" / "abstention.json").unlink()
     old = evaluate(tmp_path / "run", trained.source, tmp_path / "old", splits=trained.splits)
     assert "refused by confidence alone" in caplog.text
     assert old["abstention"]["rule"].startswith("confidence alone")
@@ -372,13 +372,13 @@ def test_a_run_without_refusal_data_refuses_by_confidence_and_says_so(
 @pytest.mark.usefixtures("undrawn")
 def test_damaged_refusal_data_are_named(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.run, tmp_path / "run")
-    (tmp_path / "run" / "refusal.json").write_text('{"schema_version": 1}', encoding="utf-8")
+    (tmp_path / "run" / "abstention.json").write_text('{"schema_version": 1}', encoding="utf-8")
     with pytest.raises(ArtifactError, match="refusal data"):
         evaluate(tmp_path / "run", trained.source, tmp_path / "out", splits=trained.splits)
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_pictures_of_an_unknown_class_are_refused_by_distance_and_counted(trained: Trained, tmp_path: Path) -> None:
+def test_images_of_an_unknown_class_are_refused_by_distance_and_counted(trained: Trained, tmp_path: Path) -> None:
     source = write_cells(tmp_path / "mixed.npz", [0, 1, 2, 3] * 10, classes=(*CLASSES, "myeloblast"))
     summary = evaluate(trained.run, source, tmp_path / "out")
     found = summary["abstention"]["unknown_classes"]
@@ -414,7 +414,7 @@ def test_an_exported_model_is_scored_as_the_run_it_was_exported_from(
         for name, model in (("run", trained.run), ("onnx", exported))
     )
     assert list(onnx) == list(run)
-    for name in ("model", "accuracy", "macro_f1", "confusion_matrix", "per_class", "perturbed", "temperature", "split"):
+    for name in ("model", "accuracy", "macro_f1", "confusion_matrix", "per_class", "distorted", "temperature", "split"):
         assert onnx[name] == run[name], name
     assert onnx["calibration"]["before"]["ece"] == pytest.approx(run["calibration"]["before"]["ece"], abs=1e-4)
     assert onnx["abstention"]["rule"] == run["abstention"]["rule"]
@@ -518,5 +518,5 @@ def test_without_torch_an_export_is_scored_undistorted_and_a_run_names_the_extra
     assert "give its .onnx file" in done.stdout
     whole = evaluate(exported, trained.source, tmp_path / "whole")
     without = read_json(tmp_path / "out" / "evaluation.json")
-    assert whole.keys() - without.keys() == {"perturbed"}
+    assert whole.keys() - without.keys() == {"distorted"}
     assert without["confusion_matrix"] == whole["confusion_matrix"]

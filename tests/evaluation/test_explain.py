@@ -41,7 +41,7 @@ def explained(folder: Path) -> Path:
     return folder / "out"
 
 
-def test_every_explained_sample_has_a_row_and_a_picture(folder: Path, explained: Path) -> None:
+def test_every_explained_sample_has_a_row_and_a_image(folder: Path, explained: Path) -> None:
     table = pl.read_csv(explained / "explain.csv")
     assert table.columns == ["sample_id", "label", "predicted", "confidence", "map"]
     assert len(table) == table["sample_id"].n_unique() == 20
@@ -82,14 +82,14 @@ def test_the_worst_mistakes_come_first(folder: Path, explained: Path) -> None:
     assert labels.ndim in (1, 2)
 
 
-def test_a_map_is_the_picture_under_its_heat(folder: Path, explained: Path) -> None:
+def test_a_map_is_the_image_under_its_heat(folder: Path, explained: Path) -> None:
     examinee = open_examinee(folder / "run")
     first = pl.read_csv(explained / "explain.csv").row(0, named=True)
     with np.load(folder / "cells.npz") as arrays:
-        picture = arrays["images"][int(first["sample_id"].removeprefix("row-"))]
-    small = np.array(Image.fromarray(picture).resize((32, 32), Image.Resampling.BICUBIC))[None]
+        image = arrays["images"][int(first["sample_id"].removeprefix("row-"))]
+    small = np.array(Image.fromarray(image).resize((32, 32), Image.Resampling.BICUBIC))[None]
     heat = normalise(examinee.maps(small, np.array([examinee.classes.index(first["predicted"])])))
-    np.testing.assert_array_equal(np.asarray(Image.open(explained / first["map"])), overlay(picture, heat[0]))
+    np.testing.assert_array_equal(np.asarray(Image.open(explained / first["map"])), overlay(image, heat[0]))
 
 
 def test_the_page_shows_check_mistakes_and_samples(explained: Path) -> None:
@@ -110,12 +110,12 @@ def exported(folder: Path) -> Path:
 
 
 def test_an_exported_model_gives_the_maps_of_its_run(folder: Path, exported: Path) -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
     asked = np.array([0, 1, 2, 1])
     without_torch, with_it = open_examinee(exported), open_examinee(folder / "run")
     assert without_torch.classes == with_it.classes
     np.testing.assert_allclose(
-        normalise(without_torch.maps(pictures, asked)), normalise(with_it.maps(pictures, asked)), atol=1e-4
+        normalise(without_torch.maps(images, asked)), normalise(with_it.maps(images, asked)), atol=1e-4
     )
 
 
@@ -153,8 +153,8 @@ def test_only_samples_of_the_side_that_was_asked_for_are_explained(
         table = pl.read_csv(out / "explain.csv")
         assert (result["n_samples"], table.height) == (len(members), 4)
         assert set(table["sample_id"]) <= set(members)
-        places = [int(one.removeprefix("row-")) for one in table["sample_id"]]
-        assert table["map"].to_list() == [f"maps/{place:06d}.png" for place in places]
+        indices = [int(one.removeprefix("row-")) for one in table["sample_id"]]
+        assert table["map"].to_list() == [f"maps/{index:06d}.png" for index in indices]
 
 
 def test_wrong_sides_are_refused_as_in_evaluate(folder: Path, tmp_path: Path) -> None:

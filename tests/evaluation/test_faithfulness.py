@@ -9,7 +9,7 @@ from hemalens.evaluation.faithfulness import check_maps, deletion_insertion, ran
 SIDE, CORNER = 32, 12
 
 
-def pictures(count: int) -> Images:
+def images(count: int) -> Images:
     """Make grey noise with a bright corner."""
     made = np.random.default_rng(count).integers(0, 80, (count, SIDE, SIDE, 3), np.uint8)
     made[:, :CORNER, :CORNER] = np.random.default_rng(0).integers(150, 256, (count, CORNER, CORNER, 3))
@@ -30,7 +30,7 @@ def corner_maps(count: int) -> FloatArray:
 
 
 def test_maps_of_what_the_model_uses_are_called_meaningful() -> None:
-    found = check_maps(corner_model, pictures(24), corner_maps(24), np.ones(24, int))
+    found = check_maps(corner_model, images(24), corner_maps(24), np.ones(24, int))
     assert found["verdict"] == "meaningful"
     assert found["n"] == 24
     assert found["deletion"]["maps"] < found["deletion"]["random"]
@@ -42,21 +42,21 @@ def test_maps_of_what_the_model_uses_are_called_meaningful() -> None:
 @pytest.mark.parametrize("kind", ["random", "wrong"])
 def test_other_maps_are_not(kind: str) -> None:
     maps = random_maps((24, 8, 8), seed=5) if kind == "random" else np.flip(corner_maps(24), (1, 2))
-    assert check_maps(corner_model, pictures(24), maps, np.ones(24, int))["verdict"] == "not shown"
+    assert check_maps(corner_model, images(24), maps, np.ones(24, int))["verdict"] == "not shown"
 
 
 def test_a_model_that_looks_nowhere_shows_nothing() -> None:
-    found = check_maps(lambda given: np.full((len(given), 2), 0.5), pictures(6), corner_maps(6), np.ones(6, int))
+    found = check_maps(lambda given: np.full((len(given), 2), 0.5), images(6), corner_maps(6), np.ones(6, int))
     assert (found["verdict"], found["deletion"]["p"], found["insertion"]["better"]) == ("not shown", 1, 0)
 
 
-def test_without_pictures_nothing_is_shown() -> None:
-    found = check_maps(corner_model, pictures(1)[:0], corner_maps(1)[:0], np.ones(0, int))
+def test_without_images_nothing_is_shown() -> None:
+    found = check_maps(corner_model, images(1)[:0], corner_maps(1)[:0], np.ones(0, int))
     assert found == {"n": 0, "verdict": "not shown"}
 
 
-def test_curves_begin_and_end_with_the_whole_picture_and_what_is_left_of_it() -> None:
-    given, asked = pictures(3), np.array([1, 0, 1])
+def test_curves_begin_and_end_with_the_whole_image_and_what_is_left_of_it() -> None:
+    given, asked = images(3), np.array([1, 0, 1])
     seen: list[Images] = []
 
     def note(shown: Images) -> FloatArray:
@@ -82,7 +82,7 @@ def test_the_hottest_pixels_go_first() -> None:
         seen.append(shown)
         return corner_model(shown)
 
-    given = pictures(1)
+    given = images(1)
     deletion_insertion(note, given, corner_maps(1), np.array([1]))
     changed = (seen[0][1] != given[0]).any(axis=2)
     assert changed[:CORNER, :CORNER].sum() == changed.sum() > 0

@@ -29,11 +29,11 @@ def test_curves_show_losses_left_and_accuracies_right():
     assert right.lines[0].get_ydata().tolist() == HISTORY["train_accuracy"]
 
 
-def test_the_perturbed_curve_and_the_kept_epoch_are_drawn_where_they_are_known():
-    history = HISTORY | {"val_perturbed_accuracy": [0.2, None, 0.4]}
+def test_the_distorted_curve_and_the_kept_epoch_are_drawn_where_they_are_known():
+    history = HISTORY | {"val_distorted_accuracy": [0.2, None, 0.4]}
     left, right = learning_curves(history, best_epoch=3).axes
     assert labels_of(left) == ["training", "validation", "weights kept"]
-    assert labels_of(right) == ["training", "validation", "validation, perturbed", "weights kept"]
+    assert labels_of(right) == ["training", "validation", "validation, distorted", "weights kept"]
     assert right.lines[3].get_xdata() == [3, 3]
     np.testing.assert_array_equal(right.lines[2].get_ydata(), [0.2, np.nan, 0.4])
 

@@ -21,7 +21,7 @@ def network(name: str, size: int = 32) -> Normalised:
     return made.eval()
 
 
-def pictures(size: int = 32) -> np.ndarray:
+def images(size: int = 32) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (len(CLASSES), size, size, 3), np.uint8)
 
 
@@ -44,9 +44,9 @@ def test_maps_are_captums(name: str) -> None:
     module = network(name)
     whole = Whole(module)
     oracle = attribution.LayerGradCam(whole, whole.last)
-    batch = to_batch(torch.from_numpy(pictures())).requires_grad_()
+    batch = to_batch(torch.from_numpy(images())).requires_grad_()
     wanted = oracle.attribute(batch, target=torch.from_numpy(CLASSES), relu_attributions=True)[:, 0]
-    found = grad_cam(module, pictures(), CLASSES)
+    found = grad_cam(module, images(), CLASSES)
     assert found.max() > 0
     np.testing.assert_allclose(found, wanted.detach().numpy(), rtol=1e-4, atol=1e-6)
 
@@ -54,11 +54,11 @@ def test_maps_are_captums(name: str) -> None:
 def test_under_a_linear_head_they_are_class_activation_maps() -> None:
     module = network("compact")
     with torch.no_grad():
-        batch = (to_batch(torch.from_numpy(pictures())) - module.mean) / module.std
+        batch = (to_batch(torch.from_numpy(images())) - module.mean) / module.std
         found = module.network.forward_features(batch).numpy()
     wanted = class_activation_map(found, module.network.get_classifier().weight.detach().numpy(), CLASSES)
     height, width = found.shape[2:]
-    np.testing.assert_allclose(grad_cam(module, pictures(), CLASSES), wanted / (height * width), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(grad_cam(module, images(), CLASSES), wanted / (height * width), rtol=1e-4, atol=1e-6)
 
 
 def test_channels_that_come_last_are_summed_all_the_same() -> None:
@@ -80,14 +80,14 @@ def test_channels_that_come_last_are_summed_all_the_same() -> None:
     module = network("compact")
     turned = Normalised(Turned(module.network), module.mean.flatten(), module.std.flatten()).eval()
     np.testing.assert_allclose(
-        grad_cam(turned, pictures(), CLASSES), grad_cam(module, pictures(), CLASSES), rtol=1e-5, atol=1e-7
+        grad_cam(turned, images(), CLASSES), grad_cam(module, images(), CLASSES), rtol=1e-5, atol=1e-7
     )
 
 
 def test_weights_gradients_and_mode_stay_as_they_were() -> None:
     module = network("compact")
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    grad_cam(module, pictures(), CLASSES)
+    grad_cam(module, images(), CLASSES)
     assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
     assert all(parameter.grad is None for parameter in module.parameters())
     assert not module.training
@@ -104,4 +104,4 @@ def test_a_network_without_a_map_is_refused_by_name() -> None:
 
     module = Normalised(Flat(), torch.zeros(3), torch.ones(3)).eval()
     with pytest.raises(ConfigError, match=r"network Flat: gives features \(3,\), which are no map"):
-        grad_cam(module, pictures(), CLASSES)
+        grad_cam(module, images(), CLASSES)

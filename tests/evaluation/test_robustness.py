@@ -27,15 +27,15 @@ from hemalens.evaluation.robustness import (
 )
 
 
-def brightness(pictures: Images) -> FloatArray:
+def brightness(images: Images) -> FloatArray:
     """Answer by brightness alone: (N, 8) logits."""
-    level = pictures.mean(axis=(1, 2, 3)) / 32
+    level = images.mean(axis=(1, 2, 3)) / 32
     return -((level[:, None] - np.arange(8)) ** 2).astype(np.float32)
 
 
 def scored(labels: np.ndarray, **changes: object) -> Scored:
     facts = {"classes": CELL_CLASSES, "size": 16, "predict": brightness, "temperature": 1.5, "clean_error": 0.02}
-    return Scored(places=range(len(labels)), labels=labels, **(facts | changes))
+    return Scored(indices=range(len(labels)), labels=labels, **(facts | changes))
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def test_be_and_rbe_are_those_of_the_packages_evaluator(answers: tuple[FloatArra
     logits, labels = answers
     evaluator = evaluator_class("bloodmnist", labels[:, None], list(CORRUPTIONS), "", "", "multi-class")
     evaluator.evaluate_clean(logits[-1])
-    for place, name in enumerate(CORRUPTIONS):
-        evaluator.evaluate(softmax(np.concatenate(logits[5 * place : 5 * place + 5])), name)
+    for index, name in enumerate(CORRUPTIONS):
+        evaluator.evaluate(softmax(np.concatenate(logits[5 * index : 5 * index + 5])), name)
     evaluator.output_log = {}
     evaluator.populate_summary()
     found = score_corruptions(logits, scored(labels, clean_error=evaluator.clean_score))

@@ -88,8 +88,8 @@ def test_refusing_is_scored_as_it_is_done() -> None:
 def test_distances_are_counted_by_what_the_answer_was() -> None:
     logits, labels = answers(500, 5)
     features = np.random.default_rng(0).normal(size=(500, 4)) + labels[:, None]
-    refusal = fit_refusal(features, labels, features, logits, labels)
-    judged = judge(refusal, features, logits)
+    abstention = fit_refusal(features, labels, features, logits, labels)
+    judged = judge(abstention, features, logits)
     unknown = np.arange(500) < 40
     labels[unknown] = -1
     found = distance_histogram(judged, Answers(logits, labels, unknown))

@@ -7,7 +7,7 @@ from hemalens.core.abstention import fit_refusal, judge
 from hemalens.core.charts import figure_svg
 from hemalens.evaluation.figures import reliability_diagram
 from hemalens.evaluation.trust import Answers, trust_scores
-from hemalens.evaluation.trust_figures import class_reliability, refusal_histogram, risk_coverage_curve
+from hemalens.evaluation.trust_figures import abstention_histogram, class_reliability, risk_coverage_curve
 
 from .test_trust import CLASSES, answers
 
@@ -15,11 +15,11 @@ from .test_trust import CLASSES, answers
 def scores(unknown: int) -> dict:
     logits, labels = answers(400, 0)
     features = np.random.default_rng(0).normal(size=(400, 4)) + labels[:, None]
-    refusal = fit_refusal(features, labels, features, *answers(400, 1))
+    abstention = fit_refusal(features, labels, features, *answers(400, 1))
     strange = np.arange(400) < unknown
     labels[strange] = -1
-    judged = judge(refusal, features, logits)
-    return trust_scores(Answers(logits, labels, strange), judged, refusal, answers(400, 1), CLASSES)
+    judged = judge(abstention, features, logits)
+    return trust_scores(Answers(logits, labels, strange), judged, abstention, answers(400, 1), CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def test_the_curve_ends_at_the_error_of_all(found: dict) -> None:
 
 @pytest.mark.parametrize("unknown", [0, 50])
 def test_unknown_classes_have_a_panel_where_there_are_any(unknown: int) -> None:
-    figure = refusal_histogram(scores(unknown)["abstention"])
+    figure = abstention_histogram(scores(unknown)["abstention"])
     assert len(figure.axes) == (3 if unknown else 2)
     assert ("unknown classes (n = 50" in figure_svg(figure, label="distance")) == bool(unknown)
 

@@ -10,7 +10,7 @@ import onnx
 import pytest
 import torch
 
-from hemalens.core.abstention import Refusal
+from hemalens.core.abstention import Abstention
 from hemalens.core.artifacts import read_json, read_provenance
 from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.data.reading.resize import resize
@@ -23,10 +23,10 @@ from hemalens.training.predicting import predict_features
 from tests.exported import Exported
 
 
-def test_labels_equal_torchs_on_all_validation_pictures_in_their_own_sizes(exported: Exported) -> None:
+def test_labels_equal_torchs_on_all_validation_images_in_their_own_sizes(exported: Exported) -> None:
     parity = read_json(exported.onnx.with_name("parity.json"))
     assert parity["n"] == len(read_validation(exported.run)[1])
-    assert parity["pictures"] == f"the {parity['n']} validation pictures of the run, in their own sizes"
+    assert parity["images"] == f"the {parity['n']} validation images of the run, in their own sizes"
     assert (parity["labels_equal"], parity["labels_equal_share"]) == (parity["n"], 1.0)
     assert parity["logits_max_difference"] <= parity["logits_tolerance"]
     assert parity["logits_tolerance_reason"]
@@ -41,8 +41,8 @@ def test_the_sidecar_says_what_a_user_must_know(exported: Exported) -> None:
     assert facts["onnx_sha256"] == hashlib.sha256(exported.onnx.read_bytes()).hexdigest()
     assert facts["classes"] == list(load_model(exported.run).classes)
     assert (facts["image_size"], facts["model"]["network"], facts["model"]["recipe"]) == (16, "compact", "compact")
-    assert facts["refusal"] == read_json(exported.run / "refusal.json")
-    limits = Refusal.from_json(facts["refusal"])
+    assert facts["abstention"] == read_json(exported.run / "abstention.json")
+    limits = Abstention.from_json(facts["abstention"])
     assert (facts["temperature"], facts["threshold"]) == (limits.temperature, limits.confidence_limit)
     assert array_from_json(facts["head"]["weight"]).shape == (len(facts["classes"]), 192)
     assert facts["run"]["config"]["image_size"] == 16
@@ -59,7 +59,7 @@ def test_provenance_is_written_last_and_names_the_model(exported: Exported) -> N
 
 def test_eight_bits_are_timed_against_fp32_and_kept_or_refused_with_the_reason(exported: Exported) -> None:
     tried = exported.parity["int8"]
-    rates = tried["pictures_per_second"]
+    rates = tried["images_per_second"]
     lost = 100 * (tried["accuracy"]["fp32"] - tried["accuracy"]["int8"])
     assert tried["kept"] == (rates["int8"] > rates["fp32"] and lost <= 0.5)
     assert exported.parity["precision"] == ("int8" if tried["kept"] else "fp32")
@@ -98,25 +98,25 @@ def test_without_the_source_stand_ins_are_compared_and_that_is_said(exported: Ex
     path = export_once(run)
     parity = read_json(path.with_name("parity.json"))
     assert path == run / "exported" / "model.onnx"
-    assert "validation pictures are not at hand" in parity["pictures"]
+    assert "validation images are not at hand" in parity["images"]
     assert parity["labels_equal"] == parity["n"] == 128
     assert "accuracy" not in parity
     written = path.stat().st_mtime_ns
     assert export_once(run).stat().st_mtime_ns == written  # nothing is done twice
-    with pytest.raises(ConfigError, match="needs training pictures to calibrate on; name what the run was trained on"):
+    with pytest.raises(ConfigError, match="needs training images to calibrate on; name what the run was trained on"):
         export(run, tmp_path / "model.onnx", int8=True)
 
 
-def test_logits_are_torchs_for_pictures_of_any_size(exported: Exported) -> None:
+def test_logits_are_torchs_for_images_of_any_size(exported: Exported) -> None:
     import hemalens
 
     classifier = hemalens.load(exported.onnx, threads=1)
     loaded = load_model(exported.run)
     draw = np.random.default_rng(5)
-    pictures = [draw.integers(0, 256, (*side, 3), np.uint8) for side in ((16, 16), (40, 9), (9, 70), (200, 100))]
-    small = torch.from_numpy(np.stack([resize(picture, 16) for picture in pictures]))
+    images = [draw.integers(0, 256, (*side, 3), np.uint8) for side in ((16, 16), (40, 9), (9, 70), (200, 100))]
+    small = torch.from_numpy(np.stack([resize(image, 16) for image in images]))
     features, logits = predict_features(loaded.module, small)
-    outputs = classifier.run(pictures)
+    outputs = classifier.run(images)
     loose = 1e-5 if exported.parity["precision"] == "fp32" else 0.5
     np.testing.assert_allclose(outputs.logits, logits, atol=loose)
     np.testing.assert_allclose(outputs.features, features, atol=loose)
@@ -131,7 +131,7 @@ def test_an_export_that_differs_is_not_written(
     empty = np.zeros((1, 3), np.float32)
     monkeypatch.setattr(module, "compare", lambda *_, **__: (wrong, empty, empty))
     monkeypatch.setattr(module, "_accuracy", lambda *_: 0.0)
-    with pytest.raises(ArtifactError, match=r"another label than torch for .* pictures; has logits 2 off"):
+    with pytest.raises(ArtifactError, match=r"another label than torch for .* images; has logits 2 off"):
         export(exported.run, tmp_path / "model.onnx", source=exported.source)
     assert list(tmp_path.iterdir()) == []
 

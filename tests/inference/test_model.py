@@ -1,4 +1,4 @@
-"""Opened models: every kind of picture, the same answer; nothing of torch."""
+"""Opened models: every kind of image, the same answer; nothing of torch."""
 
 import pickle
 import subprocess
@@ -12,87 +12,85 @@ from PIL import Image
 import hemalens
 from hemalens.core.errors import ArtifactError, DecodeError
 from hemalens.core.metrics import softmax
-from hemalens.inference.model import Classifier
+from hemalens.inference.model import Model
 from tests.exported import Exported
 
 
 @pytest.fixture(scope="module")
-def classifier(exported: Exported) -> Classifier:
-    return Classifier.open(exported.onnx, threads=1)
+def classifier(exported: Exported) -> Model:
+    return Model.open(exported.onnx, threads=1)
 
 
 @pytest.fixture
-def pictures(exported: Exported) -> np.ndarray:
+def images(exported: Exported) -> np.ndarray:
     return np.load(exported.source)["images"][:5]
 
 
-def test_arrays_images_and_paths_get_the_same_answer(
-    classifier: Classifier, pictures: np.ndarray, tmp_path: Path
-) -> None:
-    paths = [tmp_path / f"{place}.png" for place in range(5)]
-    images = [Image.fromarray(picture) for picture in pictures]
-    for image, path in zip(images, paths, strict=True):
-        image.save(path)
-    wanted = classifier.predict_proba(pictures)
+def test_arrays_images_and_paths_get_the_same_answer(classifier: Model, images: np.ndarray, tmp_path: Path) -> None:
+    paths = [tmp_path / f"{index}.png" for index in range(5)]
+    pillow = [Image.fromarray(image) for image in images]
+    for opened, path in zip(pillow, paths, strict=True):
+        opened.save(path)
+    wanted = classifier.predict_proba(images)
     assert wanted.shape == (5, len(classifier.classes_))
     np.testing.assert_allclose(wanted.sum(axis=1), 1.0)
-    for same in (list(pictures), images, paths, [str(path) for path in paths], pictures.astype(np.float64)):
+    for same in (list(images), pillow, paths, [str(path) for path in paths], images.astype(np.float64)):
         np.testing.assert_allclose(classifier.predict_proba(same), wanted, atol=1e-6)
-    assert classifier.predict(pictures).tolist() == classifier.classes_[wanted.argmax(axis=1)].tolist()
-    assert classifier.predict([pictures[0], images[1], paths[2]]).tolist() == classifier.predict(pictures)[:3].tolist()
+    assert classifier.predict(images).tolist() == classifier.classes_[wanted.argmax(axis=1)].tolist()
+    assert classifier.predict([images[0], pillow[1], paths[2]]).tolist() == classifier.predict(images)[:3].tolist()
 
 
-def test_one_picture_is_a_set_of_one(classifier: Classifier, pictures: np.ndarray, tmp_path: Path) -> None:
-    image = Image.fromarray(pictures[0])
+def test_one_image_is_a_set_of_one(classifier: Model, images: np.ndarray, tmp_path: Path) -> None:
+    image = Image.fromarray(images[0])
     image.save(tmp_path / "one.png")
-    for one in (pictures[0], image, tmp_path / "one.png", str(tmp_path / "one.png")):
+    for one in (images[0], image, tmp_path / "one.png", str(tmp_path / "one.png")):
         assert classifier.predict(one).shape == (1,)
 
 
-def test_no_picture_is_no_row(classifier: Classifier) -> None:
+def test_no_image_is_no_row(classifier: Model) -> None:
     assert classifier.predict([]).shape == (0,)
     assert classifier.predict_proba([]).shape == (0, len(classifier.classes_))
 
 
-def test_many_pictures_are_cut_into_batches(classifier: Classifier, pictures: np.ndarray) -> None:
-    many = np.concatenate([pictures] * 15)
+def test_many_images_are_cut_into_batches(classifier: Model, images: np.ndarray) -> None:
+    many = np.concatenate([images] * 15)
     outputs = classifier.run(many)
     assert outputs.feature_map.shape[0] == 75
-    np.testing.assert_allclose(outputs.logits, np.concatenate([classifier.run(pictures).logits] * 15), atol=1e-5)
+    np.testing.assert_allclose(outputs.logits, np.concatenate([classifier.run(images).logits] * 15), atol=1e-5)
 
 
-def test_pictures_may_have_different_sizes(classifier: Classifier, pictures: np.ndarray) -> None:
-    large = np.asarray(Image.fromarray(pictures[0]).resize((70, 33)))
-    assert classifier.predict([large, pictures[1]]).shape == (2,)
+def test_images_may_have_different_sizes(classifier: Model, images: np.ndarray) -> None:
+    large = np.asarray(Image.fromarray(images[0]).resize((70, 33)))
+    assert classifier.predict([large, images[1]]).shape == (2,)
 
 
-def test_judging_calibrates_and_refuses_with_the_reason(classifier: Classifier, pictures: np.ndarray) -> None:
+def test_judging_calibrates_and_refuses_with_the_reason(classifier: Model, images: np.ndarray) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
-    outputs = classifier.run([*pictures, *noise])
-    judged = classifier.judge([*map(Image.fromarray, pictures), *noise])
-    np.testing.assert_allclose(judged.probabilities, softmax(outputs.logits / classifier.sidecar.refusal.temperature))
+    outputs = classifier.run([*images, *noise])
+    judged = classifier.judge([*map(Image.fromarray, images), *noise])
+    np.testing.assert_allclose(
+        judged.probabilities, softmax(outputs.logits / classifier.sidecar.abstention.temperature)
+    )
     assert judged.abstained[5:].any()  # noise
     assert all(reason.startswith(("unlike any", "confidence")) for reason in judged.reasons if reason)
     assert all(bool(reason) == refused for reason, refused in zip(judged.reasons, judged.abstained, strict=True))
 
 
-def test_the_head_draws_the_logits_from_the_map(
-    exported: Exported, classifier: Classifier, pictures: np.ndarray
-) -> None:
+def test_the_head_draws_the_logits_from_the_map(exported: Exported, classifier: Model, images: np.ndarray) -> None:
     assert classifier.sidecar.head is not None
     weight, bias = classifier.sidecar.head
-    outputs = classifier.run(pictures)
+    outputs = classifier.run(images)
     loose = 1e-4 if exported.parity["precision"] == "fp32" else 1.0
     np.testing.assert_allclose(outputs.feature_map.mean((2, 3)) @ weight.T + bias, outputs.logits, atol=loose)
 
 
-def test_it_travels_to_another_process_as_its_path(classifier: Classifier, pictures: np.ndarray) -> None:
+def test_it_travels_to_another_process_as_its_path(classifier: Model, images: np.ndarray) -> None:
     again = pickle.loads(pickle.dumps(classifier))
-    assert np.array_equal(again.predict_proba(pictures), classifier.predict_proba(pictures))
+    assert np.array_equal(again.predict_proba(images), classifier.predict_proba(images))
 
 
-def test_what_is_no_picture_is_refused_by_name(classifier: Classifier, tmp_path: Path) -> None:
-    (tmp_path / "notes.png").write_text("no picture")
+def test_what_is_no_image_is_refused_by_name(classifier: Model, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("no image")
     with pytest.raises(DecodeError, match=r"notes\.png"):
         classifier.predict(tmp_path / "notes.png")
     with pytest.raises(DecodeError, match=r"none\.png: cannot be read"):

@@ -18,7 +18,7 @@ from hemalens.data.scale import ZOOMS, Scale, zoomed
 from hemalens.inference import chunks
 from hemalens.inference import predict as module
 from hemalens.inference.chunks import schema
-from hemalens.inference.model import Classifier, to_pixels
+from hemalens.inference.model import Model, to_pixels
 from hemalens.inference.predict import predict
 from tests.exported import Exported
 
@@ -27,15 +27,15 @@ PARTS = ".predictions.csv.parts"
 
 @pytest.fixture
 def folder(exported: Exported, tmp_path: Path) -> Path:
-    """150 pictures in class folders, three of them damaged."""
+    """150 images in class folders, three of them damaged."""
     stored = np.load(exported.source)
-    for place in range(150):
-        row = place % len(stored["images"])
-        path = tmp_path / "cells" / ("basophil", "lymphocyte", "platelet")[place // 50] / f"{place:03d}.png"
+    for index in range(150):
+        row = index % len(stored["images"])
+        path = tmp_path / "cells" / ("basophil", "lymphocyte", "platelet")[index // 50] / f"{index:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(stored["images"][row]).save(path)
-    for place, broken in ((3, b"no picture"), (64, b""), (149, b"\x89PNG\r\n\x1a\n")):
-        next((tmp_path / "cells").rglob(f"{place:03d}.png")).write_bytes(broken)
+    for index, broken in ((3, b"no image"), (64, b""), (149, b"\x89PNG\r\n\x1a\n")):
+        next((tmp_path / "cells").rglob(f"{index:03d}.png")).write_bytes(broken)
     return tmp_path / "cells"
 
 
@@ -43,7 +43,7 @@ def test_every_sample_has_a_row_and_unreadable_ones_a_reason(exported: Exported,
     out = tmp_path / "predictions.csv"
     summary = predict(folder, out, model=exported.onnx, workers=0)
     table = pl.read_csv(out)
-    classifier = Classifier.open(exported.onnx)
+    classifier = Model.open(exported.onnx)
     assert table.columns == list(schema(classifier.classes_.tolist()))
     paths = sorted(folder.rglob("*.png"))
     assert table["sample_id"].to_list() == [path.relative_to(folder).as_posix() for path in paths]
@@ -86,7 +86,7 @@ def test_folders_archives_arrays_and_shards_have_the_same_rows(
     summary = predict(tmp_path / "unlabelled.npy", tmp_path / "d.csv", model=exported.onnx, workers=0)
     table = pl.read_csv(tmp_path / "d.csv")
     assert summary["n_samples"] == table["label"].null_count() == len(stored["images"])
-    assert table["predicted"].to_list() == Classifier.open(exported.onnx).predict(stored["images"]).tolist()
+    assert table["predicted"].to_list() == Model.open(exported.onnx).predict(stored["images"]).tolist()
 
 
 def test_processes_give_the_same_table(exported: Exported, folder: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_it_goes_on_after_the_last_part(
     out = tmp_path / "predictions.csv"
     judged: list[int] = []
 
-    def stopping(classifier: Classifier, samples: tuple, decoded: chunks.Decoded) -> pl.DataFrame:
+    def stopping(classifier: Model, samples: tuple, decoded: chunks.Decoded) -> pl.DataFrame:
         if len(judged) == 2:
             raise KeyboardInterrupt
         judged.append(len(samples))
@@ -170,10 +170,10 @@ def test_a_csv_of_very_many_rows_becomes_a_parquet(
     assert read_provenance(tmp_path / "predictions.csv") is not None
 
 
-def test_adapting_predicts_the_zoomed_pictures_and_says_so(
+def test_adapting_predicts_the_zoomed_images_and_says_so(
     exported: Exported, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, classifier = tmp_path / "predictions.csv", Classifier.open(exported.onnx)
+    out, classifier = tmp_path / "predictions.csv", Model.open(exported.onnx)
     told = Scale(1.25, 150, 0.9, dict.fromkeys(ZOOMS, 2.0) | {1.0: 3.0})
     monkeypatch.setattr(module, "find_scale", lambda *_, **__: told)
     summary = predict(folder, out, model=exported.onnx, workers=0, adapt=True)
@@ -186,11 +186,11 @@ def test_adapting_predicts_the_zoomed_pictures_and_says_so(
     np.testing.assert_allclose(table.select("^p_.*$").to_numpy(), wanted, atol=2e-6)
 
 
-def test_pictures_like_the_training_cells_are_left_as_they_are(exported: Exported, tmp_path: Path) -> None:
+def test_images_like_the_training_cells_are_left_as_they_are(exported: Exported, tmp_path: Path) -> None:
     plain, adapted = tmp_path / "plain.csv", tmp_path / "adapted.csv"
     assert "adaptation" not in predict(exported.source, plain, model=exported.onnx, workers=0)
     summary = predict(exported.source, adapted, model=exported.onnx, workers=0, adapt=True)
-    assert (summary["adaptation"]["zoom"], summary["adaptation"]["n_pictures"]) == (1.0, 106)
+    assert (summary["adaptation"]["zoom"], summary["adaptation"]["n_images"]) == (1.0, 106)
     assert plain.read_bytes() == adapted.read_bytes()
 
 
@@ -205,9 +205,7 @@ def test_other_names_and_engines_are_refused(tmp_path: Path, out: str, engine: s
 
 def test_a_sample_that_kills_its_decoder_keeps_its_row(exported: Exported, folder: Path, tmp_path: Path) -> None:
     decoded = chunks._lost(16, (range(3), None))
-    frame = chunks.judge_chunk(
-        Classifier.open(exported.onnx), [chunks.Sample(f"s{place}") for place in range(3)], decoded
-    )
+    frame = chunks.judge_chunk(Model.open(exported.onnx), [chunks.Sample(f"s{index}") for index in range(3)], decoded)
     assert frame["reason"].to_list() == ["unreadable: its decoder crashed"] * 3
     parts = chunks._halve((range(5), None))
     assert [list(part[0]) for part in parts] == [[0, 1], [2, 3, 4]]

@@ -7,7 +7,7 @@ import pytest
 
 from hemalens.core.errors import MissingExtraError
 from hemalens.data.sources import open_source
-from hemalens.inference.model import Classifier
+from hemalens.inference.model import Model
 from hemalens.inference.predict import predict
 from hemalens.inference.ray import ray_frames
 from tests.exported import Exported
@@ -16,7 +16,7 @@ from tests.exported import Exported
 def test_without_ray_the_extra_is_named(exported: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"engine ray: .*hemalens\[ray\]"):
-        next(ray_frames(open_source(exported.source), Classifier.open(exported.onnx)))
+        next(ray_frames(open_source(exported.source), Model.open(exported.onnx)))
 
 
 @pytest.mark.filterwarnings("ignore")  # Ray's own

@@ -18,7 +18,7 @@ FACTS: dict[str, Any] = {
     "image_size": 8,
     "temperature": 1.5,
     "threshold": 0.6,
-    "refusal": None,
+    "abstention": None,
     "head": {"weight": array_to_json(np.ones((2, 3), np.float32)), "bias": array_to_json(np.zeros(2, np.float32))},
     "onnx_sha256": hashlib.sha256(DATA).hexdigest(),
 }
@@ -34,8 +34,8 @@ def written(folder: Path, changes: dict[str, Any], *, without: str = "") -> Path
 def test_a_whole_one_is_read(tmp_path: Path) -> None:
     data, sidecar = read_exported(written(tmp_path, {}))
     assert (data, sidecar.classes, sidecar.image_size) == (DATA, ("a", "b"), 8)
-    assert (sidecar.refusal.temperature, sidecar.refusal.confidence_limit) == (1.5, 0.6)
-    assert sidecar.refusal.gaussians is None
+    assert (sidecar.abstention.temperature, sidecar.abstention.confidence_limit) == (1.5, 0.6)
+    assert sidecar.abstention.gaussians is None
     assert sidecar.head is not None
     assert sidecar.head[0].tolist() == [[1.0] * 3] * 2
 
@@ -58,7 +58,7 @@ def test_a_damaged_one_is_refused_by_name(tmp_path: Path, changes: dict[str, Any
     assert "hemalens export RUN" in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["classes", "image_size", "refusal", "head"])
+@pytest.mark.parametrize("key", ["classes", "image_size", "abstention", "head"])
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
     with pytest.raises(ArtifactError, match=f"lacks the key '{key}'"):
         read_exported(written(tmp_path, {}, without=key))

@@ -64,7 +64,7 @@ def whole(tmp_path_factory):
 def bare(tmp_path_factory):
     """Make the report of a training alone; returns (html, card)."""
     base = tmp_path_factory.mktemp("bare")
-    train = make_train(base / "lonely", epochs=1, perturbed=False)
+    train = make_train(base / "lonely", epochs=1, distorted=False)
     return pages_of([train], base / "out")
 
 
@@ -138,7 +138,7 @@ def test_the_page_is_well_formed_and_asks_for_nothing_outside(made, request):
     assert set(re.findall(r'href="#([^"]+)"', html)) <= set(known)
 
 
-def test_headings_descend_without_a_gap_and_pictures_have_words(whole):
+def test_headings_descend_without_a_gap_and_images_have_words(whole):
     found = Page(whole[1])
     levels = [int(tag[1]) for tag in found.tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
@@ -191,19 +191,19 @@ def test_names_from_the_data_cannot_become_markup(tmp_path):
 @pytest.mark.parametrize(
     "words",
     [
-        "The model compact, with 423 112 parameters, sorts pictures of single blood cells into 8 classes.",
-        "source of 13 759 pictures, of which the audit suggested dropping 1812.",
+        "The model compact, with 423 112 parameters, sorts images of single blood cells into 8 classes.",
+        "source of 13 759 images, of which the audit suggested dropping 1812.",
         "its accuracy is 97.9 % [",
-        "perturbed to look like the field, its accuracy is 91.3 % [88.9, 93.4]",
+        "distorted to look like the field, its accuracy is 91.3 % [88.9, 93.4]",
         "answers for 94.0 % of them and is right in 99.5 % of those answers.",
-        "label_conflict one picture carries several labels 1602 2",
+        "label_conflict one image carries several labels 1602 2",
         "all 13 759 11 947 1812",
         "all 640 (80.0 %) 96 (12.0 %) 64 (8.0 %)",
         "balanced by replication, to 2000 samples a class.",
         "each with its own parameters: flip (probability 0.5); rotate; zoom (strength 0.5).",
         "smoothed by ε = 0.1",
         "the optimiser adamw, a learning rate of 0.002, weight decay 0.05, batches of 128.",
-        "best epoch on a perturbed validation set, which looks like the field; training stops after 8 epochs",
+        "best epoch on a distorted validation set, which looks like the field; training stops after 8 epochs",
         "mixed precision with bfloat16",
         "Training ran for 12 epochs of the 40 allowed and took 2 min 5 s. The weights of epoch 10 were kept.",
         "They cost 6.56 points of accuracy.",
@@ -227,7 +227,7 @@ def test_the_report_says_what_the_run_found(whole, words):
         "compact, 423 112 parameters",
         "**Not for diagnosis.**",
         "| ig | 2895 | 2689 | 206 |",
-        "| Accuracy on perturbed pictures | 91.3 % [88.9, 93.4] |",
+        "| Accuracy on distorted images | 91.3 % [88.9, 93.4] |",
         "| platelet | 100.0 % | 91.7 % [64.6, 98.5] | 0.957 | 12 |",
         "every score here is an upper bound",
         "sha256 of model.safetensors",
@@ -272,10 +272,10 @@ def test_an_evaluation_without_extras_says_what_was_not_measured(tmp_path):
     train = make_train(tmp_path / "train")
     make_evaluation(tmp_path / "evaluate", train)
     words = plain(pages_of([train], tmp_path / "out")[0])
-    assert "Accuracy on perturbed pictures not measured" in words
-    assert "How the model fares on distorted pictures was not measured." in words
+    assert "Accuracy on distorted images not measured" in words
+    assert "How the model fares on distorted images was not measured." in words
     assert "Calibration was not measured." in words
-    assert "No pictures of them were kept." in words
+    assert "No images of them were kept." in words
     assert "were not scored apart from the others" in words
 
 
@@ -289,10 +289,10 @@ def test_a_model_that_always_abstains_is_right_in_nothing_rather_than_in_a_dash(
     assert "3 more samples have no label that the model knows" in html
 
 
-def test_the_perturbed_accuracy_is_found_where_it_lies_one_level_deeper(tmp_path):
+def test_the_distorted_accuracy_is_found_where_it_lies_one_level_deeper(tmp_path):
     train, score = make_train(tmp_path / "train"), {"value": 0.5, "low": 0.4, "high": 0.6}
-    make_evaluation(tmp_path / "evaluate", train, perturbed={"accuracy": score})
-    assert "Accuracy on perturbed pictures 50.0 % [40.0, 60.0]" in plain(pages_of([train], tmp_path / "out")[0])
+    make_evaluation(tmp_path / "evaluate", train, distorted={"accuracy": score})
+    assert "Accuracy on distorted images 50.0 % [40.0, 60.0]" in plain(pages_of([train], tmp_path / "out")[0])
 
 
 def test_a_flawless_score_is_not_sold_as_certainty(tmp_path):
@@ -352,7 +352,7 @@ def test_all_samples_of_another_source_are_not_called_seen(tmp_path):
         ("label_smoothing", 0.0, "is 1 for the labelled class and 0 for every other", "smoothed"),
         ("augment", [], "No augmentation was used.", "on the fly"),
         ("ema", 0.0, "mixed precision", "moving average"),
-        ("patience", 0, "perturbed validation set", "training stops after"),
+        ("patience", 0, "distorted validation set", "training stops after"),
         ("select_on", "clean", "best epoch on the clean validation set", "looks like the field;"),
         ("precision", "fp32", "32-bit floating point", "bfloat16"),
         ("weights", "imagenet", "started from pretrained weights: imagenet", "random weights"),
@@ -397,7 +397,7 @@ def trusted(tmp_path_factory):
         "holds the true class for 90 % of the samples",
         "least ambiguous (LAC) 91.2 % [88.4, 93.4] 0.93 ig 82 %",
         "Under 2 corruptions of 5 severities the mean balanced error is 6.0 %, the AlexNet",
-        "(BE) that is 0.41, relative to its loss from clean pictures (rBE) 0.37",
+        "(BE) that is 0.41, relative to its loss from clean images (rBE) 0.37",
         "motion blur 2.0 % 4.0 % 6.0 % 8.0 % 10.0 % 6.0 %",
         "The mean expected calibration error is, by severity, 0.01 at 1, 0.02 at 2",
         "Over all corruptions and severities it errs on 6.0 % of the samples",
@@ -435,7 +435,7 @@ def test_a_refusal_that_knows_less_says_less(tmp_path, key):
 # --- what the audit and the other stages leave
 
 
-def test_the_pictures_and_the_map_of_an_audit_are_shown(tmp_path):
+def test_the_images_and_the_map_of_an_audit_are_shown(tmp_path):
     run = tmp_path / "run"
     make_train(run / "train")
     cells = synthetic_set({"basophil": 40, "platelet": 40}, size=24)
@@ -443,25 +443,25 @@ def test_the_pictures_and_the_map_of_an_audit_are_shown(tmp_path):
     np.savez(tmp_path / "s" / "cells.npz", images=cells.images, labels=cells.labels)
     audit(tmp_path / "s" / "cells.npz", run / "audit", workers=0)
     html = pages_of([run], tmp_path / "out")[0]
-    shown = len(read_json(run / "audit" / "audit.json")["pictures"]["classes"])
+    shown = len(read_json(run / "audit" / "audit.json")["images"]["classes"])
     assert html.count('src="data:image/') >= shown > 0
     for anchor in ("samples", "map"):
         assert f'<figure class="numbered" id="{anchor}"' in html
-    pictures = [picture for page in PdfReader(tmp_path / "out" / "report.pdf").pages for picture in page.images]
-    assert len(pictures) >= shown
+    images = [image for page in PdfReader(tmp_path / "out" / "report.pdf").pages for image in page.images]
+    assert len(images) >= shown
     assert {f"run/audit/{name}" for name in ("audit.json", "issues.csv", "statistics.csv")} <= set(
         require_complete(tmp_path / "out", "report")["inputs"]
     )
 
 
-@pytest.mark.parametrize("file", ["../secret.jpg", "/etc/passwd", "pictures/none.jpg"])
-def test_pictures_that_an_audit_lists_and_that_lie_elsewhere_are_not_read(tmp_path, file):
+@pytest.mark.parametrize("file", ["../secret.jpg", "/etc/passwd", "images/none.jpg"])
+def test_images_that_an_audit_lists_and_that_lie_elsewhere_are_not_read(tmp_path, file):
     run = make_run(tmp_path / "a")
     Image.new("RGB", (40, 40)).save(run / "secret.jpg")
     document = read_json(run / "audit" / "audit.json")
     entry = {"file": file, "sample_id": "x", "label": "ig", "words": ""}
-    write_json(run / "audit" / "audit.json", document | {"pictures": {"classes": [entry]}})
-    assert "no picture" in pages_of([run], tmp_path / "out")[0]
+    write_json(run / "audit" / "audit.json", document | {"images": {"classes": [entry]}})
+    assert "no image" in pages_of([run], tmp_path / "out")[0]
 
 
 def test_what_was_left_out_is_counted_by_its_reasons(tmp_path):
@@ -505,13 +505,13 @@ def test_the_slip_of_the_original_report_is_named_only_for_its_eight_classes(tmp
 
 def test_paper_says_what_the_page_says(whole):
     text = paper(whole[0].parent / "out" / "report.pdf")
-    for place, title in enumerate(SECTIONS.values(), 1):
-        assert f"{place} {title}" in text
+    for index, title in enumerate(SECTIONS.values(), 1):
+        assert f"{index} {title}" in text
     for words in (
-        "13 759 pictures, of which the audit suggested dropping 1812",
+        "13 759 images, of which the audit suggested dropping 1812",
         "all 13 759 11 947 1812",
         "91.3 % [88.9, 93.4]",
-        "perturbed to look like the field",
+        "distorted to look like the field",
         "platelet 100.0 % 91.7 % [64.6, 98.5] 0.957 12",
         "Not for diagnosis.",
     ):
@@ -519,14 +519,14 @@ def test_paper_says_what_the_page_says(whole):
     assert PdfReader(whole[0].parent / "out" / "report.pdf").metadata.title == "Blood-cell classification: baseline"
 
 
-def test_paper_has_pictures_of_cells_and_no_others(whole):
+def test_paper_has_images_of_cells_and_no_others(whole):
     pages = PdfReader(whole[0].parent / "out" / "report.pdf").pages
-    assert [picture.image.size for page in pages for picture in page.images] == [(96, 96)] * 3
+    assert [image.image.size for page in pages for image in page.images] == [(96, 96)] * 3
 
 
 def test_what_is_drawn_on_paper_is_named_in_letters_that_can_be_found(whole):
     text = paper(whole[0].parent / "out" / "report.pdf")
-    for words in ("perfect calibration", "validation, perturbed", "F1 score", "predicted"):
+    for words in ("perfect calibration", "validation, distorted", "F1 score", "predicted"):
         assert words in text
 
 
@@ -570,24 +570,24 @@ def test_the_card_answers_the_items_of_the_guidelines(whole, item):
 # --- mistakes
 
 
-def test_the_pictures_of_the_worst_mistakes_are_inside_the_page(whole):
+def test_the_images_of_the_worst_mistakes_are_inside_the_page(whole):
     html = whole[1]
     assert html.count('src="data:image/jpeg;base64,') == 3
     assert 'alt="row-000000: ig, taken for monocyte"' in html
     assert "ig → monocyte 99 % sure row-000000" in plain(html)
 
 
-@pytest.mark.parametrize("picture", [None, "mistakes/9.jpg", "../secret.png", "mistakes/broken.jpg", "0.jpg"])
-def test_a_picture_that_is_lost_broken_or_elsewhere_is_not_shown(tmp_path, picture):
+@pytest.mark.parametrize("image", [None, "mistakes/9.jpg", "../secret.png", "mistakes/broken.jpg", "0.jpg"])
+def test_a_image_that_is_lost_broken_or_elsewhere_is_not_shown(tmp_path, image):
     train = make_train(tmp_path / "train")
     entries = make_mistakes(tmp_path / "evaluate", 1)
     (tmp_path / "evaluate" / "mistakes" / "broken.jpg").write_bytes(b"\xff\xd8\xff and no more")
     Image.new("RGB", (40, 40)).save(tmp_path / "secret.png")
-    make_evaluation(tmp_path / "evaluate", train, worst_mistakes=[entries[0] | {"picture": picture}])
+    make_evaluation(tmp_path / "evaluate", train, worst_mistakes=[entries[0] | {"image": image}])
     html = pages_of([train], tmp_path / "out")[0]
-    shown = picture == "0.jpg"  # a path relative to mistakes/ is understood too
+    shown = image == "0.jpg"  # a path relative to mistakes/ is understood too
     assert ("data:image/jpeg" in html) is shown
-    assert ("no picture" in html) is not shown
+    assert ("no image" in html) is not shown
 
 
 # --- several runs
@@ -678,11 +678,11 @@ def test_splits_and_audits_count_what_they_hold(tmp_path):
     assert found.audit["suggested_drops"] == 1812
 
 
-def test_a_history_that_never_measured_the_perturbed_accuracy_has_no_such_curve(tmp_path):
+def test_a_history_that_never_measured_the_distorted_accuracy_has_no_such_curve(tmp_path):
     train = make_train(tmp_path / "train")
-    history = pl.read_csv(train / "history.csv").with_columns(val_perturbed_accuracy=pl.lit(None, pl.Float64))
+    history = pl.read_csv(train / "history.csv").with_columns(val_distorted_accuracy=pl.lit(None, pl.Float64))
     history.write_csv(train / "history.csv")
-    assert "val_perturbed_accuracy" not in load_inputs([train]).main.history
+    assert "val_distorted_accuracy" not in load_inputs([train]).main.history
 
 
 def test_reporting_needs_no_torch():

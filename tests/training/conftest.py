@@ -17,7 +17,7 @@ MakeConfig = Callable[..., TrainConfig]
 
 @pytest.fixture
 def coloured() -> MakeSet:
-    """Make pictures whose class is their colour, with noise over it."""
+    """Make images whose class is their colour, with noise over it."""
 
     def make(counts: tuple[int, ...] = (12, 12, 12), *, size: int = 16, seed: int = 0) -> LabelledImages:
         colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200], [200, 200, 60]])

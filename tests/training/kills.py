@@ -21,7 +21,7 @@ import torch
 
 from hemalens.training import checkpoint
 from hemalens.training import train as stage
-from hemalens.training.loop import perturb
+from hemalens.training.loop import distort
 from tests.forking import ended, forked
 
 torch.set_num_threads(1)
@@ -160,7 +160,7 @@ def kills_while_training(folder: Path, settings: list[str], workers: int, kills:
     source = folder / "cells.npz"
     # What every run would do anew in its first second; on one thread, so that forking stays safe.
     torch.use_deterministic_algorithms(True, warn_only=True)
-    perturb(torch.zeros((1, 16, 16, 3), dtype=torch.uint8))
+    distort(torch.zeros((1, 16, 16, 3), dtype=torch.uint8))
 
     def attempt(run: Path, kill: int | None, workers: int = 0) -> str:
         return ended(forked(lambda: train(source, run, settings, workers=workers, kill=kill)))
@@ -184,14 +184,14 @@ def result(run: Path) -> dict[str, Any]:
         return {}
     history = (run / "history.csv").read_text().splitlines()
     seconds = history[0].split(",").index("seconds")
-    rows = [[cell for place, cell in enumerate(row.split(",")) if place != seconds] for row in history]
+    rows = [[cell for index, cell in enumerate(row.split(",")) if index != seconds] for row in history]
     names = ("model.safetensors.sha256", "validation.safetensors.sha256")
     best = json.loads((run / "model.json").read_text())["best_epoch"]
     return {"history": rows, "best_epoch": best, **{name: (run / name).read_text() for name in names}}
 
 
 def write_source(folder: Path) -> None:
-    """Write 42 pictures of three classes, colours under noise, as ``cells.npz`` with splits of its own."""
+    """Write 42 images of three classes, colours under noise, as ``cells.npz`` with splits of its own."""
     colours = np.array([[190, 90, 90], [90, 190, 90], [90, 90, 190]])
     labels = np.repeat(np.arange(3), 14)
     noise = np.random.default_rng(0).integers(-60, 61, (len(labels), 16, 16, 3))

@@ -1,4 +1,4 @@
-"""What training keeps for refusal: of the network as it is saved, of undistorted pictures, the same for a seed."""
+"""What training keeps for refusal: of the network as it is saved, of undistorted images, the same for a seed."""
 
 from pathlib import Path
 
@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from hemalens.core.abstention import Refusal, judge
+from hemalens.core.abstention import Abstention, judge
 from hemalens.core.artifacts import read_json
 from hemalens.core.config import AugmentStep
-from hemalens.data.selection import choose_side
+from hemalens.data.selection import choose_split
 from hemalens.data.sources import open_source
 from hemalens.data.split import read_splits
 from hemalens.training import abstaining as refusing
-from hemalens.training.abstaining import learn_refusal
+from hemalens.training.abstaining import learn_abstention
 from hemalens.training.checkpoint import load_model
 from hemalens.training.predicting import predict_features
 from hemalens.training.tensors import LabelledImages, load_images
@@ -38,33 +38,33 @@ def steps_of(run: Path) -> list[AugmentStep]:
     return [AugmentStep(**step) for step in read_json(run / "config.json")["augment"]]
 
 
-def learned(source: Path, run: Path, seed: int = 0, steps: list[AugmentStep] | None = None) -> Refusal:
+def learned(source: Path, run: Path, seed: int = 0, steps: list[AugmentStep] | None = None) -> Abstention:
     opened = open_source(source)
-    sides = read_splits(run / "splits.csv", opened.samples)
-    labels, places = choose_side(opened, sides, "val")
-    validation = LabelledImages(load_images(opened, places, size=16), labels, tuple(map(str, places)))
+    assigned = read_splits(run / "splits.csv", opened.samples)
+    labels, indices = choose_split(opened, assigned, "val")
+    validation = LabelledImages(load_images(opened, indices, size=16), labels, tuple(map(str, indices)))
     steps = steps_of(run) if steps is None else steps
-    return learn_refusal(load_model(run).module, opened, sides, validation, steps=steps, seed=seed)
+    return learn_abstention(load_model(run).module, opened, assigned, validation, steps=steps, seed=seed)
 
 
 def test_a_run_holds_what_its_own_network_would_learn_again(trained: tuple[Path, Path]) -> None:
-    written = read_json(trained[1] / "refusal.json")
+    written = read_json(trained[1] / "abstention.json")
     again = learned(*trained)
-    assert Refusal.from_json(written).distance_limit == pytest.approx(again.distance_limit, rel=1e-4)
+    assert Abstention.from_json(written).distance_limit == pytest.approx(again.distance_limit, rel=1e-4)
     assert again.gaussians is not None
     assert again.gaussians.means.shape == (3, 192)
-    assert "refusal.json" in read_json(trained[1] / "provenance.json")["outputs"]
+    assert "abstention.json" in read_json(trained[1] / "provenance.json")["outputs"]
 
 
 def test_what_is_no_cell_is_refused(trained: tuple[Path, Path]) -> None:
-    refusal = Refusal.from_json(read_json(trained[1] / "refusal.json"))
+    abstention = Abstention.from_json(read_json(trained[1] / "abstention.json"))
     strange = np.random.default_rng(1).integers(0, 2, (20, 16, 16, 3)).astype(np.uint8) * 255
-    judged = judge(refusal, *predict_features(load_model(trained[1]).module, torch.from_numpy(strange)))
+    judged = judge(abstention, *predict_features(load_model(trained[1]).module, torch.from_numpy(strange)))
     assert judged.abstained.mean() > 0.9
     assert "unlike any training cell" in judged.reasons[0]
 
 
-def test_of_many_pictures_as_many_of_each_class_are_taken(
+def test_of_many_images_as_many_of_each_class_are_taken(
     trained: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refusing, "_PER_CLASS", 5)

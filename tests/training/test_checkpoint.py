@@ -59,7 +59,7 @@ def test_every_flipped_byte_and_every_cut_is_found(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"weight": torch.arange(4.0)})
     whole = path.read_bytes()
-    damaged = [whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :] for place in range(len(whole))]
+    damaged = [whole[:index] + bytes([whole[index] ^ 0x10]) + whole[index + 1 :] for index in range(len(whole))]
     damaged += [whole[:length] for length in range(len(whole))] + [whole + b"\0"]
     for data in damaged:
         path.write_bytes(data)
@@ -192,19 +192,19 @@ def test_what_killed_saves_left_behind_is_removed_and_what_others_left_is_not(tm
 def damage(path: Path, before: Path, chance: random.Random) -> str:
     """Damage a checkpoint or its hash in one of seven ways; return which."""
     data, beside = bytearray(path.read_bytes()), path.with_name(path.name + ".sha256")
-    place, kinds = chance.randrange(len(data)), ("bit", "bits", "cut", "zeros", "hash bit", "hash swapped", "no hash")
+    index, kinds = chance.randrange(len(data)), ("bit", "bits", "cut", "zeros", "hash bit", "hash swapped", "no hash")
     kind = chance.choice(kinds)
     if kind == "bit":
-        data[place] ^= 1 << chance.randrange(8)
+        data[index] ^= 1 << chance.randrange(8)
     elif kind == "bits":
-        for place in chance.sample(range(len(data)), chance.randrange(2, 40)):
-            data[place] ^= 1 << chance.randrange(8)
+        for index in chance.sample(range(len(data)), chance.randrange(2, 40)):
+            data[index] ^= 1 << chance.randrange(8)
     elif kind == "cut":
-        del data[place:]
+        del data[index:]
     elif kind == "zeros":
-        while not any(data[place : place + 64]):
-            place = chance.randrange(len(data))
-        data[place : place + 64] = bytes(len(data[place : place + 64]))
+        while not any(data[index : index + 64]):
+            index = chance.randrange(len(data))
+        data[index : index + 64] = bytes(len(data[index : index + 64]))
     elif kind == "hash bit":
         digits = bytearray(beside.read_bytes())
         digits[chance.randrange(64)] ^= 1 << chance.randrange(8)
@@ -286,8 +286,8 @@ def test_a_model_is_loaded_whole_and_ready_to_predict(tmp_path: Path) -> None:
         loaded = load_model(run)
         assert (loaded.classes, loaded.image_size) == (("a", "b", "c"), 16)
         assert not loaded.module.training
-        pictures = torch.rand(2, 3, 16, 16)
-        assert torch.equal(loaded.module(pictures), module(pictures))
+        images = torch.rand(2, 3, 16, 16)
+        assert torch.equal(loaded.module(images), module(images))
     logits, labels = read_validation(tmp_path / "run" / "train")
     assert logits.shape == (2, 3)
     assert labels.tolist() == [0, 1]

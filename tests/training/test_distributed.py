@@ -156,12 +156,12 @@ def test_shared_batch_statistics_keep_names_values_and_the_mode() -> None:
 
 def test_an_activation_inside_a_normalisation_is_kept() -> None:
     module = build_model("mobilenetv2_100", 3, image_size=32).eval()
-    pictures = torch.rand(2, 3, 32, 32)
-    before = module(pictures)
+    images = torch.rand(2, 3, 32, 32)
+    before = module(images)
     names = list(module.state_dict())
     shared = share_batch_statistics(module)
     assert list(shared.state_dict()) == names
-    assert torch.equal(shared(pictures), before)
+    assert torch.equal(shared(images), before)
 
 
 def test_a_batch_too_small_for_the_processes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

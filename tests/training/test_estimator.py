@@ -35,7 +35,7 @@ from hemalens.training.train import train
 MakeSet = Callable[..., LabelledImages]
 QUICK = (
     *("image_size=16", "epochs=2", "batch_size=12", "balance=none", "threads=1", "device=cpu", "precision=fp32"),
-    *("oversample=1", "lr=0.02", "augment=[{name='flip'}]"),
+    *("supersample=1", "lr=0.02", "augment=[{name='flip'}]"),
 )
 NAMES = np.array(["basophil", "lymphocyte", "platelet"])
 
@@ -52,7 +52,7 @@ def drawn_from() -> tuple[Any, ...]:
 
 @pytest.fixture(scope="module")
 def cells() -> tuple[np.ndarray, np.ndarray]:
-    """60 pictures of three colours (N, 20, 20, 3), and the names of their classes."""
+    """60 images of three colours (N, 20, 20, 3), and the names of their classes."""
     colours = np.array([[200, 60, 60], [60, 200, 60], [60, 60, 200]])
     labels = np.tile(np.arange(3), 20)
     noise = np.random.default_rng(0).integers(-50, 51, (60, 20, 20, 3))
@@ -66,67 +66,67 @@ def fitted(cells: tuple[np.ndarray, np.ndarray]) -> Classifier:
 
 
 def test_it_learns_names_and_says_what_it_learned(fitted: Classifier, cells: Any) -> None:
-    pictures, labels = cells
+    images, labels = cells
     assert fitted.classes_.tolist() == NAMES.tolist()
-    assert fitted.score(pictures, labels) > 0.9
-    assert set(fitted.predict(pictures[:5])) <= set(NAMES)
+    assert fitted.score(images, labels) > 0.9
+    assert set(fitted.predict(images[:5])) <= set(NAMES)
     assert (fitted.image_size_, fitted.card_["epochs"]) == (16, 2)
     assert [row["epoch"] for row in fitted.history_] == [1, 2]
     assert (fitted.card_["n_train"], fitted.card_["n_val"]) == (51, 9)
 
 
 def test_probabilities_are_the_logits_over_the_temperature(fitted: Classifier, cells: Any) -> None:
-    pictures = cells[0][:6]
-    probabilities, logits = fitted.predict_proba(pictures), fitted.decision_function(pictures)
+    images = cells[0][:6]
+    probabilities, logits = fitted.predict_proba(images), fitted.decision_function(images)
     np.testing.assert_allclose(probabilities, softmax(logits), rtol=1e-6)
-    assert fitted.predict(pictures).tolist() == fitted.classes_[probabilities.argmax(axis=1)].tolist()
-    judgement = fitted.judge(pictures)
+    assert fitted.predict(images).tolist() == fitted.classes_[probabilities.argmax(axis=1)].tolist()
+    judgement = fitted.judge(images)
     np.testing.assert_array_equal(judgement.probabilities, probabilities)
     assert fitted.refusal_.temperature != 1.0
 
 
-def test_pictures_in_files_images_and_lists_are_predicted_alike(fitted: Classifier, cells: Any, tmp_path: Path) -> None:
-    pictures = cells[0][:3]
-    Image.fromarray(pictures[0]).save(tmp_path / "cell.png")
-    mixed = [tmp_path / "cell.png", Image.fromarray(pictures[1]), pictures[2]]
-    np.testing.assert_array_equal(fitted.predict_proba(mixed), fitted.predict_proba(pictures))
+def test_images_in_files_images_and_lists_are_predicted_alike(fitted: Classifier, cells: Any, tmp_path: Path) -> None:
+    images = cells[0][:3]
+    Image.fromarray(images[0]).save(tmp_path / "cell.png")
+    mixed = [tmp_path / "cell.png", Image.fromarray(images[1]), images[2]]
+    np.testing.assert_array_equal(fitted.predict_proba(mixed), fitted.predict_proba(images))
 
 
 def test_equal_fits_give_equal_weights_and_touch_nothing(fitted: Classifier, cells: Any) -> None:
-    pictures, labels = cells
-    before, states = pictures.copy(), drawn_from()
-    again, other = quick(seed=3).fit(pictures, labels), quick(seed=4).fit(pictures, labels)
+    images, labels = cells
+    before, states = images.copy(), drawn_from()
+    again, other = quick(seed=3).fit(images, labels), quick(seed=4).fit(images, labels)
     weights = [made._files["model.safetensors"] for made in (fitted, again, other)]
     assert weights[0] == weights[1] != weights[2]
-    assert (pictures == before).all()
+    assert (images == before).all()
     assert drawn_from() == states
 
 
 def test_weights_are_those_of_the_command_on_the_same_split(fitted: Classifier, cells: Any, tmp_path: Path) -> None:
-    pictures, labels = cells
+    images, labels = cells
     saved = fitted.save(tmp_path / "saved")
     sides = read_table(saved / "splits.csv", {})["split"].to_numpy().astype(str)
     source = tmp_path / "cells.npz"
-    np.savez(source, images=pictures, labels=labels, splits=sides)
+    np.savez(source, images=images, labels=labels, splits=sides)
     train(source, tmp_path / "run", settings=(*QUICK, "seed=3"))
     assert sha256_file(tmp_path / "run" / "model.safetensors") == sha256_file(saved / "model.safetensors")
-    assert read_json(tmp_path / "run" / "refusal.json") == read_json(saved / "refusal.json")
+    assert read_json(tmp_path / "run" / "abstention.json") == read_json(saved / "abstention.json")
 
 
 def test_a_saved_run_is_taken_by_the_commands_and_back(
     fitted: Classifier, cells: Any, tmp_path: Path, undrawn: None
 ) -> None:
-    pictures, labels = cells
-    np.savez(tmp_path / "cells.npz", images=pictures, labels=labels)
+    images, labels = cells
+    np.savez(tmp_path / "cells.npz", images=images, labels=labels)
     run = fitted.save(tmp_path / "run")
     scores = evaluate(run, tmp_path / "cells.npz", tmp_path / "evaluation")
-    assert scores["accuracy"]["value"] == fitted.score(pictures, labels)
+    assert scores["accuracy"]["value"] == fitted.score(images, labels)
     assert export(run, tmp_path / "cells.onnx")["n"] > 0
     record = read_provenance(run)
     assert record is not None
     assert record["outputs"]["model.json"] == sha256_file(run / "model.json")
     back = Classifier.from_run(run)
-    np.testing.assert_array_equal(back.predict_proba(pictures), fitted.predict_proba(pictures))
+    np.testing.assert_array_equal(back.predict_proba(images), fitted.predict_proba(images))
     assert back.classes_.tolist() == NAMES.tolist()
     assert load_config(find_recipe(back.recipe), [*back.settings, f"seed={back.seed}"]).model_dump(
         mode="json"
@@ -139,7 +139,7 @@ def test_a_saved_run_is_taken_by_the_commands_and_back(
 
 def test_a_run_without_refusal_data_is_taken_with_confidence_alone(fitted: Classifier, tmp_path: Path) -> None:
     run = fitted.save(tmp_path / "run")
-    (run / "refusal.json").unlink()
+    (run / "abstention.json").unlink()
     back = Classifier.from_run(run)
     assert back.refusal_.gaussians is None
     logits, _ = read_validation(run)
@@ -161,18 +161,18 @@ def test_a_clone_is_unfitted_and_equal_in_its_parameters(fitted: Classifier, cel
 
 
 def test_searches_folds_and_pipelines_take_it(cells: Any) -> None:
-    pictures, labels = cells
+    images, labels = cells
     short = (*QUICK, "epochs=1")
     search = GridSearchCV(quick(), {"settings": [short, (*short, "lr=0.0001")]}, cv=2, error_score="raise")
-    search.fit(pictures, labels)
+    search.fit(images, labels)
     assert search.best_params_["settings"] in (short, (*short, "lr=0.0001"))
-    assert search.predict(pictures).shape == (60,)
-    assert cross_val_score(quick(settings=short), list(pictures), labels, cv=2, scoring="neg_log_loss").shape == (2,)
-    pipe = make_pipeline(FunctionTransformer(lambda batch: batch[:, 2:-2, 2:-2]), quick()).fit(pictures, labels)
-    assert pipe.score(pictures, labels) > 0.5
+    assert search.predict(images).shape == (60,)
+    assert cross_val_score(quick(settings=short), list(images), labels, cv=2, scoring="neg_log_loss").shape == (2,)
+    pipe = make_pipeline(FunctionTransformer(lambda batch: batch[:, 2:-2, 2:-2]), quick()).fit(images, labels)
+    assert pipe.score(images, labels) > 0.5
 
 
-def test_no_process_is_started_however_many_pictures(fitted: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_process_is_started_however_many_images(fitted: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hemalens.data.reading.parallel.ProcessPoolExecutor", None)
     monkeypatch.setattr("hemalens.data.reading.parallel.available_cores", lambda: 2)
     assert fitted.predict(np.zeros((900, 16, 16, 3), np.uint8)).shape == (900,)
@@ -191,24 +191,22 @@ def test_no_process_is_started_however_many_pictures(fitted: Classifier, monkeyp
 def test_labels_come_back_as_they_were_and_have_names_in_a_run(
     labels: list[Any], names: tuple[str, ...], cells: Any
 ) -> None:
-    pictures = cells[0][np.arange(60) % 3 < 2]
-    y = np.array(labels)[np.arange(len(pictures)) % 2]
-    made = quick(settings=(*QUICK, "epochs=1")).fit(pictures, y.reshape(-1, 1))
+    images = cells[0][np.arange(60) % 3 < 2]
+    y = np.array(labels)[np.arange(len(images)) % 2]
+    made = quick(settings=(*QUICK, "epochs=1")).fit(images, y.reshape(-1, 1))
     assert made.classes_.tolist() == labels
-    assert made.predict(pictures).dtype == y.dtype
+    assert made.predict(images).dtype == y.dtype
     assert made.card_["classes"] == list(names)
-    lead = made.decision_function(pictures)
-    assert lead.shape == (len(pictures),)
-    assert made.predict(pictures).tolist() == np.where(lead > 0, labels[1], labels[0]).tolist()
+    lead = made.decision_function(images)
+    assert lead.shape == (len(images),)
+    assert made.predict(images).tolist() == np.where(lead > 0, labels[1], labels[0]).tolist()
 
 
 def test_a_group_is_never_on_both_sides(cells: Any, tmp_path: Path) -> None:
-    pictures, labels = cells
+    images, labels = cells
     patients = np.arange(60) // 6
     run = (
-        quick(settings=(*QUICK, "epochs=1"), validation_share=0.3)
-        .fit(pictures, labels, patients)
-        .save(tmp_path / "run")
+        quick(settings=(*QUICK, "epochs=1"), validation_share=0.3).fit(images, labels, patients).save(tmp_path / "run")
     )
     table = read_table(run / "splits.csv", {})
     assert table.group_by("group").n_unique()["split"].max() == 1
@@ -236,7 +234,7 @@ def test_wrong_parameters_are_named_by_fit(
 @pytest.mark.parametrize(
     ("labels", "rule"),
     [
-        (["a"] * 59, r"y \(59,\): must be one label for each of 60 pictures"),
+        (["a"] * 59, r"y \(59,\): must be one label for each of 60 images"),
         (np.eye(60), r"y \(60, 60\)"),
         (np.linspace(0, 1, 60), "y of float64"),
         ([None, "a"] * 30, "y of object"),
@@ -274,7 +272,7 @@ for act in (lambda: hemalens.Classifier().fit(numpy.zeros((2, 8, 8, 3), "u1"), [
 
 
 class OfTables(Classifier):
-    """Rows of a table drawn as pictures of stripes, so that scikit-learn's own checks have something to train on."""
+    """Rows of a table drawn as images of stripes, so that scikit-learn's own checks have something to train on."""
 
     def __init__(self, settings: Any = (*QUICK, "epochs=1", "balance=sampler"), seed: Any = 0) -> None:
         super().__init__(settings=settings, seed=seed)
@@ -282,8 +280,8 @@ class OfTables(Classifier):
     def fit(self, X: Any, y: Any) -> "OfTables":  # noqa: N803  # as scikit-learn calls it
         return super().fit(drawn(X), y)
 
-    def _outputs(self, pictures: Any) -> Any:
-        return super()._outputs(drawn(pictures))
+    def _outputs(self, images: Any) -> Any:
+        return super()._outputs(drawn(images))
 
 
 def drawn(table: Any) -> np.ndarray:
@@ -334,5 +332,5 @@ def test_it_passes_the_checks_of_scikit_learn_that_need_no_data(check: Any) -> N
     ],
     ids=lambda check: check.__name__,
 )
-def test_it_passes_the_checks_of_scikit_learn_that_pictures_can_be_made_for(check: Any) -> None:
+def test_it_passes_the_checks_of_scikit_learn_that_images_can_be_made_for(check: Any) -> None:
     check("OfTables", OfTables())

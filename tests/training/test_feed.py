@@ -20,11 +20,11 @@ BALANCES = ("none", "replicate", "sampler", "weights")
 
 
 def rows(batch: Batch) -> list[tuple[int, int]]:
-    return list(zip(batch.places.tolist(), batch.keys.tolist(), strict=True))
+    return list(zip(batch.indices.tolist(), batch.keys.tolist(), strict=True))
 
 
 def numbered(counts: tuple[int, ...]) -> LabelledImages:
-    """Pictures of 2 px that carry their place."""
+    """Images of 2 px that carry their place."""
     labels = np.repeat(np.arange(len(counts)), counts).astype(np.int64)
     images = np.zeros((len(labels), 2, 2, 3), np.uint8)
     images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(len(labels)) % 256, np.arange(len(labels)) // 256
@@ -38,17 +38,17 @@ def test_batches_are_the_epochs_order_cut_into_steps(
 ) -> None:
     data, config = coloured((20, 9, 6)), quick(balance=balance, per_class=10, batch_size=batch_size, seed=4)
     feed = MemoryFeed(data, config, CPU)
-    places, keys = epoch_order(data.labels, config, epoch=2)
+    indices, keys = epoch_order(data.labels, config, epoch=2)
     batches = list(feed.epoch(2))
-    assert len(batches) == feed.steps() == max(len(places) // batch_size, 1)
+    assert len(batches) == feed.steps() == max(len(indices) // batch_size, 1)
     for step, batch in enumerate(batches):
         part = slice(step * batch_size, (step + 1) * batch_size)
-        assert batch.places.tolist() == places[part].tolist()
+        assert batch.indices.tolist() == indices[part].tolist()
         assert batch.keys.tolist() == keys[part].tolist()
-        assert batch.labels.tolist() == data.labels[places[part]].tolist()
-        assert np.array_equal(batch.pictures, data.images[places[part]])
-        assert batch.size == len(places[part])
-        assert (batch.pictures.dtype, batch.labels.dtype, batch.keys.dtype) == (torch.uint8, torch.int64, torch.int64)
+        assert batch.labels.tolist() == data.labels[indices[part]].tolist()
+        assert np.array_equal(batch.images, data.images[indices[part]])
+        assert batch.size == len(indices[part])
+        assert (batch.images.dtype, batch.labels.dtype, batch.keys.dtype) == (torch.uint8, torch.int64, torch.int64)
 
 
 @settings(max_examples=60, deadline=None)
@@ -69,15 +69,15 @@ def test_the_shares_of_all_processes_are_the_batch_of_one(
     for step, batch in enumerate(alone):
         parts = [share[step] for share in shares]
         assert sorted(row for part in parts for row in rows(part)) == sorted(rows(batch))
-        assert {part.size for part in parts} == {len(batch.places)}
-        assert max(len(part.places) for part in parts) - min(len(part.places) for part in parts) <= 1
+        assert {part.size for part in parts} == {len(batch.indices)}
+        assert max(len(part.indices) for part in parts) - min(len(part.indices) for part in parts) <= 1
 
 
-def test_any_pictures_are_given_in_the_order_asked_for() -> None:
+def test_any_images_are_given_in_the_order_asked_for() -> None:
     data = numbered((300,))
     feed = MemoryFeed(data, TrainConfig(), CPU)
-    places = [299, 0, 299, 17]
-    assert np.array_equal(feed.pictures(torch.tensor(places)), data.images[places])
+    indices = [299, 0, 299, 17]
+    assert np.array_equal(feed.images(torch.tensor(indices)), data.images[indices])
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(4, [0, 2, 5, 7]), (10, list(range(10))), (99, list(range(10)))])

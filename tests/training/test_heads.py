@@ -23,7 +23,7 @@ MakeConfig = Callable[..., TrainConfig]
 
 
 def feed(images: np.ndarray) -> MemoryFeed:
-    """Hold pictures whose labels do not matter."""
+    """Hold images whose labels do not matter."""
     ids = tuple(f"row-{row:06d}" for row in range(len(images)))
     labels = np.zeros(len(images), np.int64)
     return MemoryFeed(LabelledImages(images, labels, ids), TrainConfig(), torch.device("cpu"))
@@ -49,21 +49,21 @@ def test_the_last_layer_on_the_features_gives_the_logits(name: str, coloured: Ma
     torch.testing.assert_close(features @ last.weight.T + last.bias, logits, rtol=1e-4, atol=1e-5)
 
 
-def test_the_views_are_the_eight_positions_of_a_square_the_picture_first(coloured: MakeSet) -> None:
+def test_the_views_are_the_eight_positions_of_a_square_the_image_first(coloured: MakeSet) -> None:
     module = make_module()
     module.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3))
     module.network.get_classifier = lambda: module.network[1]
     images = coloured((1, 1)).images
     features = extract_features(module, feed(images), views=VIEWS).reshape(VIEWS, 2, 3, 16, 16)
-    pictures = ((to_batch(torch.from_numpy(images)) - module.mean) / module.std).numpy()
-    torch.testing.assert_close(features[0].numpy(), pictures)
-    for place in range(2):
-        turned = [np.rot90(pictures[place], turn, (1, 2)) for turn in range(4)]
+    seen = ((to_batch(torch.from_numpy(images)) - module.mean) / module.std).numpy()
+    torch.testing.assert_close(features[0].numpy(), seen)
+    for index in range(2):
+        turned = [np.rot90(seen[index], turn, (1, 2)) for turn in range(4)]
         wanted = {view.tobytes() for each in turned for view in (each.copy(), each[:, :, ::-1].copy())}
-        assert {features[view, place].numpy().tobytes() for view in range(VIEWS)} == wanted
+        assert {features[view, index].numpy().tobytes() for view in range(VIEWS)} == wanted
 
 
-def test_pictures_kept_larger_are_seen_at_the_networks_size(coloured: MakeSet) -> None:
+def test_images_kept_larger_are_seen_at_the_networks_size(coloured: MakeSet) -> None:
     module = make_module()
     module.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 3))
     module.network.get_classifier = lambda: module.network[1]
@@ -81,7 +81,7 @@ def test_features_are_read_again_where_nothing_changed(
     assert torch.equal(extract_features(module, feed(images), cache=tmp_path), first)
 
 
-@pytest.mark.parametrize("changed", ["weights", "statistics", "normalisation", "picture", "ids", "size", "views"])
+@pytest.mark.parametrize("changed", ["weights", "statistics", "normalisation", "image", "ids", "size", "views"])
 def test_features_of_anything_else_are_computed(changed: str, tmp_path: Path, coloured: MakeSet) -> None:
     images, module, views = coloured().images, make_module(), 1
     extract_features(module, feed(images), cache=tmp_path)
@@ -91,19 +91,19 @@ def test_features_of_anything_else_are_computed(changed: str, tmp_path: Path, co
         module(to_batch(torch.from_numpy(images)))
     if changed == "normalisation":
         module.mean += 0.1
-    if changed == "picture":
+    if changed == "image":
         images = images.copy()
         images[3, 2, 1, 0] ^= 1
     if changed == "size":
         images = images[:, :, :8]
     if changed == "views":
         views = 2
-    pictures = feed(images)
+    fed = feed(images)
     if changed == "ids":
-        pictures.sample_ids = (*pictures.sample_ids[:-1], "another")
-    again = extract_features(module, pictures, views=views, cache=tmp_path)
+        fed.sample_ids = (*fed.sample_ids[:-1], "another")
+    again = extract_features(module, fed, views=views, cache=tmp_path)
     assert len(list(tmp_path.glob("features-*.safetensors"))) == 2
-    assert torch.equal(again, extract_features(module, pictures, views=views))
+    assert torch.equal(again, extract_features(module, fed, views=views))
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "no hash"])
@@ -169,7 +169,7 @@ def test_rare_classes_count_as_much_as_others_where_classes_are_balanced(coloure
     assert fitted["none"].bias[0] - fitted["none"].bias[1] != fitted["replicate"].bias[0] - fitted["replicate"].bias[1]
 
 
-def test_a_class_without_a_picture_does_no_harm(coloured: MakeSet, quick: MakeConfig) -> None:
+def test_a_class_without_a_image_does_no_harm(coloured: MakeSet, quick: MakeConfig) -> None:
     config = quick(balance="replicate")
     head = train_head(make_module(), hold(coloured((20, 20)), config), coloured((5, 5), seed=1), config)
     assert torch.isfinite(head.weight).all()

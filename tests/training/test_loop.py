@@ -21,7 +21,7 @@ from hemalens.training.device import choose_device, torch_threads
 from hemalens.training.feed import MemoryFeed
 from hemalens.training.loop import Fitted
 from hemalens.training.models import build_model
-from hemalens.training.predicting import perturb, predict_logits
+from hemalens.training.predicting import distort, predict_logits
 from hemalens.training.tensors import LabelledImages
 
 MakeSet = Callable[..., LabelledImages]
@@ -63,7 +63,7 @@ VARIANTS = {
     "bf16": {"precision": "bf16", "optimizer": "adamw", "lr": 0.003},
     "averaged": {"ema": 0.9, "augment": [{"name": "flip"}, {"name": "rotate"}, {"name": "noise", "probability": 0.5}]},
     "adamw": {"model": "baseline", "optimizer": "adamw", "lr": 0.001, "dropout": 0.5, "balance": "sampler"},
-    "replicated": {"balance": "replicate", "per_class": 12, "dropout": 0.3, "select_on": "perturbed", "ema": 0.5},
+    "replicated": {"balance": "replicate", "per_class": 12, "dropout": 0.3, "select_on": "distorted", "ema": 0.5},
 }
 
 
@@ -82,7 +82,7 @@ def test_a_run_killed_anywhere_and_resumed_ends_with_the_same_weights(
         resumed = fit(train, val, 3, config, checkpoints=checkpoints)
         assert same_weights(resumed.module, whole.module)
         assert resumed.best_epoch == whole.best_epoch
-        for column in ("train_loss", "val_loss", "val_perturbed_accuracy"):
+        for column in ("train_loss", "val_loss", "val_distorted_accuracy"):
             assert scores(resumed, column) == scores(whole, column)
         assert np.array_equal(resumed.validation[0], whole.validation[0])
 
@@ -115,8 +115,8 @@ def test_a_damaged_checkpoint_costs_an_epoch_and_changes_nothing(
 def test_the_seed_alone_decides_the_weights(tmp_path: Path, coloured: MakeSet, quick: MakeConfig) -> None:
     train, val = coloured(), coloured((4, 4, 4), seed=1)
     runs = [
-        fit(train, val, 3, quick(epochs=1, seed=seed), checkpoints=tmp_path / str(place)).module
-        for place, seed in enumerate((0, 0, 2**32 - 1))
+        fit(train, val, 3, quick(epochs=1, seed=seed), checkpoints=tmp_path / str(index)).module
+        for index, seed in enumerate((0, 0, 2**32 - 1))
     ]
     assert same_weights(runs[0], runs[1])
     assert not same_weights(runs[0], runs[2])
@@ -231,12 +231,12 @@ def rigged(monkeypatch: pytest.MonkeyPatch, clean: list[float], distorted: list[
 
     def validate(*_: object) -> dict[str, float]:
         one, other = next(answers)
-        return {"val_loss": 1.0, "val_accuracy": one, "val_perturbed_accuracy": other}
+        return {"val_loss": 1.0, "val_accuracy": one, "val_distorted_accuracy": other}
 
     monkeypatch.setattr(loop, "_validate", validate)
 
 
-@pytest.mark.parametrize(("select_on", "best"), [("clean", 2), ("perturbed", 4)])
+@pytest.mark.parametrize(("select_on", "best"), [("clean", 2), ("distorted", 4)])
 def test_the_epoch_is_chosen_by_the_score_asked_for_and_ties_go_to_the_later(
     select_on: str, best: int, tmp_path: Path, coloured: MakeSet, quick: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,27 +278,27 @@ def test_history_has_a_row_an_epoch_and_validation_is_that_of_the_chosen_weights
 
 def test_predictions_do_not_depend_on_the_batch_and_leave_the_mode_alone(coloured: MakeSet) -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2), nn.Dropout(0.5))
-    pictures = torch.from_numpy(coloured((150, 150)).images)
+    images = torch.from_numpy(coloured((150, 150)).images)
     module.train()
-    together = predict_logits(module, pictures)
+    together = predict_logits(module, images)
     assert module.training
     assert together.dtype == np.float32
-    np.testing.assert_allclose(predict_logits(module, pictures[280:]), together[280:], atol=1e-5)
-    assert predict_logits(module, pictures[:0]).size == 0
+    np.testing.assert_allclose(predict_logits(module, images[280:]), together[280:], atol=1e-5)
+    assert predict_logits(module, images[:0]).size == 0
 
 
 def test_the_field_like_copy_is_always_the_same_and_far_from_the_original(coloured: MakeSet) -> None:
-    pictures = torch.from_numpy(coloured((150, 150)).images)
-    before = pictures.clone()
-    first = perturb(pictures)
-    assert torch.equal(pictures, before)
-    assert (first.shape, first.dtype) == (pictures.shape, torch.uint8)
+    images = torch.from_numpy(coloured((150, 150)).images)
+    before = images.clone()
+    first = distort(images)
+    assert torch.equal(images, before)
+    assert (first.shape, first.dtype) == (images.shape, torch.uint8)
     torch.manual_seed(9)
-    assert torch.equal(perturb(pictures), first)
-    assert torch.equal(perturb(pictures[:7]), first[:7])
-    changed = (first.float() - pictures.float()).abs().mean(dim=(1, 2, 3))
+    assert torch.equal(distort(images), first)
+    assert torch.equal(distort(images[:7]), first[:7])
+    changed = (first.float() - images.float()).abs().mean(dim=(1, 2, 3))
     assert (changed > 5).float().mean() > 0.9
-    assert perturb(pictures[:0]).shape == (0, 16, 16, 3)
+    assert distort(images[:0]).shape == (0, 16, 16, 3)
 
 
 @pytest.mark.parametrize("name", ["gpu", "cpu:x", "meta", "cuda:-1", ""])
@@ -346,7 +346,7 @@ def test_an_input_that_is_not_finite_stops_the_run_before_the_step(
 ) -> None:
     def poisoned(*args: Any, **keys: Any) -> Any:
         views = make_views(*args, **keys)
-        views.pictures[3, 0, 0, 0] = float("nan")
+        views.images[3, 0, 0, 0] = float("nan")
         return views
 
     monkeypatch.setattr(loop, "make_views", poisoned)

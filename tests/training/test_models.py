@@ -35,35 +35,35 @@ def test_weights_depend_on_the_seed_and_not_on_the_global_state(name: str) -> No
 
 @pytest.mark.parametrize("name", [*MODELS, "test_resnet"])
 def test_dropout_works_in_training_alone(name: str) -> None:
-    network, pictures = build_model(name, 3, dropout=0.5), torch.rand(4, 3, 16, 16)
+    network, images = build_model(name, 3, dropout=0.5), torch.rand(4, 3, 16, 16)
     network.train()
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.eval()
-    assert not torch.equal(network(pictures), network(pictures))
+    assert not torch.equal(network(images), network(images))
     network.eval()
-    assert torch.equal(network(pictures), network(pictures))
+    assert torch.equal(network(images), network(images))
 
 
 def test_the_normalisation_is_part_of_the_network_and_its_weights() -> None:
     inner = torch.nn.Flatten()
     mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.25, 2.0])
     module = Normalised(inner, mean, std)
-    pictures = torch.rand(2, 3, 4, 4)
-    wanted = (pictures.numpy() - mean.numpy().reshape(3, 1, 1)) / std.numpy().reshape(3, 1, 1)
-    np.testing.assert_allclose(module(pictures).numpy(), wanted.reshape(2, -1), rtol=1e-5, atol=1e-6)
+    images = torch.rand(2, 3, 4, 4)
+    wanted = (images.numpy() - mean.numpy().reshape(3, 1, 1)) / std.numpy().reshape(3, 1, 1)
+    np.testing.assert_allclose(module(images).numpy(), wanted.reshape(2, -1), rtol=1e-5, atol=1e-6)
     assert set(module.state_dict()) == {"mean", "std"}
 
 
-def test_by_picture_light_and_white_balance_do_not_matter() -> None:
+def test_by_image_light_and_white_balance_do_not_matter() -> None:
     module = Normalised(
-        torch.nn.Identity(), torch.tensor([0.6, 0.5, 0.4]), torch.tensor([0.2, 0.2, 0.2]), by_picture=True
+        torch.nn.Identity(), torch.tensor([0.6, 0.5, 0.4]), torch.tensor([0.2, 0.2, 0.2]), by_image=True
     )
-    pictures = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    plain = module(pictures)
+    images = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain = module(images)
     torch.testing.assert_close(plain.mean(dim=(2, 3)), torch.zeros(3, 3), rtol=0, atol=1e-5)
     torch.testing.assert_close(plain.square().mean(dim=(1, 2, 3)), torch.ones(3), rtol=1e-2, atol=0)
-    lit = 0.6 * pictures + torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+    lit = 0.6 * images + torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
     torch.testing.assert_close(module(lit), plain, rtol=0, atol=2e-3)
     assert module(torch.full((1, 3, 8, 8), 0.3)).abs().max() < 1e-5
 

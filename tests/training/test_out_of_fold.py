@@ -19,14 +19,14 @@ from hemalens.training.out_of_fold import _judge_fold, _Task, choose_folds, out_
 from tests.training.conftest import MakeSet
 
 QUICK = (
-    *("image_size=16", "oversample=1.0", "epochs=4", "batch_size=16", "precision=fp32", "threads=1", "device=cpu"),
+    *("image_size=16", "supersample=1.0", "epochs=4", "batch_size=16", "precision=fp32", "threads=1", "device=cpu"),
     "augment=[{name='flip'}]",
 )
 
 
 @pytest.fixture
 def source(tmp_path: Path, coloured: MakeSet) -> Path:
-    """90 pictures of three colours, four of them under another's label, and a copy of the first."""
+    """90 images of three colours, four of them under another's label, and a copy of the first."""
     made = coloured((30, 30, 30))
     labels = made.labels.copy()
     labels[[3, 33, 63, 64]] = [1, 2, 0, 0]
@@ -38,7 +38,7 @@ def made_of(source: Path, out: Path, **options: Any) -> dict[str, Any]:
     return out_of_fold(source, out, **{"folds": 3, "settings": QUICK, "workers": 0, **options})
 
 
-def test_wrong_labels_are_found_from_the_pictures_alone(source: Path, tmp_path: Path) -> None:
+def test_wrong_labels_are_found_from_the_images_alone(source: Path, tmp_path: Path) -> None:
     summary = made_of(source, tmp_path / "oof")
     table = pl.read_csv(tmp_path / "oof" / "out_of_fold.csv")
     assert table.columns[:3] == ["sample_id", "label", "fold"]
@@ -116,14 +116,14 @@ def test_what_is_there_is_used_again_and_what_is_of_something_else_is_refused(so
 
 def test_groups_and_copies_stay_in_one_fold_and_classes_are_shared_out_evenly() -> None:
     labels = ["ig", "monocyte"] * 60
-    groups = [f"patient {place // 7}" if place < 42 else None for place in range(120)]
+    groups = [f"patient {index // 7}" if index < 42 else None for index in range(120)]
     samples = [
-        Sample(f"{place}", label, group) for place, (label, group) in enumerate(zip(labels, groups, strict=True))
+        Sample(f"{index}", label, group) for index, (label, group) in enumerate(zip(labels, groups, strict=True))
     ]
     copies = [list(range(110 + number, 120, 5)) for number in range(5)]
     folds = choose_folds(labels, linked_units(samples, copies), 4, seed=1)
-    together = [[place for place in range(42) if place // 7 == patient] for patient in range(6)]
-    assert all(len({folds[place] for place in unit}) == 1 for unit in (*copies, *together))
+    together = [[index for index in range(42) if index // 7 == patient] for patient in range(6)]
+    assert all(len({folds[index] for index in unit}) == 1 for unit in (*copies, *together))
     counts = Counter(zip(labels, folds.tolist(), strict=True))
     assert len(counts) == 8
     assert max(counts.values()) - min(counts.values()) <= 3

@@ -58,7 +58,7 @@ def test_what_can_be_learned_is_and_the_training_ends_there(tmp_path: Path) -> N
 
 def test_samples_that_cannot_be_learned_are_named_with_the_usual_causes(coloured: MakeSet, quick: MakeConfig) -> None:
     clean = coloured((8, 8, 8))
-    # One picture twice with two labels: no network can have both right.
+    # One image twice with two labels: no network can have both right.
     images = np.concatenate([clean.images, clean.images[:2]])
     ids = (*clean.sample_ids, "twin-0", "twin-1")
     subset = LabelledImages(images, np.append(clean.labels, [1, 2]), ids)
@@ -87,5 +87,5 @@ def test_nothing_is_left_in_the_folder_for_temporary_files(
     tmp_path: Path, coloured: MakeSet, quick: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    memorise(coloured(), ("red", "green", "blue"), quick(epochs=1, oversample=1.5))
+    memorise(coloured(), ("red", "green", "blue"), quick(epochs=1, supersample=1.5))
     assert list(tmp_path.iterdir()) == []

@@ -7,7 +7,7 @@ import torch
 from hemalens.training.models import Normalised, build_model, last_layers
 from hemalens.training.predicting import predict_features, predict_logits
 
-PICTURES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8))
+IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3)).astype(np.uint8))
 
 
 def network(name: str) -> Normalised:
@@ -17,13 +17,13 @@ def network(name: str) -> Normalised:
 @pytest.mark.parametrize("name", ["baseline", "compact", "mobilenetv3_small_050", "vgg11"])
 def test_the_last_layer_makes_the_logits_of_the_features(name: str) -> None:
     module = network(name)
-    features, logits = predict_features(module, PICTURES)
+    features, logits = predict_features(module, IMAGES)
     last = last_layers(module)[0]
     assert features.dtype == logits.dtype == np.float32
     assert features.shape == (5, last.in_features)
     with torch.no_grad():
         np.testing.assert_allclose(last(torch.from_numpy(features)), logits, atol=1e-4)
-    np.testing.assert_array_equal(logits, predict_logits(module, PICTURES))
+    np.testing.assert_array_equal(logits, predict_logits(module, IMAGES))
     assert module.training
     assert not last._forward_pre_hooks
 
@@ -31,7 +31,7 @@ def test_the_last_layer_makes_the_logits_of_the_features(name: str) -> None:
 def test_a_network_with_two_last_layers_has_features_too() -> None:
     module = network("deit_tiny_distilled_patch16_224")
     assert len(last_layers(module)) == 2
-    features, logits = predict_features(module, PICTURES)
+    features, logits = predict_features(module, IMAGES)
     assert features.shape == (5, 192)
     assert logits.shape == (5, 4)
 
@@ -49,12 +49,12 @@ def test_a_map_before_the_last_layer_is_averaged() -> None:
             return self.last
 
     module = Map()
-    features, logits = predict_features(module, PICTURES)
+    features, logits = predict_features(module, IMAGES)
     with torch.no_grad():
         weight, bias = module.last.weight.flatten(1).numpy(), module.last.bias.numpy()
     np.testing.assert_allclose(features @ weight.T + bias, logits, atol=1e-5)
 
 
 def test_nothing_is_predicted_of_nothing() -> None:
-    features, logits = predict_features(network("compact"), PICTURES[:0])
+    features, logits = predict_features(network("compact"), IMAGES[:0])
     assert features.size == logits.size == 0

@@ -28,7 +28,7 @@ TINY = ("image_size=32", "epochs=2", "per_class=8", "batch_size=8", "threads=1",
 
 @pytest.fixture
 def source(tmp_path: Path, coloured: MakeSet) -> Path:
-    """60 pictures of three classes."""
+    """60 images of three classes."""
     made = coloured((20, 20, 20), size=32)
     np.savez(tmp_path / "cells.npz", images=made.images, labels=made.labels)
     return tmp_path / "cells.npz"
@@ -73,8 +73,8 @@ def test_transfer_recipes_run_offline_and_their_models_load_from_the_run_alone(
     loaded = load_model(run)
     logits, labels = read_validation(run)
     side = pl.read_csv(run / "splits.csv")["split"].to_numpy() == "val"
-    pictures = torch.from_numpy(np.load(source)["images"][side])
-    np.testing.assert_allclose(predict_logits(loaded.module, pictures), logits, rtol=1e-5, atol=1e-5)
+    images = torch.from_numpy(np.load(source)["images"][side])
+    np.testing.assert_allclose(predict_logits(loaded.module, images), logits, rtol=1e-5, atol=1e-5)
     assert np.array_equal(np.load(source)["labels"][side], labels)
 
 

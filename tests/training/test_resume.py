@@ -52,7 +52,7 @@ def test_a_run_killed_at_any_step_and_resumed_is_bit_for_bit_the_run_that_was_no
     assert outcome["wrong"] == []
 
 
-def test_pictures_loaded_by_two_processes_make_no_difference_to_a_killed_run(tmp_path: Path) -> None:
+def test_images_loaded_by_two_processes_make_no_difference_to_a_killed_run(tmp_path: Path) -> None:
     outcome = killed(tmp_path, "fp32", workers=2, moments=[9])
     assert outcome["ends"] == {"whole": "done", "9": "killed, done"}
     assert outcome["wrong"] == []
@@ -101,7 +101,7 @@ def test_the_best_weights_travel_in_every_checkpoint(
     told = iter([*scores.values(), scores[3]])
 
     def validate(*_: object) -> dict[str, float]:
-        return {"val_loss": 1.0, "val_accuracy": next(told), "val_perturbed_accuracy": 0.0}
+        return {"val_loss": 1.0, "val_accuracy": next(told), "val_distorted_accuracy": 0.0}
 
     monkeypatch.setattr("hemalens.training.loop._validate", validate)
     train_set, val, config = coloured(), coloured((4, 4, 4), seed=1), quick()

@@ -1,4 +1,4 @@
-"""Order of the pictures and course of the learning rate: exact counts, even draws, the same for the same epoch."""
+"""Order of the images and course of the learning rate: exact counts, even draws, the same for the same epoch."""
 
 import numpy as np
 import pytest
@@ -33,9 +33,9 @@ def test_replicate_shows_per_class_of_each_class_as_evenly_as_can_be(
 ) -> None:
     labels = labels_of(counts)
     config = TrainConfig(balance="replicate", per_class=per_class, seed=seed)
-    places, keys = epoch_order(labels, config, epoch=epoch)
-    assert len(places) == len(keys) == epoch_size(labels, config) == per_class * len(counts)
-    shown = np.bincount(places, minlength=len(labels))
+    indices, keys = epoch_order(labels, config, epoch=epoch)
+    assert len(indices) == len(keys) == epoch_size(labels, config) == per_class * len(counts)
+    shown = np.bincount(indices, minlength=len(labels))
     for number, count in enumerate(counts):
         times = shown[labels == number]
         assert times.sum() == per_class
@@ -44,12 +44,12 @@ def test_replicate_shows_per_class_of_each_class_as_evenly_as_can_be(
 
 
 def test_the_copies_of_a_sample_have_keys_of_their_own_and_the_first_is_its_place() -> None:
-    places, keys = epoch_order(labels_of([3, 7]), TrainConfig(balance="replicate", per_class=20), epoch=2)
-    for place in range(10):
-        mine = np.sort(keys[places == place])
-        assert mine[0] == place
+    indices, keys = epoch_order(labels_of([3, 7]), TrainConfig(balance="replicate", per_class=20), epoch=2)
+    for index in range(10):
+        mine = np.sort(keys[indices == index])
+        assert mine[0] == index
         assert len(set(mine.tolist())) == len(mine)
-        assert set((mine % 2**32).tolist()) == {place}
+        assert set((mine % 2**32).tolist()) == {index}
 
 
 def test_a_large_class_gives_another_draw_each_epoch_until_all_are_seen() -> None:
@@ -63,9 +63,9 @@ def test_a_large_class_gives_another_draw_each_epoch_until_all_are_seen() -> Non
 def test_without_replication_every_sample_is_shown_once(balance: str) -> None:
     labels = labels_of([5, 20])
     config = TrainConfig(balance=balance)
-    places, keys = epoch_order(labels, config, epoch=1)
-    assert sorted(places.tolist()) == list(range(25))
-    assert np.array_equal(places, keys)
+    indices, keys = epoch_order(labels, config, epoch=1)
+    assert sorted(indices.tolist()) == list(range(25))
+    assert np.array_equal(indices, keys)
     assert epoch_size(labels, config) == 25
 
 
@@ -73,7 +73,7 @@ def test_the_sampler_draws_classes_evenly_with_replacement() -> None:
     labels, config = labels_of([10, 90, 900]), TrainConfig(balance="sampler")
     drawn = [epoch_order(labels, config, epoch=epoch)[0] for epoch in range(1, 11)]
     shown = np.bincount(labels[np.concatenate(drawn)], minlength=3)
-    assert all(len(places) == 1000 for places in drawn)
+    assert all(len(indices) == 1000 for indices in drawn)
     np.testing.assert_allclose(shown / shown.sum(), 1 / 3, atol=0.02)
 
 
@@ -139,32 +139,32 @@ def test_the_ends_of_each_course() -> None:
     window=st.integers(1, 250),
     epoch=st.integers(1, 3),
 )
-def test_windows_show_what_the_epoch_shows_and_need_few_pictures_each(
+def test_windows_show_what_the_epoch_shows_and_need_few_images_each(
     counts: list[int], balance: str, per_class: int, batch_size: int, window: int, epoch: int
 ) -> None:
     labels = labels_of(counts)
     config = TrainConfig(balance=balance, per_class=per_class, batch_size=batch_size, seed=3)
-    places, keys, windows = windowed_order(labels, config, epoch=epoch, window=window)
+    indices, keys, windows = windowed_order(labels, config, epoch=epoch, window=window)
     wanted = [array[: epoch_steps(labels, config) * batch_size] for array in epoch_order(labels, config, epoch=epoch)]
-    assert sorted(zip(places, keys, strict=True)) == sorted(zip(*wanted, strict=True))
+    assert sorted(zip(indices, keys, strict=True)) == sorted(zip(*wanted, strict=True))
     assert (np.diff(windows) >= 0).all()
-    parts = [set(places[windows == number].tolist()) for number in np.unique(windows)]
+    parts = [set(indices[windows == number].tolist()) for number in np.unique(windows)]
     assert max(map(len, parts)) <= window
-    assert sum(map(len, parts)) == len(set(places.tolist()))  # no picture is decoded twice in an epoch
-    if len(set(places.tolist())) <= window:
+    assert sum(map(len, parts)) == len(set(indices.tolist()))  # no image is decoded twice in an epoch
+    if len(set(indices.tolist())) <= window:
         assert np.array_equal(keys, wanted[1])
 
 
 def test_windows_hold_blocks_of_neighbours_and_yet_all_classes() -> None:
     labels, config = labels_of([5000, 5000, 5000, 5000]), TrainConfig(balance="none")
-    places, _, windows = windowed_order(labels, config, epoch=1, window=4096)
+    indices, _, windows = windowed_order(labels, config, epoch=1, window=4096)
     assert windows.max() == 4
     for number in range(5):
-        inside = np.sort(places[windows == number])
+        inside = np.sort(indices[windows == number])
         assert (np.diff(inside) > 1).sum() < len(inside) / 64
         assert np.bincount(labels[inside]).min() > len(inside) / 8  # of 1/4 each
     other = windowed_order(labels, config, epoch=2, window=4096)
-    assert set(places[windows == 0].tolist()) != set(other[0][other[2] == 0].tolist())
+    assert set(indices[windows == 0].tolist()) != set(other[0][other[2] == 0].tolist())
 
 
 def test_an_epoch_has_as_many_steps_as_it_fills_batches_and_at_least_one() -> None:

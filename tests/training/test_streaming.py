@@ -1,4 +1,4 @@
-"""A set streamed a window at a time: the pictures of the set in memory, always in the same order, and few at once."""
+"""A set streamed a window at a time: the images of the set in memory, always in the same order, and few at once."""
 
 import io
 import itertools
@@ -33,9 +33,9 @@ def noise(row: int, side: int = 20) -> np.ndarray:
     return np.random.default_rng(row).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
-def png(picture: np.ndarray) -> bytes:
+def png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
@@ -99,10 +99,10 @@ def streamed(source: Source, config: TrainConfig, *, window: int = 30, workers: 
 
 def rows(batches: Iterator[Batch] | list[Batch]) -> list[tuple[int, int, int, bytes]]:
     return [
-        (place, key, label, picture.numpy().tobytes())
+        (index, key, label, image.numpy().tobytes())
         for batch in batches
-        for place, key, label, picture in zip(
-            batch.places.tolist(), batch.keys.tolist(), batch.labels.tolist(), batch.pictures, strict=True
+        for index, key, label, image in zip(
+            batch.indices.tolist(), batch.keys.tolist(), batch.labels.tolist(), batch.images, strict=True
         )
     ]
 
@@ -155,8 +155,8 @@ def test_processes_share_each_batch_and_decode_no_more_than_they_need(
     config = quick(batch_size=16, epochs=1)
     alone = list(streamed(folders, config).epoch(1))
     decoded: list[int] = []
-    picture = type(folders).picture
-    monkeypatch.setattr(type(folders), "picture", lambda self, index: decoded.append(index) or picture(self, index))
+    image = type(folders).image
+    monkeypatch.setattr(type(folders), "image", lambda self, index: decoded.append(index) or image(self, index))
     shares = [list(streamed(folders, config).epoch(1, rank=rank, world=world)) for rank in range(world)]
     for step, batch in enumerate(alone):
         assert sorted(rows([share[step] for share in shares])) == sorted(rows([batch]))
@@ -164,10 +164,10 @@ def test_processes_share_each_batch_and_decode_no_more_than_they_need(
     assert len(decoded) == len(set(decoded)) == 7 * 16
 
 
-def test_a_process_without_a_picture_in_a_step_still_takes_it(folders: Source, quick: MakeConfig) -> None:
+def test_a_process_without_a_image_in_a_step_still_takes_it(folders: Source, quick: MakeConfig) -> None:
     batches = list(streamed(folders, quick(batch_size=2)).epoch(1, rank=2, world=3))
     assert len(batches) == 60
-    assert {(len(batch.places), batch.size) for batch in batches} == {(0, 2)}
+    assert {(len(batch.indices), batch.size) for batch in batches} == {(0, 2)}
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -180,12 +180,12 @@ def test_no_more_than_two_windows_are_in_memory_and_one_without_workers(
     labels = encode_labels([sample.label for sample in source.samples], source.classes)
     config = quick(image_size=size, batch_size=16, epochs=2)
     feed = StreamFeed(source, range(count), labels, config, CPU, window=window, workers=workers)
-    next(feed.epoch(2))  # imports, workers and caches are no pictures
+    next(feed.epoch(2))  # imports, workers and caches are no images
     tracemalloc.start()  # of numpy's arrays too, whichever thread makes them
     try:
         shown = 0
         for batch in itertools.chain(feed.epoch(1), feed.epoch(2)):
-            shown += len(batch.places)
+            shown += len(batch.indices)
             ahead = feed._ahead[2] if feed._ahead else []
             wait([future for _, future in ahead if future is not None])  # a slow training: all ahead is decoded
         peak = tracemalloc.get_traced_memory()[1]
@@ -218,20 +218,20 @@ def test_the_next_window_is_begun_before_the_present_one_is_used(
     assert told == [*(["begin", "finish", "batch", "batch"] * 2), "finish", "batch", "batch"]
 
 
-def test_any_pictures_are_given_at_hand_or_not(source: Source, quick: MakeConfig) -> None:
+def test_any_images_are_given_at_hand_or_not(source: Source, quick: MakeConfig) -> None:
     memory, stream = in_memory(source, quick()), streamed(source, quick())
-    places = torch.tensor([119, 0, 7, 119, 60])
-    assert torch.equal(stream.pictures(places), memory.pictures(places))
+    indices = torch.tensor([119, 0, 7, 119, 60])
+    assert torch.equal(stream.images(indices), memory.images(indices))
     batch = next(stream.epoch(1))
-    mixed = torch.cat([places, batch.places])
-    assert torch.equal(stream.pictures(mixed), memory.pictures(mixed))
+    mixed = torch.cat([indices, batch.indices])
+    assert torch.equal(stream.images(mixed), memory.images(mixed))
     assert np.array_equal(stream.sample(50), memory.sample(50))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, quick: MakeConfig, workers: int) -> None:
+def test_a_image_that_cannot_be_read_is_named(tmp_path: Path, quick: MakeConfig, workers: int) -> None:
     write_folders(tmp_path)
-    (tmp_path / "platelet" / "0001.png").write_bytes(b"no picture")
+    (tmp_path / "platelet" / "0001.png").write_bytes(b"no image")
     indices = range(COUNT)
     source = open_source(tmp_path)
     labels = encode_labels([sample.label for sample in source.samples], source.classes)
@@ -289,4 +289,4 @@ def test_real_cells_stream_from_their_shards(real_data: Path, quick: MakeConfig)
     with StreamFeed(source, indices, labels, config, CPU, window=128, workers=1) as feed:
         images = load_images(source, indices, size=32, workers=0)
         for batch in feed.epoch(1):
-            assert np.array_equal(batch.pictures, images[batch.places])
+            assert np.array_equal(batch.images, images[batch.indices])

@@ -1,4 +1,4 @@
-"""Pictures to batches."""
+"""Images to batches."""
 
 import numpy as np
 import torch

@@ -26,7 +26,7 @@ SETTINGS = (
 
 @pytest.fixture
 def source(tmp_path: Path, coloured: MakeSet) -> Path:
-    """100 pictures of two classes."""
+    """100 images of two classes."""
     made = coloured((60, 40))
     path = tmp_path / "cells.npz"
     np.savez(path, images=made.images, labels=made.labels)
@@ -58,7 +58,7 @@ def test_a_run_holds_what_later_stages_and_the_report_read(source: Path, tmp_pat
     assert config["augment"] == [{"name": name, "probability": 1.0, "strength": 1.0} for name in ("flip", "rotate")]
     history = pl.read_csv(run / "history.csv")
     assert history["epoch"].to_list() == [1, 2]
-    assert {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_perturbed_accuracy"} < set(history.columns)
+    assert {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "val_distorted_accuracy"} < set(history.columns)
     report = load_inputs([tmp_path / "run"]).main
     assert report.history["val_accuracy"] == history["val_accuracy"].to_list()
     assert report.splits is not None
@@ -81,12 +81,12 @@ def test_without_splits_83_13_4_are_drawn_and_written_down(source: Path, tmp_pat
 
 
 def test_the_splits_given_are_obeyed(source: Path, tmp_path: Path) -> None:
-    sides = ["val" if row % 5 == 0 else "train" for row in range(100)]
-    table = pl.DataFrame({"sample_id": [f"row-{row:06d}" for row in range(100)], "split": sides})
+    assigned = ["val" if row % 5 == 0 else "train" for row in range(100)]
+    table = pl.DataFrame({"sample_id": [f"row-{row:06d}" for row in range(100)], "split": assigned})
     table.write_csv(tmp_path / "splits.csv")
     card = train(source, tmp_path / "run", splits=tmp_path / "splits.csv", settings=(*SETTINGS, "epochs=1"))
     assert (card["n_train"], card["n_val"]) == (80, 20)
-    assert pl.read_csv(tmp_path / "run" / "splits.csv")["split"].to_list() == sides
+    assert pl.read_csv(tmp_path / "run" / "splits.csv")["split"].to_list() == assigned
 
 
 @pytest.mark.parametrize("steps", [(0,), (8,), (5, 11)])
@@ -137,8 +137,8 @@ def test_a_run_on_other_data_or_splits_is_not_resumed(
     else:
         with pytest.raises(KeyboardInterrupt):
             train(source, run, settings=SETTINGS, progress=kill_at(8))
-    sides = ["val" if row % 5 == 0 else "train" for row in range(100)]
-    table = pl.DataFrame({"sample_id": [f"row-{row:06d}" for row in range(100)], "split": sides})
+    assigned = ["val" if row % 5 == 0 else "train" for row in range(100)]
+    table = pl.DataFrame({"sample_id": [f"row-{row:06d}" for row in range(100)], "split": assigned})
     table.write_csv(tmp_path / "splits.csv")
     with pytest.raises(ArtifactError, match="splits: has changed"):
         train(source, run, splits=tmp_path / "splits.csv", settings=SETTINGS, resume=True)

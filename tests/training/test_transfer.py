@@ -107,9 +107,9 @@ def learn(module: Normalised, config: TrainConfig, epoch: int, optimizer: torch.
     for _ in range(2):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * group["lr_scale"]
-        pictures, labels = torch.rand(6, 3, 32, 32, generator=generator), torch.arange(6) % 3
+        images, labels = torch.rand(6, 3, 32, 32, generator=generator), torch.arange(6) % 3
         optimizer.zero_grad(set_to_none=True)
-        functional.cross_entropy(module(pictures), labels).backward()
+        functional.cross_entropy(module(images), labels).backward()
         optimizer.step()
 
 
@@ -173,27 +173,27 @@ def test_folded_normalisation_goes_on_as_scale_and_shift_and_others_take_batch_s
 ) -> None:
     config = quick(weights=str(tmp_path / "w.safetensors"), optimizer="adamw", lr=0.01, epochs=8)
     module = folded("test_efficientnet")
-    pictures = torch.rand(6, 3, 32, 32)
-    before = module.eval()(pictures)
+    images = torch.rand(6, 3, 32, 32)
+    before = module.eval()(images)
     groups = parameter_groups(module, config)
     thaw(module.train(), groups, 1)
     norms = [part for part in module.modules() if isinstance(part, _BatchNorm)]
-    assert torch.equal(module(pictures), before)  # the first step sees the network that was loaded
+    assert torch.equal(module(images), before)  # the first step sees the network that was loaded
     learn(module, config, 1, torch.optim.AdamW(groups, lr=config.lr))
     assert is_folded(module)
     assert all(norm.weight.grad is not None for norm in norms)
     for begun in (quick(), quick(weights="w.safetensors")):
         other = make_module("test_efficientnet")
         if begun.weights != "none":
-            other(pictures)  # weights that bring statistics
+            other(images)  # weights that bring statistics
         thaw(other.train(), parameter_groups(other, begun), 1)
         assert all(norm.training for norm in other.modules() if isinstance(norm, _BatchNorm))
 
 
 def test_batch_statistics_would_destroy_folded_weights(quick: MakeConfig) -> None:
-    module, pictures = folded("test_efficientnet"), torch.rand(6, 3, 32, 32)
-    before = module.eval()(pictures)
-    assert (module.train()(pictures) - before).abs().max() > 0.1 * before.abs().max()
+    module, images = folded("test_efficientnet"), torch.rand(6, 3, 32, 32)
+    before = module.eval()(images)
+    assert (module.train()(images) - before).abs().max() > 0.1 * before.abs().max()
 
 
 @pytest.mark.parametrize("freeze", ["gradual", "none"])
@@ -267,11 +267,11 @@ def test_the_mobilenet_file_is_folded_and_stays_as_it_is_in_training(real_data: 
     path = real_data.parent / "weights" / "mobilenetv2_100.imagenet.safetensors"
     config = quick(model="mobilenetv2_100", image_size=64, weights=str(path), dropout=0)
     module = starting_module(np.zeros((1, 64, 64, 3), np.uint8), 1000, config).eval()
-    pictures = torch.rand(4, 3, 64, 64)
-    before = module(pictures)
+    images = torch.rand(4, 3, 64, 64)
+    before = module(images)
     assert is_folded(module.network)
     thaw(module.train(), parameter_groups(module, config), 1)
-    torch.testing.assert_close(module(pictures), before)
+    torch.testing.assert_close(module(images), before)
 
 
 def test_muon_orthogonalises_hidden_weights_only_and_lets_only_these_decay(quick: MakeConfig) -> None:

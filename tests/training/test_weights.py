@@ -151,7 +151,7 @@ def test_dense_layers_of_vgg_in_a_file_are_left_out(tmp_path: Path) -> None:
     assert torch.equal(network.state_dict()["features.0.weight"], state["features.0.weight"])
 
 
-def test_position_embeddings_are_resized_to_the_pictures(tmp_path: Path) -> None:
+def test_position_embeddings_are_resized_to_the_images(tmp_path: Path) -> None:
     state = build_model("test_vit", 3, image_size=160, seed=5).state_dict()
     save_file(state, tmp_path / "w.safetensors")
     network = build_model("test_vit", 3, image_size=64, seed=6)
@@ -195,8 +195,8 @@ def test_a_model_of_ours_is_gone_on_from_with_its_own_normalisation(
         assert torch.equal(module.state_dict()["network.stem.0.weight"], state["network.stem.0.weight"])
         assert module(torch.rand(2, 3, 16, 16)).shape == (2, classes)
     module = starting_module(coloured().images, 5, config).eval()
-    pictures = torch.rand(2, 3, 16, 16)
-    assert torch.equal(module(pictures), trained.eval()(pictures))
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(module(images), trained.eval()(images))
 
 
 def test_without_weights_the_training_set_gives_mean_and_deviation(coloured: MakeSet, quick: MakeConfig) -> None:

@@ -1,4 +1,4 @@
-"""Commands on pictures: audit, clean, split."""
+"""Commands on images: audit, clean, split."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,7 +26,7 @@ def audit(
     source: SourceArgument,
     out: OutDirectory,
     against: Annotated[
-        str | None, typer.Option(help="Another source: report pictures and groups that both have as leakage.")
+        str | None, typer.Option(help="Another source: report images and groups that both have as leakage.")
     ] = None,
     splits: Annotated[
         Path | None, typer.Option(help="splits.csv of this source: report what lies on two sides as leakage.")
@@ -126,7 +126,7 @@ def split(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Share samples out among train, val and test: stratified, copies of a picture and groups on one side.
+    """Share samples out among train, val and test: stratified, copies of an image and groups on one side.
 
     Example: `hemalens split clean/ --out splits.csv --ratios 83:13:4`
     """

@@ -63,7 +63,7 @@ def explain(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw what in each picture speaks for the predicted class, and check whether that means something.
+    """Draw what in each image speaks for the predicted class, and check whether that means something.
 
     Example: `hemalens explain runs/first val_set.npz --out explained/`
     """

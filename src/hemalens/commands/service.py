@@ -51,7 +51,7 @@ def predict(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict a class for every picture of a source, however many. Give it again to go on after a stop.
+    """Predict a class for every image of a source, however many. Give it again to go on after a stop.
 
     Example: `hemalens predict cells/ --out predictions.csv --model model.onnx`
     """
@@ -82,7 +82,7 @@ def serve(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode and infer; one a core.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve a page to drop pictures on, and an API; nothing that is sent is kept.
+    """Serve a page to drop images on, and an API; nothing that is sent is kept.
 
     Example: `hemalens serve --model model.onnx --port 8000`
     """
@@ -90,7 +90,7 @@ def serve(
     summary = stage(
         onnx_of(model), host=host, port=port, allow_hosts=allow_hosts or (), workers=workers, announce=announce_service
     )
-    counts = f"{summary['pictures']} pictures in {summary['requests']} requests"
+    counts = f"{summary['images']} images in {summary['requests']} requests"
     show(summary, as_json, [f"{counts}, {summary['seconds']:.0f} s"])
 
 
@@ -101,8 +101,8 @@ def package(
     runtime: Annotated[
         str | None, typer.Option(help="numpy, onnx or torch; numpy by default, with --check what the zip names.")
     ] = None,
-    tta: Annotated[bool, typer.Option("--tta", help="Average over the 8 symmetries of each picture.")] = False,
-    perturbed: Annotated[bool, typer.Option("--perturbed", help="With --check: score distorted copies too.")] = False,
+    tta: Annotated[bool, typer.Option("--tta", help="Average over the 8 symmetries of each image.")] = False,
+    distorted: Annotated[bool, typer.Option("--distorted", help="With --check: score distorted copies too.")] = False,
     seconds: Annotated[float, typer.Option(min=1, help="With --check: limit of time.")] = 600.0,
     memory_gb: Annotated[float, typer.Option(min=0.5, help="With --check: limit of memory.")] = 8.0,
     overwrite: OverwriteOption = False,
@@ -120,11 +120,11 @@ def package(
         stage = find_stage("hemalens.export.submission.check", "check")
         limits = {"seconds": seconds, "memory_gb": memory_gb}
         with watched() as progress:
-            summary = stage(check, given[0], runtime=runtime, perturbed=perturbed, progress=progress, **limits)
+            summary = stage(check, given[0], runtime=runtime, distorted=distorted, progress=progress, **limits)
         show(summary, as_json, [*score_lines(summary), *check_lines(summary)])
         return
-    if out is None or perturbed:
-        raise ConfigError("package", "needs --out (and --perturbed needs --check)", "write --out submission.zip")
+    if out is None or distorted:
+        raise ConfigError("package", "needs --out (and --distorted needs --check)", "write --out submission.zip")
     stage = find_stage("hemalens.export.submission.package", "package")
     with watched() as progress:
         summary = stage(given, out, runtime=runtime or "numpy", tta=tta, overwrite=overwrite, progress=progress)

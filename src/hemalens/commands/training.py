@@ -107,4 +107,4 @@ def train(
     line = (
         f"best epoch {summary['best_epoch']} of {summary['epochs']}: validation {100 * summary['val_accuracy']:.2f} %"
     )
-    show(summary, as_json, [f"{line}, distorted {100 * summary['val_perturbed_accuracy']:.2f} %, in {out}"])
+    show(summary, as_json, [f"{line}, distorted {100 * summary['val_distorted_accuracy']:.2f} %, in {out}"])

@@ -20,9 +20,9 @@ from hemalens.core.metrics import softmax
 from hemalens.core.scores import Gaussians
 from hemalens.core.types import FloatArray, IntArray
 
-__all__ = ["Judgement", "Refusal", "confidence_rule", "fit_refusal", "judge"]
+__all__ = ["Abstention", "Judgement", "confidence_rule", "fit_refusal", "judge"]
 
-_SCHEMA = 1
+_SCHEMA = 2
 _COVERAGE = 0.9
 # Of the directions of the features: 200,000 numbers are 1.1 MB in a sidecar; wider networks keep the leading ones.
 _LARGEST_BASIS = 200_000
@@ -32,7 +32,7 @@ _STEP = "train the model again, or export it again"
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Abstention:
     """When a trained model refuses to answer.
 
     Attributes:
@@ -117,7 +117,7 @@ def fit_refusal(
     *,
     varied_features: FloatArray | None = None,
     rejection_rate: float = 0.05,
-) -> Refusal:
+) -> Abstention:
     """Fit what ``judge`` needs, from undistorted training and validation samples.
 
     Args:
@@ -138,10 +138,10 @@ def fit_refusal(
     distance_limit, confidence_limit = _limits(distance, confidence, rejection_rate)
     thresholds = _set_thresholds(probabilities, val_labels)
     home = None if varied_features is None else _rounded(Gaussians.fit(train_features, train_labels, rank=_HOME_RANK))
-    return Refusal(temperature, rejection_rate, distance_limit, confidence_limit, thresholds, gaussians, home)
+    return Abstention(temperature, rejection_rate, distance_limit, confidence_limit, thresholds, gaussians, home)
 
 
-def confidence_rule(val_logits: FloatArray, val_labels: IntArray, *, rejection_rate: float = 0.05) -> Refusal:
+def confidence_rule(val_logits: FloatArray, val_labels: IntArray, *, rejection_rate: float = 0.05) -> Abstention:
     """Return a refusal by confidence alone, for a network of whose training features nothing was kept.
 
     Takes validation logits (M, C) and labels (M,); ``rejection_rate`` is the share of them to be refused.
@@ -149,36 +149,36 @@ def confidence_rule(val_logits: FloatArray, val_labels: IntArray, *, rejection_r
     temperature = fit_temperature(val_logits, val_labels)
     probabilities = softmax(val_logits / temperature)
     limit = abstention_threshold(probabilities.max(axis=1), refused=rejection_rate)
-    return Refusal(temperature, rejection_rate, 0.0, limit, _set_thresholds(probabilities, val_labels), None)
+    return Abstention(temperature, rejection_rate, 0.0, limit, _set_thresholds(probabilities, val_labels), None)
 
 
-def judge(refusal: Refusal, features: FloatArray, logits: FloatArray) -> Judgement:
+def judge(abstention: Abstention, features: FloatArray, logits: FloatArray) -> Judgement:
     """Return calibrated answers for features (N, D) and logits (N, C), and which of them are refused, with the reason.
 
     Raises ArtifactError where the features have another width than those the refusal was fitted on.
     """
-    probabilities = softmax(logits / refusal.temperature)
-    confidence, distance = probabilities.max(axis=1), _distance(refusal, features)
-    limit, least = refusal.distance_limit, refusal.confidence_limit
+    probabilities = softmax(logits / abstention.temperature)
+    confidence, distance = probabilities.max(axis=1), _distance(abstention, features)
+    limit, least = abstention.distance_limit, abstention.confidence_limit
     strange, unsure = distance > limit, confidence < least
     reasons = []
-    for place in range(len(features)):
+    for index in range(len(features)):
         found = (
-            [f"unlike any training cell (distance {distance[place]:.1f} over {limit:.1f})"] if strange[place] else []
+            [f"unlike any training cell (distance {distance[index]:.1f} over {limit:.1f})"] if strange[index] else []
         )
-        found += [f"confidence {confidence[place]:.4f} under {least:.4f}"] if unsure[place] else []
+        found += [f"confidence {confidence[index]:.4f} under {least:.4f}"] if unsure[index] else []
         reasons.append("; ".join(found))
     predicted = probabilities.argmax(axis=1)
     return Judgement(probabilities, predicted, confidence, distance, strange | unsure, tuple(reasons))
 
 
-def _distance(refusal: Refusal, features: FloatArray) -> FloatArray:
-    if refusal.gaussians is None:
+def _distance(abstention: Abstention, features: FloatArray) -> FloatArray:
+    if abstention.gaussians is None:
         return np.full(len(features), np.nan)
-    wanted = refusal.gaussians.means.shape[1]
+    wanted = abstention.gaussians.means.shape[1]
     if features.shape[1] != wanted:
         raise ArtifactError(f"features of width {features.shape[1]}", f"must have width {wanted}", _STEP)
-    return refusal.gaussians.score(features)
+    return abstention.gaussians.score(features)
 
 
 def _set_thresholds(probabilities: FloatArray, labels: IntArray) -> FloatArray:

@@ -81,8 +81,8 @@ def conformal_quantile(scores: FloatArray, *, coverage: float) -> float:
     (8.0, inf)
     """
     # Rounded first: 0.9 * 10 must not become the tenth for a last bit.
-    place = int(np.ceil(np.round((len(scores) + 1) * coverage, 9)))
-    return float(np.sort(scores)[place - 1]) if place <= len(scores) else float("inf")
+    index = int(np.ceil(np.round((len(scores) + 1) * coverage, 9)))
+    return float(np.sort(scores)[index - 1]) if index <= len(scores) else float("inf")
 
 
 def set_thresholds(scores: FloatArray, labels: IntArray, *, coverage: float, by_class: bool = False) -> FloatArray:
@@ -95,7 +95,7 @@ def set_thresholds(scores: FloatArray, labels: IntArray, *, coverage: float, by_
         by_class: one threshold a class, so that the promise holds for each class by itself (Vovk's Mondrian sets).
     """
     own = scores[np.arange(len(labels)), labels]
-    groups = [labels == place for place in range(scores.shape[1])] if by_class else [np.full(len(labels), True)]
+    groups = [labels == index for index in range(scores.shape[1])] if by_class else [np.full(len(labels), True)]
     found = [conformal_quantile(own[group], coverage=coverage) for group in groups]
     return np.array(found if by_class else found * scores.shape[1])
 

@@ -60,7 +60,7 @@ FALLBACK_COLOURS = ("#3c60e4", "#fc6018", "#9c3ca8", "#789c78", "#4890fc", "#c03
 """For classes and groups of other names, in turn."""
 
 _MARKERS = "osD^vPX*"
-_RASTER_POINTS = 2000  # more points than this make an SVG heavier than a picture of them
+_RASTER_POINTS = 2000  # more points than this make an SVG heavier than an image of them
 _FADED = 0.3
 _FONT, _PLAIN = "DejaVu Sans", "system-ui, sans-serif"  # that figures are laid out for, that a page shows
 
@@ -205,7 +205,7 @@ def scatter_map(
 ) -> Figure:
     """Draw samples as points in a plane, named groups of them in colour, all others faded.
 
-    Every group has a marker of its own beside its colour. Points beyond 2,000 are drawn as one picture inside the SVG.
+    Every group has a marker of its own beside its colour. Points beyond 2,000 are drawn as one image inside the SVG.
 
     Args:
         points: positions (N, 2); rows that are not finite are left out.

@@ -21,6 +21,10 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
+_RENAMED = {"oversample": "supersample"}
+_RENAMED_VALUES = {("select_on", "perturbed"): "distorted", ("normalise", "picture"): "image"}
+
+
 class AugmentStep(_Frozen):
     """One augmentation: its name, how often it is applied, how strongly."""
 
@@ -41,15 +45,15 @@ class TrainConfig(_Frozen):
         1.0, description="each layer group's learning rate over that of the group after it"
     )
     image_size: Annotated[int, Field(ge=16, le=1024)] = Field(64, description="pixels per side the network sees")
-    normalise: Literal["set", "picture"] = Field(
-        "set", description="inputs by the training set's mean and spread per channel, or further by each picture's own"
+    normalise: Literal["set", "image"] = Field(
+        "set", description="inputs by the training set's mean and spread per channel, or further by each image's own"
     )
     # Bilinear sampling reads four neighbours: from more than twice the size it would skip pixels.
-    oversample: Annotated[float, Field(ge=1, le=2)] = Field(
-        1.0, description="training pictures are kept so many times image_size, to be turned and zoomed without blur"
+    supersample: Annotated[float, Field(ge=1, le=2)] = Field(
+        1.0, description="training images are kept so many times image_size, to be turned and zoomed without blur"
     )
     epochs: Annotated[int, Field(ge=1)] = Field(12, description="passes over the (balanced) training set, at most")
-    batch_size: Annotated[int, Field(ge=2)] = Field(64, description="pictures a step")
+    batch_size: Annotated[int, Field(ge=2)] = Field(64, description="images a step")
     optimizer: Literal["sgd", "adamw", "muon"] = Field(
         "sgd", description="SGD with Nesterov momentum 0.9, AdamW, or Muon with SGD for first, last and 1-D weights"
     )
@@ -63,14 +67,14 @@ class TrainConfig(_Frozen):
     balance: Literal["none", "replicate", "weights", "sampler"] = Field(
         "replicate", description="replicate to per_class, weight the loss, draw classes evenly, or nothing"
     )
-    per_class: Annotated[int, Field(ge=1)] = Field(2000, description="pictures a class and epoch under replicate")
+    per_class: Annotated[int, Field(ge=1)] = Field(2000, description="images a class and epoch under replicate")
     augment: tuple[AugmentStep, ...] = Field((), description="augmentations in order")
     mix: Literal["none", "mixup", "cutmix", "both"] = Field(
-        "none", description="blend pictures or paste a part of another one, labels in proportion"
+        "none", description="blend images or paste a part of another one, labels in proportion"
     )
-    mix_probability: Share = Field(0.5, description="share of the pictures that are mixed")
+    mix_probability: Share = Field(0.5, description="share of the images that are mixed")
     jsd: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="weight of the Jensen-Shannon consistency between three views of a picture (12 in AugMix)"
+        0.0, description="weight of the Jensen-Shannon consistency between three views of an image (12 in AugMix)"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of the forward pass (autocast)")
     clip: Annotated[float, Field(ge=0)] = Field(0.0, description="largest norm of the gradient; 0: not clipped")
@@ -79,12 +83,12 @@ class TrainConfig(_Frozen):
     patience: Annotated[int, Field(ge=0)] = Field(
         0, description="epochs without a better score before stopping; 0: never"
     )
-    select_on: Literal["clean", "perturbed"] = Field("clean", description="validation score that picks the checkpoint")
+    select_on: Literal["clean", "distorted"] = Field("clean", description="validation score that picks the checkpoint")
     # Dropout draws from (seed << 32) + step, which has to fit into 64 bits.
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="of weights, batch order and augmentation")
     threads: Annotated[int, Field(ge=0)] = Field(0, description="CPU threads; 0 for one a core")
     memory_gb: Annotated[float, Field(ge=0)] = Field(
-        0.0, description="10^9 bytes for decoded training pictures, a larger set is streamed; 0: half of what is free"
+        0.0, description="10^9 bytes for decoded training images, a larger set is streamed; 0: half of what is free"
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     track: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
@@ -93,8 +97,8 @@ class TrainConfig(_Frozen):
 
     @property
     def stored(self) -> int:
-        """Return the pixels per side that training pictures are kept at."""
-        return round(self.image_size * self.oversample)
+        """Return the pixels per side that training images are kept at."""
+        return round(self.image_size * self.supersample)
 
 
 def load_config(recipe: Mapping[str, Any], settings: Sequence[str] = ()) -> TrainConfig:
@@ -103,6 +107,7 @@ def load_config(recipe: Mapping[str, Any], settings: Sequence[str] = ()) -> Trai
     Raises ConfigError naming the key, its value and the rule.
     """
     merged = dict(recipe) | parse_settings(settings)
+    _check_names(merged)
     try:
         return TrainConfig.model_validate(merged)
     except ValidationError as error:
@@ -114,6 +119,16 @@ def load_config(recipe: Mapping[str, Any], settings: Sequence[str] = ()) -> Trai
             raise ConfigError(f"key {key}", "is not a key of the configuration", f"use one of: {known}") from None
         rule = first["msg"][0].lower() + first["msg"][1:]
         raise ConfigError(f"{key} {first['input']!r}", rule, f"change it with --set {key}=...") from None
+
+
+def _check_names(keys: Mapping[str, Any]) -> None:
+    """Refuse names of version 0.1 by the name that each has now."""
+    for old, new in _RENAMED.items():
+        if old in keys:
+            raise ConfigError(f"key {old}", f"is named {new} since version 0.2", f"write {new} in its place")
+    for (key, old), new in _RENAMED_VALUES.items():
+        if keys.get(key) == old:
+            raise ConfigError(f"{key} {old!r}", f"is named {new!r} since version 0.2", f"write {key} = {new!r}")
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
     HemalensError
     └── UserError              the user's input or options were wrong; the command line exits with 2
         ├── SourceError        a source cannot be opened or understood
-        ├── DecodeError        one picture cannot be decoded (it is listed, the run goes on)
+        ├── DecodeError        one image cannot be decoded (it is listed, the run goes on)
         ├── ConfigError        a recipe, key or option has a wrong value
         ├── ArtifactError      an output exists already, or an input artifact is incomplete or damaged
         ├── TrainingError      training cannot go on (a loss that is not finite)
@@ -54,11 +54,11 @@ class UserError(HemalensError):
 
 
 class SourceError(UserError):
-    """A source of pictures cannot be opened or understood."""
+    """A source of images cannot be opened or understood."""
 
 
 class DecodeError(UserError):
-    """One picture cannot be decoded under the stated rules."""
+    """One image cannot be decoded under the stated rules."""
 
 
 class ConfigError(UserError):

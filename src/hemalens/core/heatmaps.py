@@ -1,4 +1,4 @@
-"""A network's last map to heat maps of classes, at a picture's size, drawn over it.
+"""A network's last map to heat maps of classes, at an image's size, drawn over it.
 
 Needs numpy and Pillow; no torch.
 """
@@ -22,7 +22,7 @@ def class_activation_map(feature_map: FloatArray, weight: FloatArray, classes: I
     Args:
         feature_map: the last map before pooling (N, D, h, w).
         weight: of the linear layer on its mean (C, D).
-        classes: the class asked about, of each picture (N,).
+        classes: the class asked about, of each image (N,).
 
     >>> class_activation_map(np.ones((1, 2, 1, 1)), np.array([[1.0, 2.0], [-1.0, 0.0]]), np.array([0])).tolist()
     [[[3.0]]]
@@ -42,11 +42,11 @@ def enlarge(heat: FloatArray, shape: tuple[int, int]) -> FloatArray:
     return np.asarray(np.maximum(np.asarray(large), 0))
 
 
-def overlay(picture: Images, heat: FloatArray) -> Images:
-    """Return a picture (H, W, 3) uint8 under the colours of a map (h, w) in [0, 1]; where it is 0 it stays as it is."""
-    large = np.minimum(enlarge(heat, picture.shape[:2]), 1)[..., None]
+def overlay(image: Images, heat: FloatArray) -> Images:
+    """Return an image (H, W, 3) uint8 under the colours of a map (h, w) in [0, 1]; where it is 0 it stays as it is."""
+    large = np.minimum(enlarge(heat, image.shape[:2]), 1)[..., None]
     opacity = _MOST_OPAQUE * large
-    blended = (1 - opacity) * picture + opacity * colour_heat(large[..., 0])
+    blended = (1 - opacity) * image + opacity * colour_heat(large[..., 0])
     return np.asarray(np.round(blended), np.uint8)
 
 

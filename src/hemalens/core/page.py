@@ -18,10 +18,10 @@ from PIL import Image
 from hemalens.core.text import duration, interval, markdown, number, percent, thousands
 from hemalens.core.types import Images
 
-__all__ = ["contact_sheet_uri", "encode_picture", "picture_uri", "render_page"]
+__all__ = ["contact_sheet_uri", "encode_image", "image_uri", "render_page"]
 
 _TINY = 32  # pixels: below this a PNG is smaller than the tables that a JPEG carries (about 600 bytes)
-_GAP = 2  # pixels between the pictures of a contact sheet
+_GAP = 2  # pixels between the images of a contact sheet
 _GAP_GREY = 128  # reads on light and dark paper alike
 
 
@@ -39,59 +39,59 @@ def render_page(template: str, package: str, context: Mapping[str, object]) -> s
     return _environment(package).get_template(template).render(context)
 
 
-def picture_uri(pixels: Images, *, quality: int = 85, max_side: int = 192) -> str:
-    """Return one picture (H, W, 3) uint8 as a ``data:`` address, see ``encode_picture``.
+def image_uri(pixels: Images, *, quality: int = 85, max_side: int = 192) -> str:
+    """Return one image (H, W, 3) uint8 as a ``data:`` address, see ``encode_image``.
 
-    >>> picture_uri(np.zeros((8, 8, 3), np.uint8))[:22]
+    >>> image_uri(np.zeros((8, 8, 3), np.uint8))[:22]
     'data:image/png;base64,'
     """
-    data, kind = encode_picture(pixels, quality=quality, max_side=max_side)
+    data, kind = encode_image(pixels, quality=quality, max_side=max_side)
     return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def encode_picture(pixels: Images, *, quality: int = 85, max_side: int = 192) -> tuple[bytes, str]:
-    """Return one picture (H, W, 3) uint8 as a file for a page and its media type: JPEG, or PNG where it is tiny.
+def encode_image(pixels: Images, *, quality: int = 85, max_side: int = 192) -> tuple[bytes, str]:
+    """Return one image (H, W, 3) uint8 as a file for a page and its media type: JPEG, or PNG where it is tiny.
 
-    Larger pictures are scaled down, so that the longer side has ``max_side`` pixels. Raises ValueError where the array
-    is no such picture.
+    Larger images are scaled down, so that the longer side has ``max_side`` pixels. Raises ValueError where the array
+    is no such image.
     """
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or pixels.size == 0:
         raise ValueError(f"pixels {pixels.shape} {pixels.dtype}: must be (H, W, 3) uint8 and not empty")
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    if max(picture.size) > max_side:
-        picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
-    tiny = max(picture.size) <= _TINY
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if max(image.size) > max_side:
+        image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    tiny = max(image.size) <= _TINY
     buffer = io.BytesIO()
     if tiny:
-        picture.save(buffer, "PNG", optimize=True)
+        image.save(buffer, "PNG", optimize=True)
     else:
-        picture.save(buffer, "JPEG", quality=quality, optimize=True)
+        image.save(buffer, "JPEG", quality=quality, optimize=True)
     return buffer.getvalue(), "image/png" if tiny else "image/jpeg"
 
 
 def contact_sheet_uri(images: Sequence[Images] | Images, columns: int, *, side: int = 96) -> str:
-    """Return pictures laid out row by row on one sheet, as a ``data:`` address.
+    """Return images laid out row by row on one sheet, as a ``data:`` address.
 
     Args:
-        images: pictures (H, W, 3) uint8, of any sizes; each is fitted into a square, its proportions kept.
-        columns: pictures in a row.
+        images: images (H, W, 3) uint8, of any sizes; each is fitted into a square, its proportions kept.
+        columns: images in a row.
         side: of the squares, in pixels.
     """
     if columns < 1 or len(images) == 0:
-        raise ValueError(f"contact sheet of {len(images)} pictures in {columns} columns: both must be at least 1")
+        raise ValueError(f"contact sheet of {len(images)} images in {columns} columns: both must be at least 1")
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     step = side + _GAP
     sheet = Image.new("RGB", (columns * step - _GAP, rows * step - _GAP), (_GAP_GREY,) * 3)
     for index, pixels in enumerate(images):
-        picture = Image.fromarray(np.ascontiguousarray(pixels))
-        scale = side / max(picture.size)
-        size = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
-        if size != picture.size:
-            picture = picture.resize(size, Image.Resampling.LANCZOS)
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        scale = side / max(image.size)
+        size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.LANCZOS)
         row, column = divmod(index, columns)
-        sheet.paste(picture, (column * step + (side - size[0]) // 2, row * step + (side - size[1]) // 2))
-    return picture_uri(np.asarray(sheet), max_side=max(sheet.size))
+        sheet.paste(image, (column * step + (side - size[0]) // 2, row * step + (side - size[1]) // 2))
+    return image_uri(np.asarray(sheet), max_side=max(sheet.size))
 
 
 @cache

@@ -75,10 +75,10 @@ class Gaussians:
                 them, around the means of the unchanged ones.
             rank: R, all D where not given.
         """
-        present, places = np.unique(labels, return_inverse=True)
+        present, indices = np.unique(labels, return_inverse=True)
         parts = [part.astype(np.float64) for part in (features, varied) if part is not None]
-        means = np.stack([parts[0][places == place].mean(axis=0) for place in range(len(present))])
-        centred = np.concatenate([part - means[places] for part in parts])
+        means = np.stack([parts[0][indices == index].mean(axis=0) for index in range(len(present))])
+        centred = np.concatenate([part - means[indices] for part in parts])
         variances, directions = np.linalg.eigh(shrunk_covariance(centred))
         kept = min(rank or len(variances), len(variances))
         # Some features may never change (dead units): their variance is as good as none, and any change tells.
@@ -91,13 +91,13 @@ class Gaussians:
         found = np.empty((len(features), len(self.means)))
         features, means = features.astype(np.float64), self.means.astype(np.float64)
         turned, centres = features @ self.basis, means @ self.basis
-        for place, mean in enumerate(means):
-            along = turned - centres[place]
+        for index, mean in enumerate(means):
+            along = turned - centres[index]
             squared = (along**2 * self.precisions).sum(axis=1)
             if self.rest:
                 outside = ((features - mean) ** 2).sum(axis=1) - (along**2).sum(axis=1)
                 squared += self.rest * np.maximum(outside, 0.0)
-            found[:, place] = np.sqrt(squared)
+            found[:, index] = np.sqrt(squared)
         return found
 
     def score(self, features: FloatArray) -> FloatArray:
@@ -121,9 +121,9 @@ class Neighbours:
     def fit(cls, features: FloatArray, labels: IntArray, *, per_class: int, k: int, seed: int = 0) -> Self:
         """Keep at most ``per_class`` features (N, D) of each class in labels (N,), drawn from the seed."""
         draw = np.random.default_rng(seed)
-        chosen = [draw.permutation(np.flatnonzero(labels == place))[:per_class] for place in np.unique(labels)]
-        places = np.sort(np.concatenate(chosen))
-        return cls(_unit(features[places]), min(k, len(places)))
+        chosen = [draw.permutation(np.flatnonzero(labels == index))[:per_class] for index in np.unique(labels)]
+        indices = np.sort(np.concatenate(chosen))
+        return cls(_unit(features[indices]), min(k, len(indices)))
 
     def score(self, features: FloatArray) -> FloatArray:
         """Return the distance (N,), in [0, 2], of features (N, D), scaled to length 1, to the k-th nearest."""

@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 Images = npt.NDArray[np.uint8]
-"""Pictures, (N, H, W, 3) or one (H, W, 3), uint8, RGB, 0-255."""
+"""Images, (N, H, W, 3) or one (H, W, 3), uint8, RGB, 0-255."""
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]
 
@@ -60,7 +60,7 @@ _SYNONYMS |= {cell: cell for cell in CELL_CLASSES} | {f"{cell}s": cell for cell 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One picture's place in a source, before anything is decoded.
+    """One image's place in a source, before anything is decoded.
 
     Attributes:
         sample_id: stable id, unique in its source: the path inside it, or ``row-000123``.

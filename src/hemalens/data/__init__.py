@@ -1,1 +1,1 @@
-"""From a source of pictures to clean, split samples; needs no torch."""
+"""From a source of images to clean, split samples; needs no torch."""

@@ -54,7 +54,7 @@ def clean(
 
     Args:
         source: the SOURCE that was audited.
-        out: a file ending in ``.npz`` (all pictures of one size) or a directory of class folders.
+        out: a file ending in ``.npz`` (all images of one size) or a directory of class folders.
         audit: what ``audit`` wrote, reviewed or its ``issues.csv`` edited or not.
         restore: ids to take back as the source has them: their rows become ``keep`` in ``issues.csv``, and ``out`` is
             written anew.
@@ -78,7 +78,7 @@ def clean(
         raise ArtifactError(f"decisions in {audit / 'issues.csv'}", "drop every sample", "set some to keep")
     _check_unreadable(opened.samples, kept, issues)
     labels = new_labels(issues, opened.samples, opened.classes)
-    samples = [replace(opened.samples[place], label=labels.get(place, opened.samples[place].label)) for place in kept]
+    samples = [replace(opened.samples[index], label=labels.get(index, opened.samples[index].label)) for index in kept]
     options = {"classes": list(classes) if classes else None}
     inputs = {"source": fingerprint, "decisions": _decisions_digest(dropped, labels, opened.samples)}
     tables = {"dropped.csv": _dropped_table(opened.samples, dropped)}
@@ -124,13 +124,13 @@ def decide(issues: pl.DataFrame, samples: Sequence[Sample]) -> dict[int, tuple[s
 
     Raises ArtifactError where a row names a sample that the source lacks, or an issue or decision that is not known.
     """
-    places = {sample.sample_id: place for place, sample in enumerate(samples)}
+    indices = {sample.sample_id: index for index, sample in enumerate(samples)}
     drops: dict[int, tuple[list[str], list[str]]] = {}
     for line, (sample_id, issue, suggestion, reason) in enumerate(
         issues.select("sample_id", "issue", "suggestion", "reason").iter_rows(), 2
     ):
         what = f"issues.csv line {line}"
-        if sample_id not in places:
+        if sample_id not in indices:
             raise ArtifactError(f"{what}: sample {sample_id}", "is not in the source", "mend or delete the line")
         if issue not in ISSUES:
             raise ArtifactError(f"{what}: issue {issue}", f"must be one of {', '.join(ISSUES)}", "mend the line")
@@ -138,10 +138,10 @@ def decide(issues: pl.DataFrame, samples: Sequence[Sample]) -> dict[int, tuple[s
             rule = f"must be one of {', '.join(SUGGESTIONS)}, {RELABEL}CLASS"
             raise ArtifactError(f"{what}: suggestion {suggestion}", rule, "mend the line")
         if suggestion == "drop":
-            names, reasons = drops.setdefault(places[sample_id], ([], []))
+            names, reasons = drops.setdefault(indices[sample_id], ([], []))
             names.append(issue)
             reasons.append(reason or "")
-    return {place: ("; ".join(names), "; ".join(reasons)) for place, (names, reasons) in drops.items()}
+    return {index: ("; ".join(names), "; ".join(reasons)) for index, (names, reasons) in drops.items()}
 
 
 def _check_apart(source: Path, out: Path) -> None:
@@ -167,9 +167,9 @@ def _restored(issues: pl.DataFrame, restore: Sequence[str], samples: Sequence[Sa
 
 def _check_unreadable(samples: Sequence[Sample], kept: Sequence[int], issues: pl.DataFrame) -> None:
     unreadable = set(issues.filter(pl.col("issue") == "unreadable")["sample_id"].to_list())
-    for place in kept:
-        if samples[place].sample_id in unreadable:
-            what = f"sample {samples[place].sample_id}"
+    for index in kept:
+        if samples[index].sample_id in unreadable:
+            what = f"sample {samples[index].sample_id}"
             rule = "is unreadable and cannot be kept"
             raise ArtifactError(what, rule, "set it to drop in issues.csv, do not restore it")
 
@@ -177,27 +177,27 @@ def _check_unreadable(samples: Sequence[Sample], kept: Sequence[int], issues: pl
 def _decisions_digest(
     dropped: Mapping[int, tuple[str, str]], labels: Mapping[int, str], samples: Sequence[Sample]
 ) -> str:
-    lines = sorted(samples[place].sample_id for place in dropped)
-    lines += sorted(f"{samples[place].sample_id}\t{label}" for place, label in labels.items())
+    lines = sorted(samples[index].sample_id for index in dropped)
+    lines += sorted(f"{samples[index].sample_id}\t{label}" for index, label in labels.items())
     return text_digest("\n".join(lines))
 
 
 def _dropped_table(samples: Sequence[Sample], dropped: dict[int, tuple[str, str]]) -> pl.DataFrame:
-    rows = [(samples[place].sample_id, samples[place].label, *dropped[place]) for place in sorted(dropped)]
+    rows = [(samples[index].sample_id, samples[index].label, *dropped[index]) for index in sorted(dropped)]
     schema = dict.fromkeys(("sample_id", "label", "issue", "reason"), pl.String)
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def _relabelled_table(samples: Sequence[Sample], labels: Mapping[int, str], issues: pl.DataFrame) -> pl.DataFrame:
     """Return sample_id, old label, new_label, and the findings that led to it."""
-    found: dict[str, tuple[list[str], list[str]]] = {samples[place].sample_id: ([], []) for place in labels}
+    found: dict[str, tuple[list[str], list[str]]] = {samples[index].sample_id: ([], []) for index in labels}
     for sample_id, issue, reason in issues.select("sample_id", "issue", "reason").iter_rows():
         if sample_id in found:
             found[sample_id][0].append(issue)
             found[sample_id][1].append(reason or "")
     rows = [
-        (sample.sample_id, sample.label, labels[place], *("; ".join(words) for words in found[sample.sample_id]))
-        for place, sample in ((place, samples[place]) for place in sorted(labels))
+        (sample.sample_id, sample.label, labels[index], *("; ".join(words) for words in found[sample.sample_id]))
+        for index, sample in ((index, samples[index]) for index in sorted(labels))
     ]
     schema = dict.fromkeys(("sample_id", "label", "new_label", "issue", "reason"), pl.String)
     return pl.DataFrame(rows, schema=schema, orient="row")
@@ -206,8 +206,8 @@ def _relabelled_table(samples: Sequence[Sample], labels: Mapping[int, str], issu
 def _write_arrays(
     source: Source, kept: Sequence[int], samples: Sequence[Sample], out: Path, progress: Progress
 ) -> None:
-    """Write images, labels, classes, ids (and groups, splits) as an ``.npz``; pictures stream through one by one."""
-    first = source.picture(kept[0]).pixels.shape
+    """Write images, labels, classes, ids (and groups, splits) as an ``.npz``; images stream through one by one."""
+    first = source.image(kept[0]).pixels.shape
     numbers = {name: number for number, name in enumerate(source.classes)}
     lone = next((sample.sample_id for sample in samples if sample.label is None), None)
     if lone is not None:
@@ -227,10 +227,10 @@ def _write_arrays(
             with archive.open("images.npy", "w", force_zip64=True) as member:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (len(kept), *first)}
                 npy.write_array_header_2_0(member, header)
-                for done, place in enumerate(kept):
+                for done, index in enumerate(kept):
                     if done % 500 == 0:
                         progress("writing clean samples", done, len(kept))
-                    member.write(_of_size(source, place, first).tobytes())
+                    member.write(_of_size(source, index, first).tobytes())
             for name, values in columns.items():
                 with archive.open(f"{name}.npy", "w") as member:
                     npy.write_array(member, values, allow_pickle=False)
@@ -239,12 +239,12 @@ def _write_arrays(
     progress("writing clean samples", len(kept), len(kept))
 
 
-def _of_size(source: Source, place: int, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    pixels = source.picture(place).pixels
+def _of_size(source: Source, index: int, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    pixels = source.image(index).pixels
     if pixels.shape != shape:
         rule = f"is {pixels.shape[1]} x {pixels.shape[0]} pixels where the first is {shape[1]} x {shape[0]}"
         step = "write to a directory instead of an .npz: --out DIR"
-        raise SourceError(f"picture {source.samples[place].sample_id}", rule, step)
+        raise SourceError(f"image {source.samples[index].sample_id}", rule, step)
     return pixels
 
 
@@ -253,18 +253,18 @@ def _write_folders(
 ) -> None:
     """Write class folders: encoded files byte for byte, rows of arrays as PNG.
 
-    Where folders cannot say all that the source knows (groups, labels that are no file names), every picture gets a
+    Where folders cannot say all that the source knows (groups, labels that are no file names), every image gets a
     label file ``name.json`` beside it.
     """
     sidecars = any(sample.group or _harmless(sample.label or "") != (sample.label or "") for sample in samples)
     taken: dict[str, int] = {}
-    for done, (place, sample) in enumerate(zip(kept, samples, strict=True)):
+    for done, (index, sample) in enumerate(zip(kept, samples, strict=True)):
         if done % 100 == 0:
             progress("writing clean samples", done, len(kept))
-        data, suffix = source.read(place), ""
+        data, suffix = source.read(index), ""
         if not isinstance(data, bytes):
             buffer = io.BytesIO()
-            Image.fromarray(source.picture(place).pixels).save(buffer, "PNG")
+            Image.fromarray(source.image(index).pixels).save(buffer, "PNG")
             data, suffix = buffer.getvalue(), ".png"
         path = out / _relative(sample, suffix, taken, by_stem=sidecars)
         facts = {"label": sample.label, "group": sample.group, "split": sample.split}
@@ -285,7 +285,7 @@ def _relative(sample: Sample, suffix: str, taken: dict[str, int], *, by_stem: bo
     Names are told apart without regard to case, and with ``by_stem`` without regard to the suffix.
     """
     parts = [part for part in sample.sample_id.split("/") if part not in ("", ".", "..")]
-    name = Path(_harmless(parts[-1] if parts else "picture"))
+    name = Path(_harmless(parts[-1] if parts else "image"))
     if suffix and name.suffix.lower() != suffix:
         name = Path(f"{name}{suffix}")
     folder = Path(*(_harmless(part) for part in (sample.split, sample.label) if part))

@@ -1,6 +1,6 @@
-"""Unlabelled pictures of another microscope to the zoom at which a model's training cells are met again.
+"""Unlabelled images of another microscope to the zoom at which a model's training cells are met again.
 
-Cells look smaller or larger from one laboratory to the next. Where many pictures are unlike any training cell, that
+Cells look smaller or larger from one laboratory to the next. Where many images are unlike any training cell, that
 one of a few zooms is taken at which their features lie nearest; no label is looked at and no weight changes. Needs
 numpy and Pillow.
 """
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hemalens.core.abstention import Refusal
+from hemalens.core.abstention import Abstention
 from hemalens.core.errors import ArtifactError, DecodeError, SourceError
 from hemalens.core.types import FloatArray, Images, Progress, no_progress
 from hemalens.data.reading.resize import resize
@@ -23,7 +23,7 @@ __all__ = ["FEWEST", "ZOOMS", "Scale", "choose_scale", "find_scale", "zoomed"]
 ZOOMS = (0.71, 0.8, 0.9, 1.0, 1.12, 1.25, 1.4, 1.6)
 """Magnifications tried, a factor of about 1.12 apart: between two of them no network loses a point."""
 FEWEST = 50
-"""Readable pictures below which nothing is said of a source's scale."""
+"""Readable images below which nothing is said of a source's scale."""
 
 _MOST = 512
 # Beyond the limit lie 3 to 4 % at home, of single classes up to 9 %; of another laboratory 40 % and more.
@@ -36,27 +36,27 @@ class Scale:
     """How a source was brought to the size of the training cells.
 
     Attributes:
-        zoom: by which the middle of every picture is enlarged; 1 where they stay as they are.
-        n_pictures: looked at.
+        zoom: by which the middle of every image is enlarged; 1 where they stay as they are.
+        n_images: looked at.
         unlike: share of them that is unlike any training cell as they are, beyond the model's limit of distance.
         distances: median distance from the nearest class of undistorted training cells at each zoom.
     """
 
     zoom: float
-    n_pictures: int
+    n_images: int
     unlike: float
     distances: dict[float, float]
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
         distances = {f"{zoom:g}": round(value, 4) for zoom, value in self.distances.items()}
-        facts = {"zoom": self.zoom, "n_pictures": self.n_pictures, "unlike": round(self.unlike, 4)}
+        facts = {"zoom": self.zoom, "n_images": self.n_images, "unlike": round(self.unlike, 4)}
         return {**facts, "distances": distances, "words": self.words()}
 
     def words(self) -> str:
         """Return in one sentence what was done and why."""
         before, after = self.distances[1.0], self.distances[self.zoom]
-        found = f"of {self.n_pictures} pictures {100 * self.unlike:.0f} % are unlike any training cell"
+        found = f"of {self.n_images} images {100 * self.unlike:.0f} % are unlike any training cell"
         if self.unlike <= _AT_HOME:
             return f"not needed, {found}"
         if self.zoom == 1.0:
@@ -64,70 +64,70 @@ class Scale:
         return f"zoomed by {self.zoom:g}: {found}; their median distance falls from {before:.1f} to {after:.1f}"
 
 
-def zoomed(picture: Images, zoom: float, size: int) -> Images:
-    """Return a picture (H, W, 3) uint8 as (size, size, 3), its middle enlarged ``zoom`` times.
+def zoomed(image: Images, zoom: float, size: int) -> Images:
+    """Return an image (H, W, 3) uint8 as (size, size, 3), its middle enlarged ``zoom`` times.
 
     Where that asks for more than there is, the border is continued by its last pixels.
     """
     if zoom == 1.0:
-        return resize(picture, size)
+        return resize(image, size)
     if zoom < 1.0:
-        rows, columns = (round(side * (1.0 / zoom - 1.0) / 2.0) for side in picture.shape[:2])
-        return resize(np.pad(picture, ((rows, rows), (columns, columns), (0, 0)), mode="edge"), size)
-    height, width = picture.shape[:2]
+        rows, columns = (round(side * (1.0 / zoom - 1.0) / 2.0) for side in image.shape[:2])
+        return resize(np.pad(image, ((rows, rows), (columns, columns), (0, 0)), mode="edge"), size)
+    height, width = image.shape[:2]
     left, top = width * (1.0 - 1.0 / zoom) / 2.0, height * (1.0 - 1.0 / zoom) / 2.0
     box = (left, top, width - left, height - top)
-    return np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 def find_scale(
     source: Source,
     size: int,
-    refusal: Refusal,
+    abstention: Abstention,
     features: Callable[[Images], FloatArray],
     *,
     progress: Progress = no_progress,
 ) -> Scale:
-    """Return the zoom for a source's pictures, of which at most 512, evenly spread over it, are looked at.
+    """Return the zoom for a source's images, of which at most 512, evenly spread over it, are looked at.
 
     Args:
-        source: pictures of any size; labels are not looked at.
+        source: images of any size; labels are not looked at.
         size: pixels per side that the network sees.
-        refusal: what the model knows of its training cells.
-        features: pictures (N, size, size, 3) uint8 to features (N, D).
+        abstention: what the model knows of its training cells.
+        features: images (N, size, size, 3) uint8 to features (N, D).
         progress: told about the zooms.
 
     Raises:
         ArtifactError: the model knows nothing of its training cells.
-        SourceError: fewer than 50 pictures can be read.
+        SourceError: fewer than 50 images can be read.
     """
-    if refusal.gaussians is None:
+    if abstention.gaussians is None:
         rule = "kept nothing of its training cells by which the size of others could be told"
         raise ArtifactError("model", rule, "train it again, or leave --adapt away")
-    pictures = _readable(source)
-    if len(pictures) < FEWEST:
-        rule = f"has {len(pictures)} readable pictures, at least {FEWEST} are needed to tell the size of its cells"
+    images = _readable(source)
+    if len(images) < FEWEST:
+        rule = f"has {len(images)} readable images, at least {FEWEST} are needed to tell the size of its cells"
         raise SourceError(f"source {source.spec}", rule, "give more of that laboratory, or leave --adapt away")
     found = {}
     for done, zoom in enumerate(ZOOMS):
         progress("measuring scale", done, len(ZOOMS))
-        found[zoom] = features(np.stack([zoomed(one, zoom, size) for one in pictures]))
+        found[zoom] = features(np.stack([zoomed(one, zoom, size) for one in images]))
     progress("measuring scale", len(ZOOMS), len(ZOOMS))
-    return choose_scale(found, refusal)
+    return choose_scale(found, abstention)
 
 
-def choose_scale(features: Mapping[float, FloatArray], refusal: Refusal) -> Scale:
-    """Return the zoom of the least median distance; features (N, D) are of the same pictures at each, 1 among them.
+def choose_scale(features: Mapping[float, FloatArray], abstention: Abstention) -> Scale:
+    """Return the zoom of the least median distance; features (N, D) are of the same images at each, 1 among them.
 
     The distance is from undistorted training cells: one that sees through other sizes cannot tell the size. The zoom
-    stays 1 where at most a fifth of the pictures would be refused for their distance, and where the other is nearer in
+    stays 1 where at most a fifth of the images would be refused for their distance, and where the other is nearer in
     less than 99 % of the paired bootstrap draws (Efron and Tibshirani 1993, ch. 13).
     """
-    assert refusal.gaussians is not None
-    home = refusal.home or refusal.gaussians
+    assert abstention.gaussians is not None
+    home = abstention.home or abstention.gaussians
     distances = {zoom: home.score(values) for zoom, values in features.items()}
     medians = {zoom: float(np.median(values)) for zoom, values in distances.items()}
-    unlike = float((refusal.gaussians.score(features[1.0]) > refusal.distance_limit).mean())
+    unlike = float((abstention.gaussians.score(features[1.0]) > abstention.distance_limit).mean())
     best = min(medians, key=lambda zoom: (medians[zoom], abs(zoom - 1.0)))
     count = len(distances[1.0])
     draws = np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
@@ -137,11 +137,11 @@ def choose_scale(features: Mapping[float, FloatArray], refusal: Refusal) -> Scal
 
 
 def _readable(source: Source) -> list[Images]:
-    places = np.unique(np.linspace(0, len(source) - 1, min(_MOST, len(source))).round().astype(int))
-    pictures = []
-    for place in places.tolist():
+    indices = np.unique(np.linspace(0, len(source) - 1, min(_MOST, len(source))).round().astype(int))
+    images = []
+    for index in indices.tolist():
         try:
-            pictures.append(source.picture(place).pixels)
+            images.append(source.image(index).pixels)
         except DecodeError:
             continue  # it has its row and its reason in the predictions
-    return pictures
+    return images

@@ -8,10 +8,10 @@ from hemalens.core.types import IntArray, Progress, encode_labels, no_progress
 from hemalens.data.sources import Source, open_source
 from hemalens.data.split import RATIOS, choose_splits, parse_ratios, read_splits
 
-__all__ = ["choose_side", "open_sides"]
+__all__ = ["choose_split", "open_assigned"]
 
 
-def open_sides(
+def open_assigned(
     source: str | Path | Source, splits: Path | None, *, seed: int, progress: Progress = no_progress
 ) -> tuple[Source, list[str]]:
     """Open a source of two classes or more; return it with the split of each of its samples.
@@ -30,20 +30,20 @@ def open_sides(
     present = {sample.label for sample in opened.samples} - {None}  # arrays bring all eight names, used or not
     if len(present) < 2:
         found = "".join(str(name) for name in present) or "none"
-        step = "sort the pictures into class folders, or name labels in a manifest"
+        step = "sort the images into class folders, or name labels in a manifest"
         raise SourceError(f"source {opened.spec}", f"needs at least two classes to train on, it has {found}", step)
     if splits:
         return opened, read_splits(splits, opened.samples)
     return opened, choose_splits(opened, shares=parse_ratios(RATIOS), seed=seed, progress=progress)
 
 
-def choose_side(source: Source, sides: Sequence[str], side: str) -> tuple[IntArray, list[int]]:
+def choose_split(source: Source, assigned: Sequence[str], side: str) -> tuple[IntArray, list[int]]:
     """Return labels (M,) int64 and places in the source of one side of the split; samples without a label stay out.
 
     Raises SourceError where there are too few of them.
     """
     labels = encode_labels([sample.label for sample in source.samples], source.classes)
-    chosen = [index for index, found in enumerate(sides) if found == side and labels[index] >= 0]
+    chosen = [index for index, found in enumerate(assigned) if found == side and labels[index] >= 0]
     # Batch normalisation has no variance to learn from a single sample.
     fewest = 2 if side == "train" else 1
     if len(chosen) < fewest:

@@ -1,6 +1,6 @@
 """Samples to train, val and test: stratified by class, with everything that belongs together on one side.
 
-Belonging together means the same ``group`` (patient, slide), the same pixels or nearly the same picture. A source that
+Belonging together means the same ``group`` (patient, slide), the same pixels or nearly the same image. A source that
 brings its own splits keeps them. Needs no torch.
 """
 
@@ -16,7 +16,7 @@ from hemalens.core.artifacts import output_file, read_table, write_table
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.types import IntArray, Progress, Sample, no_progress
 from hemalens.data.audit.checks.near_duplicates import copies, near_duplicates
-from hemalens.data.audit.checks.near_pictures import check_scale
+from hemalens.data.audit.checks.near_images import check_scale
 from hemalens.data.audit.statistics import measure_source
 from hemalens.data.sources import Source, open_source
 
@@ -87,7 +87,7 @@ def choose_splits(
 ) -> list[str]:
     """Return a split per sample: the source's own where it brings them, else drawn by ``assign``.
 
-    Every picture is decoded to know its copies: here, or in ``workers`` processes (None for one a core).
+    Every image is decoded to know its copies: here, or in ``workers`` processes (None for one a core).
     """
     own = _own_splits(source)
     if own is not None:
@@ -152,7 +152,7 @@ def linked_units(samples: Sequence[Sample], copies: Sequence[Sequence[int]]) -> 
 
     Args:
         samples: the source's samples.
-        copies: places of samples that show the same picture.
+        copies: places of samples that show the same image.
     """
     parent = list(range(len(samples)))
 
@@ -186,7 +186,7 @@ def assign(labels: Sequence[str], units: IntArray, *, shares: Sequence[float], s
         members[unit].append(index)
     side = np.zeros(len(coded), np.int64)
     several = [unit for unit in members.values() if len(unit) > 1]
-    several = [several[place] for place in generator.permutation(len(several))]
+    several = [several[position] for position in generator.permutation(len(several))]
     for unit in sorted(several, key=len, reverse=True):
         counts = np.bincount(coded[unit], minlength=len(classes))
         # The side with most room for these classes, relative to its size, so that small sides get their share too.

@@ -12,14 +12,14 @@ from hemalens.core.types import FloatArray, Images, IntArray
 from hemalens.data.sources import Source
 from hemalens.data.split import read_splits
 
-__all__ = ["Chosen", "Side", "check_side", "choose_places", "worst_mistakes"]
+__all__ = ["Chosen", "Side", "check_side", "choose_indices", "worst_mistakes"]
 
 Side = Literal["train", "val", "test", "all"]
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The samples to score: pictures (N, S, S, 3) uint8, labels (N,) or -1, their places in the source.
+    """The samples to score: images (N, S, S, 3) uint8, labels (N,) or -1, their places in the source.
 
     ``unknown`` (N,) bool says which are labelled with a class that the model does not know.
     """
@@ -27,7 +27,7 @@ class Chosen:
     images: Images
     labels: IntArray
     unknown: npt.NDArray[np.bool_]
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
 
 
 def check_side(split: Side | None, splits: Path | None) -> Side:
@@ -42,19 +42,19 @@ def check_side(split: Side | None, splits: Path | None) -> Side:
     return split or ("all" if splits is None else "test")
 
 
-def choose_places(source: Source, splits: Path | None, side: Side) -> list[int]:
+def choose_indices(source: Source, splits: Path | None, side: Side) -> list[int]:
     """Return the places of a side's samples in the source.
 
     Raises SourceError where a sample of the source cannot be read, ArtifactError where the side is empty or ``splits``
     is not of this source.
     """
-    refused = {place for place, sample in enumerate(source.samples) if sample.refused}
+    refused = {index for index, sample in enumerate(source.samples) if sample.refused}
     if refused:
         lone = source.samples[min(refused)]
         raise SourceError(f"sample {lone.sample_id}", f"cannot be read ({lone.refused})", "audit and clean the source")
     if splits is None or side == "all":
         return list(range(len(source)))
-    chosen = [place for place, found in enumerate(read_splits(splits, source.samples)) if found == side]
+    chosen = [index for index, found in enumerate(read_splits(splits, source.samples)) if found == side]
     if not chosen:
         raise ArtifactError(f"split {side} in {splits}", "is empty", "split with a larger share, or choose another")
     return chosen

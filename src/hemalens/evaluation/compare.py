@@ -1,6 +1,6 @@
 """From the answers of two models to whether they differ: a difference with its interval and a p-value.
 
-Each model may have been trained several times. Models scored on the same pictures are compared pair by pair, which sees
+Each model may have been trained several times. Models scored on the same images are compared pair by pair, which sees
 far smaller differences than two intervals side by side. Needs numpy and SciPy; no torch.
 """
 
@@ -167,7 +167,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     [0.03, 0.06, 0.06]
     """
     adjusted, highest = [1.0] * len(p_values), 0.0
-    for rank, place in enumerate(sorted(range(len(p_values)), key=lambda place: p_values[place])):
-        highest = max(highest, min((len(p_values) - rank) * p_values[place], 1.0))
-        adjusted[place] = highest
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
+        highest = max(highest, min((len(p_values) - rank) * p_values[index], 1.0))
+        adjusted[index] = highest
     return adjusted

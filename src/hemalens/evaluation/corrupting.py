@@ -1,6 +1,6 @@
 """Samples to their corrupted copies at the network's size, made in worker processes; one decoding serves all 55.
 
-Pictures are brought to 224 px, where the parameters of MedMNIST-C are meant, corrupted there and then resized, so that
+Images are brought to 224 px, where the parameters of MedMNIST-C are meant, corrupted there and then resized, so that
 a network of any size is asked about the same damage as those of the paper. Needs numpy and Pillow: what this imports
 every worker imports.
 """
@@ -22,62 +22,62 @@ __all__ = ["SETS", "corrupted_copies"]
 SETS = tuple((name, severity) for name in CORRUPTIONS for severity in SEVERITIES)
 """The 55 sets: (corruption, severity), in the order of the copies."""
 
-_CHUNK_BYTES = 12_000_000  # of corrupted pictures a task: 17 samples at 64 px, a few seconds of work
+_CHUNK_BYTES = 12_000_000  # of corrupted images a task: 17 samples at 64 px, a few seconds of work
 
 
 def corrupted_copies(
-    source: Source, places: Sequence[int], *, size: int, seed: int = 0, workers: int | None = None
+    source: Source, indices: Sequence[int], *, size: int, seed: int = 0, workers: int | None = None
 ) -> Iterator[Images]:
     """Yield all copies (55, n, size, size, 3) uint8 of the next n samples, until every place was served.
 
     Args:
         source: where the samples are.
-        places: their numbers in the source, which decide what is drawn for them.
+        indices: their numbers in the source, which decide what is drawn for them.
         size: of the copies, in pixels per side.
         seed: of what is drawn.
         workers: processes; None for one a core, 0 for this process.
 
     Raises DecodeError naming the sample that cannot be read: clean the source first.
     """
-    # Workers get the listing of the source once, tasks carry numbers; of arrays they carry the pictures.
+    # Workers get the listing of the source once, tasks carry numbers; of arrays they carry the images.
     make = partial(_corrupt_chunk, None if source.in_memory else source, size, seed)
-    tasks = _tasks(source, places, size)
+    tasks = _tasks(source, indices, size)
     yield from map_chunks(make, tasks, halve=_singly, lost=partial(_crashed, source), workers=workers)
 
 
 _Task = tuple[list[int], list[Images] | None]
 
 
-def _tasks(source: Source, places: Sequence[int], size: int) -> Iterator[_Task]:
+def _tasks(source: Source, indices: Sequence[int], size: int) -> Iterator[_Task]:
     step = max(1, _CHUNK_BYTES // (len(SETS) * size * size * 3))
-    for start in range(0, len(places), step):
-        chosen = [int(place) for place in places[start : start + step]]
-        yield chosen, [source.picture(place).pixels for place in chosen] if source.in_memory else None
+    for start in range(0, len(indices), step):
+        chosen = [int(index) for index in indices[start : start + step]]
+        yield chosen, [source.image(index).pixels for index in chosen] if source.in_memory else None
 
 
 def _corrupt_chunk(source: Source | None, size: int, seed: int, task: _Task) -> Images:
     """Return every corrupted copy (11 x 5, N, size, size, 3) of a task's samples."""
-    places, pictures = task
-    copies = np.empty((len(SETS), len(places), size, size, 3), np.uint8)
-    for row, place in enumerate(places):
-        if pictures is None:
+    indices, images = task
+    copies = np.empty((len(SETS), len(indices), size, size, 3), np.uint8)
+    for row, index in enumerate(indices):
+        if images is None:
             assert source is not None
-            picture = source.picture(place).pixels
+            image = source.image(index).pixels
         else:
-            picture = pictures[row]
-        picture = resize(picture, REFERENCE_SIDE)
+            image = images[row]
+        image = resize(image, REFERENCE_SIDE)
         for number, (name, severity) in enumerate(SETS):
-            copies[number, row] = resize(corrupt(picture, name, severity, index=place, seed=seed), size)
+            copies[number, row] = resize(corrupt(image, name, severity, index=index, seed=seed), size)
     return copies
 
 
 def _singly(task: _Task) -> list[_Task]:
-    places, pictures = task
-    if len(places) == 1:
+    indices, images = task
+    if len(indices) == 1:
         return []
-    return [([place], None if pictures is None else [pictures[row]]) for row, place in enumerate(places)]
+    return [([index], None if images is None else [images[row]]) for row, index in enumerate(indices)]
 
 
 def _crashed(source: Source, task: _Task) -> Images:
     name = source.samples[task[0][0]].sample_id
-    raise SourceError(f"picture {name}", "crashed its worker", "audit and clean the source first")
+    raise SourceError(f"image {name}", "crashed its worker", "audit and clean the source first")

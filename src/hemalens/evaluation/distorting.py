@@ -1,4 +1,4 @@
-"""Pictures to their field-like distorted copies, the same for every model; drawn by torch, where that is installed."""
+"""Images to their field-like distorted copies, the same for every model; drawn by torch, where that is installed."""
 
 import logging
 
@@ -12,17 +12,17 @@ FIELD = "rotation, zoom, shear, shift, stain, white balance, contrast, blur, noi
 _LOG = logging.getLogger(__name__)
 
 
-def distorted(pictures: Images) -> Images | None:
-    """Return a strongly distorted copy of pictures, both (N, S, S, 3) uint8; None and a warning without torch."""
+def distorted(images: Images) -> Images | None:
+    """Return a strongly distorted copy of images, both (N, S, S, 3) uint8; None and a warning without torch."""
     try:
         import torch  # here: all else of an exported model is scored without it
 
         from hemalens.training.device import torch_threads
-        from hemalens.training.predicting import perturb
+        from hemalens.training.predicting import distort
     except ModuleNotFoundError as error:
         if error.name is not None and error.name.partition(".")[0] == "hemalens":
             raise
         _LOG.warning("not scored under distortions, which torch draws; install it with: pip install 'hemalens[train]'")
         return None
     with torch_threads(0):
-        return perturb(torch.from_numpy(pictures)).numpy()
+        return distort(torch.from_numpy(images)).numpy()

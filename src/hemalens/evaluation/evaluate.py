@@ -33,7 +33,7 @@ from hemalens.core.types import FloatArray, IntArray, Progress, encode_labels, n
 from hemalens.data.reading.load import load_images
 from hemalens.data.scale import find_scale
 from hemalens.data.sources import Source, open_source
-from hemalens.evaluation.chosen import Chosen, Side, check_side, choose_places
+from hemalens.evaluation.chosen import Chosen, Side, check_side, choose_indices
 from hemalens.evaluation.distorting import FIELD, distorted
 from hemalens.evaluation.examinee import Examinee, open_examinee
 from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1, reliability_diagram
@@ -41,7 +41,7 @@ from hemalens.evaluation.groups import background_batch, score_groups
 from hemalens.evaluation.mistakes import write_mistakes
 from hemalens.evaluation.robustness import Scored, measure_robustness, write_robustness
 from hemalens.evaluation.trust import Answers, trust_scores
-from hemalens.evaluation.trust_figures import class_reliability, refusal_histogram, risk_coverage_curve
+from hemalens.evaluation.trust_figures import abstention_histogram, class_reliability, risk_coverage_curve
 
 __all__ = ["evaluate", "score"]
 
@@ -73,8 +73,8 @@ def evaluate(
         splits: a ``splits.csv`` of the source; then only one side is scored.
         split: which side; ``test`` where splits are given, ``all`` where not.
         audit: an audit of the source's samples: its background batches are scored apart.
-        corruptions: also score 55 corrupted copies of every picture (MedMNIST-C).
-        adapt: first bring the pictures to the size of the training cells, told from their features, not from labels.
+        corruptions: also score 55 corrupted copies of every image (MedMNIST-C).
+        adapt: first bring the images to the size of the training cells, told from their features, not from labels.
         overwrite: replace an earlier evaluation.
         progress: told about the steps.
     """
@@ -84,8 +84,8 @@ def evaluate(
         raise ConfigError("--adapt with --corruptions", "corrupted copies are scored at their own size", step)
     examinee = open_examinee(model)
     opened = open_source(source)
-    places = choose_places(opened, splits, side)
-    named = [opened.samples[place].label for place in places]
+    indices = choose_indices(opened, splits, side)
+    named = [opened.samples[index].label for index in indices]
     labels = encode_labels(named, examinee.classes)
     unknown = np.array([name is not None for name in named]) & (labels < 0)
     if not (labels >= 0).any():
@@ -97,8 +97,8 @@ def evaluate(
     with output_directory(out, "evaluate", overwrite=overwrite, inputs=inputs, options=options):
         adaptation = _adaptation(examinee, opened, progress) if adapt else {}
         zoom = adaptation["adaptation"]["zoom"] if adapt else 1.0
-        images = load_images(opened, places, size=examinee.image_size, zoom=zoom, progress=progress)
-        chosen = Chosen(images, labels, unknown, tuple(places))
+        images = load_images(opened, indices, size=examinee.image_size, zoom=zoom, progress=progress)
+        chosen = Chosen(images, labels, unknown, tuple(indices))
         result, judgement = _evaluate(examinee, chosen, progress)
         if corruptions:
             result |= _robustness(examinee, opened, chosen, result, progress)
@@ -129,12 +129,12 @@ def score(labels: IntArray, probabilities: FloatArray, classes: Sequence[str]) -
         "macro_f1": asdict(bootstrap_interval(matrix, macro_f1)),
         "per_class": {
             name: {
-                "precision": float(per_class["precision"][place]),
-                "recall": float(per_class["recall"][place]),
-                "f1": float(per_class["f1"][place]),
-                "support": int(per_class["support"][place]),
+                "precision": float(per_class["precision"][index]),
+                "recall": float(per_class["recall"][index]),
+                "f1": float(per_class["f1"][index]),
+                "support": int(per_class["support"][index]),
             }
-            for place, name in enumerate(classes)
+            for index, name in enumerate(classes)
         },
         "confusion_matrix": matrix.tolist(),
         "loss": cross_entropy(probabilities, labels),
@@ -144,35 +144,35 @@ def score(labels: IntArray, probabilities: FloatArray, classes: Sequence[str]) -
 
 
 def _evaluate(examinee: Examinee, chosen: Chosen, progress: Progress) -> tuple[dict[str, Any], Judgement]:
-    """Predict clean and distorted pictures; temperature and limits are the model's own, from its validation samples."""
-    refusal = examinee.refusal
+    """Predict clean and distorted images; temperature and limits are the model's own, from its validation samples."""
+    abstention = examinee.abstention
     started = time.monotonic()
     features, logits = examinee.answer(chosen.images, progress)
     seconds = time.monotonic() - started
-    judgement = judge(refusal, features, logits)
+    judgement = judge(abstention, features, logits)
     known = chosen.labels >= 0
     labels = chosen.labels[known]
     result = score(labels, judgement.probabilities[known], examinee.classes)
     result |= {
         "n_unknown_label": int((~known).sum()),
-        "temperature": refusal.temperature,
+        "temperature": abstention.temperature,
         "ece_uncalibrated": expected_calibration_error(softmax(logits[known]), labels),
-        "pictures_per_second": len(chosen.images) / max(seconds, 1e-9),
+        "images_per_second": len(chosen.images) / max(seconds, 1e-9),
     }
     answers = Answers(logits, chosen.labels, chosen.unknown)
-    result |= trust_scores(answers, judgement, refusal, examinee.validation, examinee.classes)
-    result["abstention"]["rule"] = _RULES[refusal.gaussians is not None]
+    result |= trust_scores(answers, judgement, abstention, examinee.validation, examinee.classes)
+    result["abstention"]["rule"] = _RULES[abstention.gaussians is not None]
     copies = distorted(chosen.images[known])
     if copies is not None:
         field_like = examinee.answer(copies, progress)[1]
         matrix = confusion_matrix(labels, field_like.argmax(axis=1), len(examinee.classes))
-        result["perturbed"] = asdict(bootstrap_interval(matrix, accuracy)) | {"description": FIELD}
+        result["distorted"] = asdict(bootstrap_interval(matrix, accuracy)) | {"description": FIELD}
     return result, judgement
 
 
 def _adaptation(examinee: Examinee, source: Source, progress: Progress) -> dict[str, Any]:
     """Return to which scale the whole source is brought, whatever part of it is scored."""
-    found = find_scale(source, examinee.image_size, examinee.refusal, examinee.features, progress=progress)
+    found = find_scale(source, examinee.image_size, examinee.abstention, examinee.features, progress=progress)
     return {"adaptation": found.to_json()}
 
 
@@ -182,7 +182,7 @@ def _robustness(
     """Score the corrupted copies of the samples whose label the model knows."""
     known = np.flatnonzero(chosen.labels >= 0)
     scored = Scored(
-        places=[chosen.places[row] for row in known],
+        indices=[chosen.indices[row] for row in known],
         labels=chosen.labels[known],
         classes=examinee.classes,
         size=examinee.image_size,
@@ -195,14 +195,14 @@ def _robustness(
 
 def _predictions(source: Source, chosen: Chosen, classes: Sequence[str], judgement: Judgement) -> pl.DataFrame:
     columns: dict[str, Any] = {
-        "sample_id": [source.samples[place].sample_id for place in chosen.places],
-        "label": pl.Series([source.samples[place].label for place in chosen.places], dtype=pl.String),
+        "sample_id": [source.samples[index].sample_id for index in chosen.indices],
+        "label": pl.Series([source.samples[index].label for index in chosen.indices], dtype=pl.String),
         "predicted": [classes[number] for number in judgement.predicted],
         "confidence": judgement.confidence.round(6),
         "abstained": judgement.abstained,
         "reason": list(judgement.reasons),
     }
-    columns |= {f"p_{name}": judgement.probabilities[:, place].round(6) for place, name in enumerate(classes)}
+    columns |= {f"p_{name}": judgement.probabilities[:, index].round(6) for index, name in enumerate(classes)}
     return pl.DataFrame(columns)
 
 
@@ -224,6 +224,6 @@ def _write_figures(out: Path, result: Mapping[str, Any], classes: Sequence[str])
         ),
     }
     if result["abstention"]["distance_threshold"] is not None:
-        figures["refusal"] = (refusal_histogram(result["abstention"]), "distance from the training cells")
+        figures["abstention"] = (abstention_histogram(result["abstention"]), "distance from the training cells")
     for name, (figure, label) in figures.items():
         write_text(out / f"{name}.svg", figure_svg(figure, label=label))

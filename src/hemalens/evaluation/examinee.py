@@ -11,20 +11,20 @@ from pathlib import Path
 
 import numpy as np
 
-from hemalens.core.abstention import Refusal, confidence_rule
+from hemalens.core.abstention import Abstention, confidence_rule
 from hemalens.core.artifacts import read_json
 from hemalens.core.errors import ConfigError, MissingExtraError
 from hemalens.core.heatmaps import class_activation_map
 from hemalens.core.metrics import softmax
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
-from hemalens.inference.model import Classifier
+from hemalens.inference.model import Model
 from hemalens.inference.sidecar import EMBEDDED
 
 __all__ = ["Examinee", "open_examinee"]
 
 _LOG = logging.getLogger(__name__)
-_CHUNK = 256  # pictures of which an exported model's last maps are held at a time: at most some 100 MB
+_CHUNK = 256  # images of which an exported model's last maps are held at a time: at most some 100 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,34 +36,34 @@ class Examinee:
         image_size: pixels per side that it sees.
         network: its name.
         sha256: of the file of its weights.
-        refusal: its temperature, and when it refuses to answer.
+        abstention: its temperature, and when it refuses to answer.
         validation: logits (M, C) and labels (M,) of the samples that both were fitted on; None where it has them not.
         method: how its maps are made, in words.
-        answer: pictures (N, S, S, 3) uint8, and who is told of them, to features (N, D) and logits (N, C).
-        maps: pictures and one class of each (N,) to maps (N, h, w), not below 0; raises ConfigError where it has none.
+        answer: images (N, S, S, 3) uint8, and who is told of them, to features (N, D) and logits (N, C).
+        maps: images and one class of each (N,) to maps (N, h, w), not below 0; raises ConfigError where it has none.
     """
 
     classes: tuple[str, ...]
     image_size: int
     network: str
     sha256: str
-    refusal: Refusal
+    abstention: Abstention
     validation: tuple[FloatArray, IntArray] | None
     method: str
     answer: Callable[[Images, Progress], tuple[FloatArray, FloatArray]]
     maps: Callable[[Images, IntArray], FloatArray]
 
-    def features(self, pictures: Images) -> FloatArray:
-        """Return what the last layer sees (N, D) of pictures (N, S, S, 3) uint8."""
-        return self.answer(pictures, no_progress)[0]
+    def features(self, images: Images) -> FloatArray:
+        """Return what the last layer sees (N, D) of images (N, S, S, 3) uint8."""
+        return self.answer(images, no_progress)[0]
 
-    def logits(self, pictures: Images) -> FloatArray:
-        """Return the logits (N, C) of pictures (N, S, S, 3) uint8."""
-        return self.answer(pictures, no_progress)[1]
+    def logits(self, images: Images) -> FloatArray:
+        """Return the logits (N, C) of images (N, S, S, 3) uint8."""
+        return self.answer(images, no_progress)[1]
 
-    def probabilities(self, pictures: Images) -> FloatArray:
-        """Return calibrated probabilities (N, C) of pictures (N, S, S, 3) uint8."""
-        return softmax(self.logits(pictures) / self.refusal.temperature)
+    def probabilities(self, images: Images) -> FloatArray:
+        """Return calibrated probabilities (N, C) of images (N, S, S, 3) uint8."""
+        return softmax(self.logits(images) / self.abstention.temperature)
 
 
 def open_examinee(model: str | Path) -> Examinee:
@@ -76,26 +76,26 @@ def open_examinee(model: str | Path) -> Examinee:
 
 
 def _open_exported(model: str | Path) -> Examinee:
-    classifier = Classifier.open(model)
+    classifier = Model.open(model)
     sidecar = classifier.sidecar
 
-    def answer(pictures: Images, progress: Progress) -> tuple[FloatArray, FloatArray]:
+    def answer(images: Images, progress: Progress) -> tuple[FloatArray, FloatArray]:
         features, logits = [], []
-        for start in range(0, max(1, len(pictures)), _CHUNK):
-            progress("predicting", start, len(pictures))
-            found = classifier.run(pictures[start : start + _CHUNK])
+        for start in range(0, max(1, len(images)), _CHUNK):
+            progress("predicting", start, len(images))
+            found = classifier.run(images[start : start + _CHUNK])
             features.append(found.features)
             logits.append(found.logits)
-        progress("predicting", len(pictures), len(pictures))
+        progress("predicting", len(images), len(images))
         return np.concatenate(features), np.concatenate(logits)
 
-    def maps(pictures: Images, classes: IntArray) -> FloatArray:
+    def maps(images: Images, classes: IntArray) -> FloatArray:
         if sidecar.head is None:
             rule = "has no class activation maps (its head is more than one linear layer on the mean of the last map)"
             raise ConfigError(f"model {model}", rule, "explain the run it was exported from")
         parts = [np.zeros((0, 1, 1), np.float32)]
-        for start in range(0, len(pictures), _CHUNK):
-            seen = classifier.run(pictures[start : start + _CHUNK]).feature_map
+        for start in range(0, len(images), _CHUNK):
+            seen = classifier.run(images[start : start + _CHUNK]).feature_map
             parts.append(class_activation_map(seen, sidecar.head[0], classes[start : start + _CHUNK]))
         return np.concatenate(parts[1:] or parts)
 
@@ -104,7 +104,7 @@ def _open_exported(model: str | Path) -> Examinee:
         image_size=sidecar.image_size,
         network=sidecar.facts.get("model", {}).get("network", "unknown"),
         sha256=sha256_file(classifier.path),
-        refusal=sidecar.refusal,
+        abstention=sidecar.abstention,
         validation=None,
         method="class activation maps (Zhou et al. 2016) of the exported model",
         answer=answer,
@@ -128,27 +128,27 @@ def _open_run(model: Path) -> Examinee:
     loaded, run = load_model(model), model_directory(model)
     validation = read_validation(run)
 
-    def answer(pictures: Images, progress: Progress) -> tuple[FloatArray, FloatArray]:
+    def answer(images: Images, progress: Progress) -> tuple[FloatArray, FloatArray]:
         with torch_threads(0):
-            return predict_features(loaded.module, torch.from_numpy(pictures), progress=progress)
+            return predict_features(loaded.module, torch.from_numpy(images), progress=progress)
 
     return Examinee(
         classes=loaded.classes,
         image_size=loaded.image_size,
         network=loaded.card["model"],
         sha256=sha256_file(run / "model.safetensors"),
-        refusal=_refusal(run, validation),
+        abstention=_abstention(run, validation),
         validation=validation,
         method="Grad-CAM (Selvaraju et al. 2017) on the last map",
         answer=answer,
-        maps=lambda pictures, classes: grad_cam(loaded.module, pictures, classes),
+        maps=lambda images, classes: grad_cam(loaded.module, images, classes),
     )
 
 
-def _refusal(run: Path, validation: tuple[FloatArray, IntArray]) -> Refusal:
+def _abstention(run: Path, validation: tuple[FloatArray, IntArray]) -> Abstention:
     """Return when a run's model refuses; runs of before kept no features to tell by."""
-    path = run / "refusal.json"
+    path = run / "abstention.json"
     if path.is_file():
-        return Refusal.from_json(read_json(path))
-    _LOG.warning("%s has no refusal.json: refused by confidence alone; train again to refuse what is no cell", run)
+        return Abstention.from_json(read_json(path))
+    _LOG.warning("%s has no abstention.json: refused by confidence alone; train again to refuse what is no cell", run)
     return confidence_rule(*validation)

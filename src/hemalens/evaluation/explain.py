@@ -1,4 +1,4 @@
-"""A model and samples to heat maps: one picture a sample, a page of them, and a check whether the maps mean something.
+"""A model and samples to heat maps: one image a sample, a page of them, and a check whether the maps mean something.
 
 Explained are the mistakes made with most confidence and samples spread evenly over the rest of the source. Needs torch
 only where the model is a RUN directory.
@@ -18,20 +18,20 @@ from PIL import Image
 from hemalens.core.artifacts import output_directory, write_atomically, write_json, write_table, write_text
 from hemalens.core.errors import ConfigError, SourceError
 from hemalens.core.heatmaps import colour_heat, enlarge, normalise, overlay
-from hemalens.core.page import contact_sheet_uri, picture_uri, render_page
+from hemalens.core.page import contact_sheet_uri, image_uri, render_page
 from hemalens.core.text import percent
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, encode_labels, no_progress
 from hemalens.data.reading.load import load_images
 from hemalens.data.sources import Source, open_source
-from hemalens.evaluation.chosen import Side, check_side, choose_places, worst_mistakes
+from hemalens.evaluation.chosen import Side, check_side, choose_indices, worst_mistakes
 from hemalens.evaluation.examinee import Examinee, open_examinee
 from hemalens.evaluation.faithfulness import check_maps
 
 __all__ = ["explain"]
 
 _MISTAKES = 24
-_CHECKED = 128  # pictures in the check: 34 answers and 34 more for the random map of each
-_SIDE = 160  # of a picture on the page, in pixels
+_CHECKED = 128  # images in the check: 34 answers and 34 more for the random map of each
+_SIDE = 160  # of an image on the page, in pixels
 _LARGEST = 512  # of a heat map's file
 
 
@@ -39,23 +39,23 @@ _LARGEST = 512  # of a heat map's file
 class _Explained:
     """One explained sample.
 
-    Its place in the source, what it is called and predicted, its picture as it came, and maps (h, w) in [0, 1] of the
+    Its place in the source, what it is called and predicted, its image as it came, and maps (h, w) in [0, 1] of the
     predicted class and, where that is a mistake, of its label on the same scale.
     """
 
-    place: int
+    index: int
     sample_id: str
     label: str | None
     predicted: str
     confidence: float
-    picture: Images
+    image: Images
     heat: FloatArray
     label_heat: FloatArray | None
 
     @property
     def file(self) -> str:
         """Where its heat map is written."""
-        return f"maps/{self.place:06d}.png"
+        return f"maps/{self.index:06d}.png"
 
 
 def explain(
@@ -88,28 +88,28 @@ def explain(
     examinee = open_examinee(model)
     _check_maps(examinee)
     opened = open_source(source)
-    places = np.array(choose_places(opened, splits, side), np.int64)
-    if not len(places):
+    indices = np.array(choose_indices(opened, splits, side), np.int64)
+    if not len(indices):
         raise SourceError(f"source {source}", "has no sample", "use another source")
     inputs = {"source": opened.fingerprint(), "model": examinee.sha256}
     options = {"split": side, "limit": limit}
     with output_directory(out, "explain", overwrite=overwrite, inputs=inputs, options=options):
-        pictures = load_images(opened, places.tolist(), size=examinee.image_size, progress=progress)
-        probabilities = examinee.probabilities(pictures)
-        labels = encode_labels([opened.samples[place].label for place in places], examinee.classes)
+        images = load_images(opened, indices.tolist(), size=examinee.image_size, progress=progress)
+        probabilities = examinee.probabilities(images)
+        labels = encode_labels([opened.samples[index].label for index in indices], examinee.classes)
         rows = _choose(labels, probabilities, limit)
-        explained = _explain(examinee, opened, places[rows], pictures[rows], probabilities[rows])
+        explained = _explain(examinee, opened, indices[rows], images[rows], probabilities[rows])
         checked = rows[np.linspace(0, len(rows) - 1, min(len(rows), _CHECKED)).round().astype(int)]
         predicted = probabilities[checked].argmax(axis=1)
-        maps = examinee.maps(pictures[checked], predicted)
-        check = check_maps(examinee.probabilities, pictures[checked], maps, predicted, progress=progress)
+        maps = examinee.maps(images[checked], predicted)
+        check = check_maps(examinee.probabilities, images[checked], maps, predicted, progress=progress)
         result = {
             "split": side,
             "source": str(source),
             "model": str(model),
             "method": examinee.method,
             "map_size": list(maps.shape[1:]),
-            "n_samples": len(places),
+            "n_samples": len(indices),
             "n_explained": len(explained),
             "n_mistakes_explained": sum(one.label_heat is not None for one in explained),
             "check": check,
@@ -138,43 +138,43 @@ def _choose(labels: IntArray, probabilities: FloatArray, limit: int) -> IntArray
 
 
 def _explain(
-    examinee: Examinee, source: Source, places: IntArray, pictures: Images, probabilities: FloatArray
+    examinee: Examinee, source: Source, indices: IntArray, images: Images, probabilities: FloatArray
 ) -> list[_Explained]:
-    """Explain samples by their places in the source, pictures (N, S, S, 3) uint8 and probabilities (N, C)."""
+    """Explain samples by their places in the source, images (N, S, S, 3) uint8 and probabilities (N, C)."""
     predicted = probabilities.argmax(axis=1)
-    labels = [source.samples[place].label for place in places]
+    labels = [source.samples[index].label for index in indices]
     named = encode_labels(labels, examinee.classes)
     mistaken = np.flatnonzero((named >= 0) & (named != predicted))
-    maps = examinee.maps(pictures, predicted)
+    maps = examinee.maps(images, predicted)
     heat = normalise(maps)
     theirs: dict[int, FloatArray] = {}
     if len(mistaken):  # on the scale of the prediction's map: what speaks for the label is often next to nothing
         largest = np.maximum(maps[mistaken].max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
-        found = examinee.maps(pictures[mistaken], named[mistaken]) / largest
+        found = examinee.maps(images[mistaken], named[mistaken]) / largest
         theirs = dict(zip(mistaken.tolist(), np.minimum(found, 1), strict=True))
     return [
         _Explained(
-            place=int(place),
-            sample_id=source.samples[place].sample_id,
+            index=int(index),
+            sample_id=source.samples[index].sample_id,
             label=labels[row],
             predicted=examinee.classes[predicted[row]],
             confidence=float(probabilities[row].max()),
-            picture=source.picture(int(place)).pixels,
+            image=source.image(int(index)).pixels,
             heat=heat[row],
             label_heat=theirs.get(row),
         )
-        for row, place in enumerate(places)
+        for row, index in enumerate(indices)
     ]
 
 
 def _write_maps(out: Path, explained: Sequence[_Explained], progress: Progress) -> None:
-    """Write each sample's picture under its heat map as PNG, at the picture's own size or 512 px."""
+    """Write each sample's image under its heat map as PNG, at the image's own size or 512 px."""
     (out / "maps").mkdir(exist_ok=True)
     for done, one in enumerate(explained):
         progress("writing maps", done, len(explained))
-        picture = Image.fromarray(one.picture)
-        picture.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
-        drawn = Image.fromarray(overlay(np.asarray(picture), one.heat))
+        image = Image.fromarray(one.image)
+        image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.LANCZOS)
+        drawn = Image.fromarray(overlay(np.asarray(image), one.heat))
         write_atomically(out / one.file, partial(drawn.save, format="PNG"))
     progress("writing maps", len(explained), len(explained))
 
@@ -206,19 +206,19 @@ def _page(result: dict[str, Any], explained: Sequence[_Explained], classes: Sequ
         "check_rows": rows,
         "mistakes": [_item(one) for one in explained if one.label_heat is not None],
         "groups": [(name, items) for name, items in groups if items],
-        "scale": picture_uri(_scale()),
+        "scale": image_uri(_scale()),
     }
     return render_page("explain.html", "hemalens.evaluation", context)
 
 
 def _item(one: _Explained) -> dict[str, Any]:
-    """Return what the page shows of a sample: its picture and its maps side by side, and its facts."""
-    small = Image.fromarray(one.picture).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
-    picture = np.asarray(small)
-    sheet = [picture, overlay(picture, one.heat)]
+    """Return what the page shows of a sample: its image and its maps side by side, and its facts."""
+    small = Image.fromarray(one.image).resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    image = np.asarray(small)
+    sheet = [image, overlay(image, one.heat)]
     lines = [f"{one.predicted} {percent(one.confidence)}"]
     if one.label_heat is not None:
-        sheet.append(overlay(picture, one.label_heat))
+        sheet.append(overlay(image, one.label_heat))
         lines = [f"predicted {one.predicted} {percent(one.confidence)}, labelled {one.label}"]
     alt = f"{one.sample_id}, and what speaks for {one.predicted}"
     return {"uri": contact_sheet_uri(sheet, len(sheet), side=_SIDE), "alt": alt, "lines": [*lines, one.sample_id]}

@@ -1,6 +1,6 @@
 """Heat maps to the question whether they mean something: deletion and insertion against random maps.
 
-Pixels are taken away from a picture, hottest first, and put back onto a blurred copy, hottest first. If a map points at
+Pixels are taken away from an image, hottest first, and put back onto a blurred copy, hottest first. If a map points at
 what the model looks at, the class's probability falls sooner and rises sooner than under a random map. Needs numpy,
 Pillow and SciPy; no torch.
 """
@@ -32,7 +32,7 @@ class Curves:
     insertion: FloatArray
 
     def areas(self) -> dict[str, FloatArray]:
-        """Return the area under each picture's curves (N,): a good map's is small in deletion, large in insertion."""
+        """Return the area under each image's curves (N,): a good map's is small in deletion, large in insertion."""
         return {"deletion": _area(self.deletion), "insertion": _area(self.insertion)}
 
 
@@ -47,12 +47,12 @@ class Game:
 
 
 Predict = Callable[[Images], FloatArray]
-"""Pictures (N, S, S, 3) uint8 to probabilities (N, C)."""
+"""Images (N, S, S, 3) uint8 to probabilities (N, C)."""
 
 
 def check_maps(
     predict: Predict,
-    pictures: Images,
+    images: Images,
     maps: FloatArray,
     classes: IntArray,
     *,
@@ -62,22 +62,22 @@ def check_maps(
     """Return how maps do against random ones of the same coarseness, and a verdict (Petsiuk et al. 2018, section 3.2).
 
     The verdict is ``meaningful`` where both games are won with p under 0.01 by a one-sided Wilcoxon signed-rank test
-    over the pictures, else ``not shown``.
+    over the images, else ``not shown``.
 
     Args:
         predict: the model.
-        pictures: (N, S, S, 3) uint8 at the network's size.
+        images: (N, S, S, 3) uint8 at the network's size.
         maps: (N, h, w).
         classes: the class that each map is of (N,).
         seed: of the random maps.
         progress: told about the two rounds.
     """
-    if not len(pictures):
+    if not len(images):
         return {"n": 0, "verdict": "not shown"}
     progress("checking maps", 0, 2)
-    mine = deletion_insertion(predict, pictures, maps, classes).areas()
+    mine = deletion_insertion(predict, images, maps, classes).areas()
     progress("checking maps", 1, 2)
-    chance = deletion_insertion(predict, pictures, random_maps(maps.shape, seed=seed), classes).areas()
+    chance = deletion_insertion(predict, images, random_maps(maps.shape, seed=seed), classes).areas()
     progress("checking maps", 2, 2)
     games = {
         "deletion": _play(mine["deletion"], chance["deletion"], smaller=True),
@@ -85,35 +85,35 @@ def check_maps(
     }
     shown = all(game.p < _LEVEL for game in games.values())
     facts = {name: asdict(game) for name, game in games.items()}
-    return {"n": len(pictures), "steps": _STEPS, **facts, "verdict": "meaningful" if shown else "not shown"}
+    return {"n": len(images), "steps": _STEPS, **facts, "verdict": "meaningful" if shown else "not shown"}
 
 
-def deletion_insertion(predict: Predict, pictures: Images, maps: FloatArray, classes: IntArray) -> Curves:
-    """Return both games' curves: pixels become the picture's mean colour, or replace those of a blurred copy.
+def deletion_insertion(predict: Predict, images: Images, maps: FloatArray, classes: IntArray) -> Curves:
+    """Return both games' curves: pixels become the image's mean colour, or replace those of a blurred copy.
 
     Args:
         predict: the model.
-        pictures: (N, S, S, 3) uint8 at the network's size.
-        maps: (N, h, w); pixels of equal heat go in a fixed order that the picture has no part in.
+        images: (N, S, S, 3) uint8 at the network's size.
+        maps: (N, h, w); pixels of equal heat go in a fixed order that the image has no part in.
         classes: whose probability is followed (N,).
     """
-    deletion = np.empty((len(pictures), _STEPS + 1))
+    deletion = np.empty((len(images), _STEPS + 1))
     insertion = np.empty_like(deletion)
-    for row, (picture, heat, number) in enumerate(zip(pictures, maps, classes, strict=True)):
-        rank = _ranks(enlarge(heat, picture.shape[:2]))
-        mean = np.round(picture.mean(axis=(0, 1))).astype(np.uint8)
-        radius = _BLUR * max(picture.shape[:2])
-        blurred = np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(radius)))
+    for row, (image, heat, number) in enumerate(zip(images, maps, classes, strict=True)):
+        rank = _ranks(enlarge(heat, image.shape[:2]))
+        mean = np.round(image.mean(axis=(0, 1))).astype(np.uint8)
+        radius = _BLUR * max(image.shape[:2])
+        blurred = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
         counts = np.linspace(0, rank.size, _STEPS + 1).round().astype(int)
         hot = [(rank < count)[..., None] for count in counts]
-        steps = [np.where(chosen, mean, picture) for chosen in hot] + [np.where(one, picture, blurred) for one in hot]
+        steps = [np.where(chosen, mean, image) for chosen in hot] + [np.where(one, image, blurred) for one in hot]
         answers = predict(np.stack(steps))[:, number]
         deletion[row], insertion[row] = answers[: _STEPS + 1], answers[_STEPS + 1 :]
     return Curves(deletion, insertion)
 
 
 def random_maps(shape: tuple[int, ...], *, seed: int = 0) -> FloatArray:
-    """Return maps (N, h, w) of uniform noise: as coarse as the real ones, so as smooth at the picture's size."""
+    """Return maps (N, h, w) of uniform noise: as coarse as the real ones, so as smooth at the image's size."""
     return np.random.default_rng(seed).random(shape, np.float32)
 
 

@@ -28,7 +28,7 @@ def learning_curves(history: Mapping[str, Sequence[float | None]], *, best_epoch
 
     Args:
         history: columns ``epoch``, ``train_loss``, ``val_loss``, ``train_accuracy``, ``val_accuracy`` and, where it was
-            measured, ``val_perturbed_accuracy``; accuracies in [0, 1]. Columns that are missing are not drawn.
+            measured, ``val_distorted_accuracy``; accuracies in [0, 1]. Columns that are missing are not drawn.
         best_epoch: the epoch whose weights were kept, marked by a line.
     """
     epochs = list(history["epoch"])
@@ -36,7 +36,7 @@ def learning_curves(history: Mapping[str, Sequence[float | None]], *, best_epoch
     accuracies = (
         ("train_accuracy", "training", _THIRD),
         ("val_accuracy", "validation", _MAIN),
-        ("val_perturbed_accuracy", "validation, perturbed", _SECOND),
+        ("val_distorted_accuracy", "validation, distorted", _SECOND),
     )
     with house_style():
         figure = Figure(figsize=(8.4, 3.2))
@@ -162,7 +162,7 @@ def corruption_errors(
 
     Args:
         errors: corruption -> balanced error in [0, 1] at severity 1, 2, ...
-        clean: the balanced error on the pictures as they are.
+        clean: the balanced error on the images as they are.
         peer: corruption -> mean balanced error of the AlexNet of MedMNIST-C, where the classes are those it knew.
     """
     columns = 4
@@ -170,9 +170,9 @@ def corruption_errors(
     highest = max([clean, *(peer or {}).values(), *(value for found in errors.values() for value in found)])
     with house_style():
         figure = Figure(figsize=(8.4, 0.5 + 1.55 * rows))
-        places = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-        for place, (name, found) in enumerate(errors.items()):
-            axes = places[place]
+        indices = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+        for index, (name, found) in enumerate(errors.items()):
+            axes = indices[index]
             steps = np.arange(1, len(found) + 1)
             axes.plot(steps, found, "o-", color=_MAIN, ms=3, label="this model")
             axes.axhline(clean, color=_THIRD, lw=0.9, label="this model, clean")
@@ -180,15 +180,15 @@ def corruption_errors(
                 axes.axhline(peer[name], color=_SECOND, lw=1, ls=(0, (4, 3)), label="AlexNet, mean of 1 to 5")
             axes.set_title(name.replace("_", " "))
             axes.set_xticks(steps)
-            axes.tick_params(labelbottom=place + columns >= len(errors))
+            axes.tick_params(labelbottom=index + columns >= len(errors))
             axes.set_ylim(0, max(1.06 * highest, 0.01))
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
             axes.grid()
-        for axes in places[len(errors) :]:
+        for axes in indices[len(errors) :]:
             axes.set_axis_off()
         figure.supxlabel("severity", fontsize=9)
         figure.supylabel("balanced error", fontsize=9)
-        places[len(errors)].legend(*places[0].get_legend_handles_labels(), loc="center left", borderpad=0)
+        indices[len(errors)].legend(*indices[0].get_legend_handles_labels(), loc="center left", borderpad=0)
     return figure
 
 

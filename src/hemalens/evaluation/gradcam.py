@@ -1,4 +1,4 @@
-"""A trained network and pictures to Grad-CAM maps: what in its last map raises a class's logit. Needs torch."""
+"""A trained network and images to Grad-CAM maps: what in its last map raises a class's logit. Needs torch."""
 
 from typing import Any
 
@@ -16,21 +16,21 @@ __all__ = ["grad_cam"]
 _BATCH = 64
 
 
-def grad_cam(module: nn.Module, pictures: Images, classes: IntArray) -> FloatArray:
-    """Return maps (N, h, w) float32, not below 0, of one class of each picture (Selvaraju et al. 2017, equations 1-2).
+def grad_cam(module: nn.Module, images: Images, classes: IntArray) -> FloatArray:
+    """Return maps (N, h, w) float32, not below 0, of one class of each image (Selvaraju et al. 2017, equations 1-2).
 
     Where the head is one linear layer on the mean of the map, they are class activation maps over h w.
 
     Args:
-        module: pictures to logits, as ``load_model`` returns it: a ``Normalised`` network in evaluation mode.
-        pictures: (N, S, S, 3) uint8 at the network's size.
-        classes: the class asked about, of each picture (N,).
+        module: images to logits, as ``load_model`` returns it: a ``Normalised`` network in evaluation mode.
+        images: (N, S, S, 3) uint8 at the network's size.
+        classes: the class asked about, of each image (N,).
 
     Raises ConfigError where the network's features are no map.
     """
     parts = [np.zeros((0, 1, 1), np.float32)]
-    for start in range(0, len(pictures), _BATCH):
-        batch = to_batch(torch.from_numpy(pictures[start : start + _BATCH]))
+    for start in range(0, len(images), _BATCH):
+        batch = to_batch(torch.from_numpy(images[start : start + _BATCH]))
         parts.append(_maps(module, batch, torch.from_numpy(classes[start : start + _BATCH]).long()))
     return np.concatenate(parts[1:] or parts)
 
@@ -50,6 +50,6 @@ def _maps(module: nn.Module, batch: Tensor, classes: Tensor) -> FloatArray:
         chosen = logits.gather(1, classes.to(device)[:, None]).sum()
         (slope,) = torch.autograd.grad(chosen, found)
     last = getattr(network, "num_features", found.shape[1]) == found.shape[3] != found.shape[1]  # channels, as in Swin
-    channel, places = (3, (1, 2)) if last else (1, (2, 3))
-    weighted = (slope.mean(places, keepdim=True) * found.detach()).sum(channel)
+    channel, indices = (3, (1, 2)) if last else (1, (2, 3))
+    weighted = (slope.mean(indices, keepdim=True) * found.detach()).sum(channel)
     return weighted.clamp_min(0).float().cpu().numpy()

@@ -27,13 +27,13 @@ def background_batch(audit: Path) -> set[str]:
     require_complete(audit, "audit")
     issues = read_table(audit / "issues.csv", dict.fromkeys(("sample_id", "issue"), pl.String))
     manifest = read_table(audit / "manifest.csv", dict.fromkeys(("sample_id", "sha256"), pl.String))
-    members = issues.filter(pl.col("issue") == "colour_cluster").select("sample_id").unique()
+    members = issues.filter(pl.col("issue") == "background_batch").select("sample_id").unique()
     return set(manifest.join(members, on="sample_id")["sha256"].drop_nulls().to_list())
 
 
 def score_groups(members: set[str], source: Source, chosen: Chosen, probabilities: FloatArray) -> dict[str, Any]:
     """Return the scores of the members, by content hash, and of the rest; nothing where there are not both."""
-    inside = np.array([content_sha256(source.read(place)) in members for place in chosen.places])
+    inside = np.array([content_sha256(source.read(index)) in members for index in chosen.indices])
     known, predicted = chosen.labels >= 0, probabilities.argmax(axis=1)
     groups = {}
     for name, rows in (("grey_background", inside & known), ("other", ~inside & known)):

@@ -1,4 +1,4 @@
-"""The mistakes made with most confidence to pictures, each also under its heat map. Needs no torch of its own."""
+"""The mistakes made with most confidence to images, each also under its heat map. Needs no torch of its own."""
 
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ def write_mistakes(
         out: the directory of the evaluation.
         source: where the samples are, in their own sizes.
         chosen: the N samples that were scored.
-        examinee: the model; where it has no maps the pictures are written alone.
+        examinee: the model; where it has no maps the images are written alone.
         probabilities: its own (N, C).
     """
     classes = examinee.classes
@@ -38,22 +38,22 @@ def write_mistakes(
     maps = _heat_maps(examinee, chosen.images[worst], predicted[worst])
     rows = []
     for rank, row in enumerate(worst.tolist(), 1):
-        sample = source.samples[chosen.places[row]]
+        sample = source.samples[chosen.indices[row]]
         name, drawn = f"mistakes/{rank:02d}.png", None
-        picture = source.picture(chosen.places[row]).pixels
-        write_atomically(out / name, partial(Image.fromarray(picture).save, format="PNG"))
+        image = source.image(chosen.indices[row]).pixels
+        write_atomically(out / name, partial(Image.fromarray(image).save, format="PNG"))
         if maps is not None:
             drawn = f"mistakes/{rank:02d}-map.png"
-            heated = Image.fromarray(overlay(picture, maps[rank - 1]))
+            heated = Image.fromarray(overlay(image, maps[rank - 1]))
             write_atomically(out / drawn, partial(heated.save, format="PNG"))
         facts = {"sample_id": sample.sample_id, "label": sample.label, "predicted": classes[predicted[row]]}
-        rows.append(facts | {"confidence": float(confidence[row]), "picture": name, "map": drawn})
+        rows.append(facts | {"confidence": float(confidence[row]), "image": name, "map": drawn})
     return rows
 
 
-def _heat_maps(examinee: Examinee, pictures: Images, classes: IntArray) -> FloatArray | None:
+def _heat_maps(examinee: Examinee, images: Images, classes: IntArray) -> FloatArray | None:
     """Return what speaks for the predicted classes (N, h, w) in [0, 1]; None where the model has no maps."""
     try:
-        return normalise(examinee.maps(pictures, classes))
+        return normalise(examinee.maps(images, classes))
     except ConfigError:
         return None

@@ -1,6 +1,6 @@
-"""Features and logits of known and unknown pictures to how well each score tells them apart, and what refusing gains.
+"""Features and logits of known and unknown images to how well each score tells them apart, and what refusing gains.
 
-Scores are high where a picture is strange. Needs numpy, SciPy and scikit-learn; neither torch nor training.
+Scores are high where an image is strange. Needs numpy, SciPy and scikit-learn; neither torch nor training.
 """
 
 from dataclasses import dataclass

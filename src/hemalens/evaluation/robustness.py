@@ -1,6 +1,6 @@
-"""A model's answers on corrupted pictures to its robustness: balanced error and calibration at every severity, BE, rBE.
+"""A model's answers on corrupted images to its robustness: balanced error and calibration at every severity, BE, rBE.
 
-The benchmark is MedMNIST-C for blood cells. Of the corrupted pictures only the logits are kept. Needs no torch.
+The benchmark is MedMNIST-C for blood cells. Of the corrupted images only the logits are kept. Needs no torch.
 """
 
 import time
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 ALEXNET_CLEAN = 0.01837
-"""Balanced error of the paper's AlexNet on BloodMNIST's test pictures."""
+"""Balanced error of the paper's AlexNet on BloodMNIST's test images."""
 
 ALEXNET_ERRORS: Mapping[str, float] = MappingProxyType(
     {
@@ -53,18 +53,18 @@ ALEXNET_ERRORS: Mapping[str, float] = MappingProxyType(
 )
 """Its balanced error under each corruption, mean over the severities (medmnistc 0.1.0, ``utils/baselines.py``)."""
 
-_SEED = 0  # all models are compared on the same pictures
+_SEED = 0  # all models are compared on the same images
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     """What is scored: places of the samples in their source, their labels (N,) in 0..C-1, the names of the C classes.
 
-    ``predict`` turns pictures (N, size, size, 3) uint8 into logits (N, C); ``temperature`` calibrates them;
-    ``clean_error`` is the balanced error on the pictures as they are.
+    ``predict`` turns images (N, size, size, 3) uint8 into logits (N, C); ``temperature`` calibrates them;
+    ``clean_error`` is the balanced error on the images as they are.
     """
 
-    places: Sequence[int]
+    indices: Sequence[int]
     labels: IntArray
     classes: Sequence[str]
     size: int
@@ -93,7 +93,7 @@ def measure_robustness(
         "benchmark": "MedMNIST-C for BloodMNIST (Di Salvo et al. 2024), parameters of medmnistc 0.1.0",
         "corrupted_at": REFERENCE_SIDE,
         "seed": _SEED,
-        "n": len(scored.places),
+        "n": len(scored.indices),
         "clean_balanced_error": scored.clean_error,
         "mean_balanced_error": float(np.mean(list(means.values()))),
         "alexnet_mean_balanced_error": float(np.mean(list(ALEXNET_ERRORS.values()))),
@@ -106,11 +106,11 @@ def corrupted_logits(
     source: Source, scored: Scored, *, workers: int | None = None, progress: Progress = no_progress
 ) -> FloatArray:
     """Return the logits (11 x 5, N, C) of every corrupted copy, in the order of corruptions, then severities."""
-    total = len(scored.places)
+    total = len(scored.indices)
     logits = np.zeros((len(SETS), total, len(scored.classes)), np.float32)
     progress("corrupting", 0, total)
     done = 0
-    for copies in corrupted_copies(source, scored.places, size=scored.size, seed=_SEED, workers=workers):
+    for copies in corrupted_copies(source, scored.indices, size=scored.size, seed=_SEED, workers=workers):
         count = copies.shape[1]
         answers = scored.predict(copies.reshape(-1, *copies.shape[2:]))
         logits[:, done : done + count] = answers.reshape(len(SETS), count, -1)
@@ -122,7 +122,7 @@ def corrupted_logits(
 def score_corruptions(logits: FloatArray, scored: Scored) -> dict[str, Any]:
     """Return name -> severity -> {balanced_error, ece}, ``be`` and ``rbe`` of logits (11 x 5, N, C).
 
-    With e the mean error over the severities, a the AlexNet's and 0 marking clean pictures, BE is the mean of e / a
+    With e the mean error over the severities, a the AlexNet's and 0 marking clean images, BE is the mean of e / a
     over the corruptions and rBE that of (e - e0) / (a - a0), as medmnistc computes them (Di Salvo et al. 2024): 1 is as
     good as the AlexNet, 0 perfect. Both are None for other classes than the eight that the AlexNet was tested on.
     """

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-from hemalens.core.abstention import Judgement, Refusal
+from hemalens.core.abstention import Abstention, Judgement
 from hemalens.core.calibration import aps_scores, lac_scores, prediction_sets, set_thresholds
 from hemalens.core.metrics import expected_calibration_error, reliability_bins, softmax
 from hemalens.core.types import FloatArray, IntArray
@@ -53,7 +53,7 @@ class Answers:
 def trust_scores(
     answers: Answers,
     judgement: Judgement,
-    refusal: Refusal,
+    abstention: Abstention,
     validation: tuple[FloatArray, IntArray] | None,
     classes: Sequence[str],
 ) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def trust_scores(
     Args:
         answers: the samples to be scored; one label at least is known.
         judgement: of the same samples.
-        refusal: what it was judged by.
+        abstention: what it was judged by.
         validation: logits (M, C) and labels (M,) of the run's validation samples; None where they are not at hand, as
             beside an exported model: then sets are those of the thresholds it carries.
         classes: C names.
@@ -71,21 +71,21 @@ def trust_scores(
     labels, probabilities = answers.labels[known], judgement.probabilities[known]
     wrong = (judgement.predicted[known] != labels).astype(np.float64)
     if validation is None:
-        sets = prediction_sets(lac_scores(probabilities), refusal.set_thresholds)
+        sets = prediction_sets(lac_scores(probabilities), abstention.set_thresholds)
         conformal = {"wanted": _COVERAGE, "lac_by_class": _set_scores(sets, labels, classes)}
     else:
-        own = (softmax(validation[0] / refusal.temperature), validation[1])
+        own = (softmax(validation[0] / abstention.temperature), validation[1])
         conformal = conformal_scores(own, (probabilities, labels), classes)
     limits = {
-        "threshold": refusal.confidence_limit,
-        "distance_threshold": None if refusal.gaussians is None else refusal.distance_limit,
-        "rejection_rate": refusal.rejection_rate,
+        "threshold": abstention.confidence_limit,
+        "distance_threshold": None if abstention.gaussians is None else abstention.distance_limit,
+        "rejection_rate": abstention.rejection_rate,
     }
     return {
         "abstention": abstention_scores(judgement, answers.labels, unknown=answers.unknown)
         | limits
         | {"histogram": distance_histogram(judgement, answers)},
-        "calibration": calibration_scores(answers.logits[known], labels, refusal.temperature, classes),
+        "calibration": calibration_scores(answers.logits[known], labels, abstention.temperature, classes),
         "conformal": conformal,
         "risk_coverage": {name: risk_coverage_scores(one[known], wrong) for name, one in _orders(judgement).items()},
     }
@@ -108,8 +108,8 @@ def calibration_scores(
     for when, probabilities in (("before", softmax(logits)), ("after", softmax(logits / temperature))):
         right = (probabilities.argmax(axis=1) == labels).astype(np.int64)
         per_class = {}
-        for place, name in enumerate(classes):
-            bins = reliability_bins(probabilities[:, place], (labels == place).astype(np.int64))
+        for index, name in enumerate(classes):
+            bins = reliability_bins(probabilities[:, index], (labels == index).astype(np.int64))
             gaps = np.abs(bins["accuracy"] - bins["confidence"])
             error = float((bins["count"] * gaps).sum() / max(len(labels), 1))
             per_class[name] = {"ece": error, "reliability": _lists(bins)}
@@ -148,12 +148,12 @@ def conformal_scores(
 def risk_coverage_scores(strangeness: FloatArray, wrong: FloatArray) -> dict[str, Any]:
     """Return the area under the risk-coverage curve and 101 points of it, for strangeness (N,) and mistakes (N,)."""
     coverage, risk = risk_coverage(strangeness, wrong)
-    places = np.unique(np.linspace(0, len(coverage) - 1, _POINTS).round().astype(np.int64))
+    indices = np.unique(np.linspace(0, len(coverage) - 1, _POINTS).round().astype(np.int64))
     return {
         "aurc": aurc(strangeness, wrong),
         "least_aurc": aurc(wrong, wrong),
-        "coverage": coverage[places].tolist(),
-        "risk": risk[places].tolist(),
+        "coverage": coverage[indices].tolist(),
+        "risk": risk[indices].tolist(),
     }
 
 
@@ -212,7 +212,7 @@ def _orders(judgement: Judgement) -> dict[str, FloatArray]:
 def _set_scores(sets: BoolArray, labels: IntArray, classes: Sequence[str]) -> dict[str, Any]:
     held = sets[np.arange(len(labels)), labels]
     sizes = sets.sum(axis=1)
-    per_class = {name: _share(held[labels == place]) for place, name in enumerate(classes) if (labels == place).any()}
+    per_class = {name: _share(held[labels == index]) for index, name in enumerate(classes) if (labels == index).any()}
     sized = {"mean_size": float(sizes.mean()), "empty": float((sizes == 0).mean())}
     return _share(held) | sized | {"per_class": per_class}
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 
 from hemalens.core.charts import FALLBACK_COLOURS, INK, class_colours, house_style
 
-__all__ = ["class_reliability", "refusal_histogram", "risk_coverage_curve"]
+__all__ = ["abstention_histogram", "class_reliability", "risk_coverage_curve"]
 
 _MAIN, _SECOND, _THIRD = FALLBACK_COLOURS[0], FALLBACK_COLOURS[1], "#858b92"
 _COLUMNS = 4
@@ -77,7 +77,7 @@ def risk_coverage_curve(curves: Mapping[str, Mapping[str, Any]], *, abstention: 
     return figure
 
 
-def refusal_histogram(abstention: Mapping[str, Any]) -> Figure:
+def abstention_histogram(abstention: Mapping[str, Any]) -> Figure:
     """Draw how far samples are from the training cells, right and wrong answers and unknown classes apart.
 
     Args:

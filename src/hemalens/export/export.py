@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import onnx
 
-from hemalens.core.abstention import Refusal, confidence_rule
+from hemalens.core.abstention import Abstention, confidence_rule
 from hemalens.core.artifacts import output_file, read_json, read_provenance, write_atomically, write_json
 from hemalens.core.errors import ArtifactError, ConfigError, UserError
 from hemalens.core.provenance import sha256_file, version
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
 from hemalens.data.reading.resize import resize
-from hemalens.data.selection import choose_side
+from hemalens.data.selection import choose_split
 from hemalens.data.sources import Source, open_source
 from hemalens.data.split import read_splits
 from hemalens.data.synthetic import synthetic_set
@@ -35,13 +35,13 @@ __all__ = ["export", "export_once"]
 _LOST_POINTS = 0.5
 _CALIBRATION = 512
 _TIMED = 256
-_STAND_INS = 64  # of each kind, where the validation pictures are not at hand
+_STAND_INS = 64  # of each kind, where the validation images are not at hand
 _ONCE = Path("exported") / "model.onnx"
 
 
 @dataclass(frozen=True, slots=True)
-class _Pictures:
-    """What to compare on: pictures of any sizes, read anew each time, their labels (N,), and where they are from."""
+class _Loaded:
+    """What to compare on: images of any sizes, read anew each time, their labels (N,), and where they are from."""
 
     read: Callable[[], Iterator[Images]]
     total: int
@@ -63,9 +63,9 @@ def export(
     Args:
         run: a RUN directory.
         out: the .onnx file to write.
-        source: what the run was trained on: its validation pictures are compared on. Where None it is looked for
+        source: what the run was trained on: its validation images are compared on. Where None it is looked for
             under the name it had; where it is not found, seeded stand-ins are compared on, and ``parity.json`` says so.
-        int8: quantise to 8 bits, if that is faster here and loses at most 0.5 points on the validation pictures.
+        int8: quantise to 8 bits, if that is faster here and loses at most 0.5 points on the validation images.
         overwrite: replace an earlier export.
         progress: told about the steps.
 
@@ -79,7 +79,7 @@ def export(
     opened = _find_source(run, source)
     if int8 and opened is None:
         step = "name what the run was trained on: --source SOURCE"
-        raise ConfigError(f"export of {run} in 8 bits", "needs training pictures to calibrate on", step)
+        raise ConfigError(f"export of {run} in 8 bits", "needs training images to calibrate on", step)
     inputs = {"model": sha256_file(run / "model.safetensors")}
     inputs |= {"source": opened.fingerprint()} if opened else {}
     with output_file(out, "export", overwrite=overwrite, inputs=inputs, options={"int8": int8}):
@@ -112,25 +112,25 @@ def _export(
     network = trace_network(module, size)
     data = assemble(network, module, size).SerializeToString(deterministic=True)
     progress("exporting", 1, 1)
-    pictures = _stand_ins(size) if source is None else _validation(run, source)
-    compared, ours, theirs = compare(module, data, pictures.read, size=size, total=pictures.total, progress=progress)
+    images = _stand_ins(size) if source is None else _validation(run, source)
+    compared, ours, theirs = compare(module, data, images.read, size=size, total=images.total, progress=progress)
     parity: dict[str, Any] = {
-        "n": pictures.total,
-        "pictures": pictures.words,
+        "n": images.total,
+        "images": images.words,
         **compared,
         "resize": resize_parity(size),
     }
-    if pictures.labels is not None:
+    if images.labels is not None:
         stored, _ = read_validation(run)
         scores = {"torch": theirs, "onnx": ours}
-        parity["accuracy"] = {name: _accuracy(logits, pictures.labels) for name, logits in scores.items()}
+        parity["accuracy"] = {name: _accuracy(logits, images.labels) for name, logits in scores.items()}
         if stored.shape == theirs.shape:
             parity["stored_logits_max_difference"] = float(np.abs(stored - theirs).max())
     _check_parity(run, parity)
     parity |= {"precision": "fp32", "onnx_sha256": hashlib.sha256(data).hexdigest(), "int8": None}
     if int8:
         assert source is not None
-        smaller, tried = _try_int8(run, network, data, module, source, pictures, ours, progress)
+        smaller, tried = _try_int8(run, network, data, module, source, images, ours, progress)
         parity["int8"] = tried
         if tried["kept"]:
             data = smaller
@@ -144,23 +144,23 @@ def _try_int8(
     data: bytes,
     module: Normalised,
     source: Source,
-    pictures: _Pictures,
+    images: _Loaded,
     logits: FloatArray,
     progress: Progress,
 ) -> tuple[bytes, dict[str, Any]]:
     """Return the quantised model's bytes and whether it is worth keeping, with the figures that say so."""
     size = _network_size(network)
     progress("quantising", 0, 1)
-    _, places = choose_side(source, read_splits(run / "splits.csv", source.samples), "train")
-    chosen = np.random.default_rng(0).permutation(places)[:_CALIBRATION]
-    small = np.stack([resize(source.picture(int(place)).pixels, size) for place in chosen])
+    _, indices = choose_split(source, read_splits(run / "splits.csv", source.samples), "train")
+    chosen = np.random.default_rng(0).permutation(indices)[:_CALIBRATION]
+    small = np.stack([resize(source.image(int(index)).pixels, size) for index in chosen])
     mean, std = (value.numpy().reshape(3) for value in (module.mean, module.std))
     normalised = ((small.astype(np.float32) / 255.0 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
     smaller = assemble(quantise(network, normalised), module, size).SerializeToString(deterministic=True)
     progress("quantising", 1, 1)
-    found = onnx_logits(smaller, pictures.read(), total=pictures.total, progress=progress)
-    assert pictures.labels is not None
-    before, after = _accuracy(logits, pictures.labels), _accuracy(found, pictures.labels)
+    found = onnx_logits(smaller, images.read(), total=images.total, progress=progress)
+    assert images.labels is not None
+    before, after = _accuracy(logits, images.labels), _accuracy(found, images.labels)
     rates = time_in_turn({"fp32": data, "int8": smaller}, small[:_TIMED])
     lost, faster = 100.0 * (before - after), rates["int8"] / rates["fp32"]
     why = [f"it is slower here ({faster:.2f} times as fast)"] if faster <= 1.0 else []
@@ -172,7 +172,7 @@ def _try_int8(
         "reason": "; ".join(why) or f"{faster:.2f} times as fast, {lost:.2f} points lost",
         "accuracy": {"fp32": before, "int8": after},
         "labels_equal_share": float((found.argmax(axis=1) == logits.argmax(axis=1)).mean()),
-        "pictures_per_second": {name: round(rate, 1) for name, rate in rates.items()},
+        "images_per_second": {name: round(rate, 1) for name, rate in rates.items()},
         "timed": f"processor time of one thread, batches of 32 at {size} px, median of 7 rounds in turn",
         "bytes": {"fp32": len(data), "int8": len(smaller)},
         "calibrated_on": len(small),
@@ -212,32 +212,32 @@ def _find_source(run: Path, given: str | Path | None) -> Source | None:
     return None
 
 
-def _validation(run: Path, source: Source) -> _Pictures:
-    labels, places = choose_side(source, read_splits(run / "splits.csv", source.samples), "val")
-    words = f"the {len(places)} validation pictures of the run, in their own sizes"
-    return _Pictures(partial(_read, source, places), len(places), labels, words)
+def _validation(run: Path, source: Source) -> _Loaded:
+    labels, indices = choose_split(source, read_splits(run / "splits.csv", source.samples), "val")
+    words = f"the {len(indices)} validation images of the run, in their own sizes"
+    return _Loaded(partial(_read, source, indices), len(indices), labels, words)
 
 
-def _read(source: Source, places: Sequence[int]) -> Iterator[Images]:
-    return (source.picture(place).pixels for place in places)
+def _read(source: Source, indices: Sequence[int]) -> Iterator[Images]:
+    return (source.image(index).pixels for index in indices)
 
 
-def _stand_ins(size: int) -> _Pictures:
+def _stand_ins(size: int) -> _Loaded:
     """Return rendered cells and noise of many sizes, the same on every call."""
     draw = np.random.default_rng(0)
     cells = synthetic_set(_STAND_INS // 8, size=72, seed=0, contamination=False).images
-    sides = draw.integers(8, 4 * size, (_STAND_INS, 2)).tolist()
-    noise = [draw.integers(0, 256, (*side, 3), np.uint8) for side in sides]
+    assigned = draw.integers(8, 4 * size, (_STAND_INS, 2)).tolist()
+    noise = [draw.integers(0, 256, (*side, 3), np.uint8) for side in assigned]
     words = (
-        f"{len(cells)} rendered cells and {len(noise)} pictures of noise, seeded: the run's validation pictures are "
+        f"{len(cells)} rendered cells and {len(noise)} images of noise, seeded: the run's validation images are "
         "not at hand (name them with --source), and its stored logits cannot be compared without them"
     )
-    return _Pictures(lambda: iter([*cells, *noise]), len(cells) + len(noise), None, words)
+    return _Loaded(lambda: iter([*cells, *noise]), len(cells) + len(noise), None, words)
 
 
 def _check_parity(run: Path, parity: dict[str, Any]) -> None:
     wrong = parity["n"] - parity["labels_equal"]
-    rules = [f"says another label than torch for {wrong} of {parity['n']} pictures"] if wrong else []
+    rules = [f"says another label than torch for {wrong} of {parity['n']} images"] if wrong else []
     if parity["logits_max_difference"] > parity["logits_tolerance"]:
         rules.append(f"has logits {parity['logits_max_difference']:.2g} off, {parity['logits_tolerance']:.2g} allowed")
     if parity["resize"]["max_difference"]:
@@ -249,9 +249,9 @@ def _check_parity(run: Path, parity: dict[str, Any]) -> None:
 
 def _sidecar(run: Path, loaded: LoadedModel, digest: str, precision: str) -> dict[str, Any]:
     record = read_provenance(run) or {}
-    path = run / "refusal.json"
-    refusal = read_json(path) if path.is_file() else confidence_rule(*read_validation(run)).to_json()
-    limits = Refusal.from_json(refusal)
+    path = run / "abstention.json"
+    abstention = read_json(path) if path.is_file() else confidence_rule(*read_validation(run)).to_json()
+    limits = Abstention.from_json(abstention)
     assert isinstance(loaded.module, Normalised)
     head = linear_head(loaded.module, loaded.image_size)
     return {
@@ -266,7 +266,7 @@ def _sidecar(run: Path, loaded: LoadedModel, digest: str, precision: str) -> dic
         },
         "temperature": limits.temperature,
         "threshold": limits.confidence_limit,
-        "refusal": refusal,
+        "abstention": abstention,
         "head": None if head is None else {"weight": array_to_json(head[0]), "bias": array_to_json(head[1])},
         "onnx_sha256": digest,
         "run": {
@@ -276,7 +276,7 @@ def _sidecar(run: Path, loaded: LoadedModel, digest: str, precision: str) -> dic
             "model_sha256": sha256_file(run / "model.safetensors"),
             "version": record.get("version"),
             "val_accuracy": loaded.card.get("val_accuracy"),
-            "val_perturbed_accuracy": loaded.card.get("val_perturbed_accuracy"),
+            "val_distorted_accuracy": loaded.card.get("val_distorted_accuracy"),
         },
         "exported_by": f"hemalens {version()}",
         "licence": "Apache-2.0",

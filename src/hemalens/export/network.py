@@ -31,7 +31,7 @@ _INPUT = "normalised"
 class Traced(nn.Module):
     """A network with three outputs, from behind the normalisation by the training set's mean and spread.
 
-    Of normalised pictures (N, 3, S, S): logits (N, C), what its last layer sees (N, D), its last map (N, D', h, w).
+    Of normalised images (N, 3, S, S): logits (N, C), what its last layer sees (N, D), its last map (N, D', h, w).
     Where there is no map of two axes (plain tokens, say), the features are one of 1 x 1.
     """
 
@@ -54,7 +54,7 @@ class Traced(nn.Module):
 
 
 def trace_network(module: Normalised, image_size: int) -> onnx.ModelProto:
-    """Return a network as a model of normalised pictures (N, 3, S, S) float32; raise ConfigError where torch cannot."""
+    """Return a network as a model of normalised images (N, 3, S, S) float32; raise ConfigError where torch cannot."""
     traced = Traced(module).eval()
     example = torch.zeros(2, 3, image_size, image_size)
     with _quietly():
@@ -77,10 +77,10 @@ def trace_network(module: Normalised, image_size: int) -> onnx.ModelProto:
 
 
 def assemble(network: onnx.ModelProto, module: Normalised, image_size: int) -> onnx.ModelProto:
-    """Return one model of uint8 pictures (N, H, W, 3), any size, out of preprocessing and a traced network."""
+    """Return one model of uint8 images (N, H, W, 3), any size, out of preprocessing and a traced network."""
     mean, std = (value.detach().cpu().numpy().reshape(3) for value in (module.mean, module.std))
-    nodes, constants = preprocessing(image_size, mean, std, source="pictures", target=_INPUT)
-    given = helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["batch", "height", "width", 3])
+    nodes, constants = preprocessing(image_size, mean, std, source="images", target=_INPUT)
+    given = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", "height", "width", 3])
     graph = helper.make_graph(
         [*nodes, *network.graph.node],
         "hemalens",
@@ -100,7 +100,7 @@ def linear_head(module: Normalised, image_size: int) -> tuple[FloatArray, FloatA
     """Return weight (C, D) and bias (C,) where logits are one linear layer on the mean of the last map, else None.
 
     Then a class's heat map is the sum of the map's channels, weighted by its row (Zhou et al. 2016). Whether it is so
-    is tried on two pictures of noise.
+    is tried on two images of noise.
     """
     layer = last_layers(module)[0]
     if not isinstance(layer, nn.Linear):

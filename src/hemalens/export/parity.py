@@ -1,4 +1,4 @@
-"""An exported model against the network it was made of: logits and labels over pictures, and its resize against Pillow.
+"""An exported model against the network it was made of: logits and labels over images, and its resize against Pillow.
 
 Needs onnx and torch (extra ``train``).
 """
@@ -32,7 +32,7 @@ _SIDES = 24  # random sizes to try the resize on, beside those at its corners
 def compare(
     module: nn.Module,
     data: bytes,
-    pictures: Callable[[], Iterable[Images]],
+    images: Callable[[], Iterable[Images]],
     *,
     size: int,
     total: int,
@@ -40,20 +40,20 @@ def compare(
 ) -> tuple[dict[str, Any], FloatArray, FloatArray]:
     """Return what differs between a network and its export, and the logits (N, C) of both.
 
-    The export sees the pictures in their own sizes, torch sees them resized by Pillow: both ways as they are used.
+    The export sees the images in their own sizes, torch sees them resized by Pillow: both ways as they are used.
 
     Args:
         module: the network, (N, 3, S, S) in [0, 1] to logits.
         data: the ONNX model.
-        pictures: called for pictures (H, W, 3) uint8, one after the other, the same each time.
+        images: called for images (H, W, 3) uint8, one after the other, the same each time.
         size: S.
         total: N.
-        progress: told about the pictures.
+        progress: told about the images.
     """
-    ours = onnx_logits(data, pictures(), total=total, progress=progress)
+    ours = onnx_logits(data, images(), total=total, progress=progress)
     resized = np.empty((total, size, size, 3), np.uint8)
-    for place, picture in enumerate(pictures()):
-        resized[place] = resize(picture, size)
+    for index, image in enumerate(images()):
+        resized[index] = resize(image, size)
     theirs = predict_logits(module, torch.from_numpy(resized), progress=progress)
     equal = int((ours.argmax(axis=1) == theirs.argmax(axis=1)).sum())
     largest = float(np.abs(theirs).max())
@@ -68,13 +68,13 @@ def compare(
     return found, ours, theirs
 
 
-def onnx_logits(data: bytes, pictures: Iterable[Images], *, total: int, progress: Progress = no_progress) -> FloatArray:
-    """Return an exported model's logits (N, C) of pictures of any sizes, resized inside the model."""
+def onnx_logits(data: bytes, images: Iterable[Images], *, total: int, progress: Progress = no_progress) -> FloatArray:
+    """Return an exported model's logits (N, C) of images of any sizes, resized inside the model."""
     session = open_session(data, threads=0, name="exported")
     parts, done = [], 0
-    for batch in _batches(pictures):
+    for batch in _batches(images):
         progress("comparing with torch", done, total)
-        parts.append(session.run(["logits"], {"pictures": np.stack(batch)})[0])
+        parts.append(session.run(["logits"], {"images": np.stack(batch)})[0])
         done += len(batch)
     progress("comparing with torch", total, total)
     logits: FloatArray = np.concatenate(parts)
@@ -91,10 +91,10 @@ def resize_parity(size: int, *, seed: int = 0) -> dict[str, Any]:
     corners = [(1, 1), (1, 3 * size), (3 * size, 1), (size, size), (size, 2 * size), (2 * size, size), (4 * size, size)]
     sides = corners + [(int(height), int(width)) for height, width in draw.integers(1, 6 * size, (_SIDES, 2))]
     worst = values = differing = 0
-    for place, (height, width) in enumerate(sides):
+    for index, (height, width) in enumerate(sides):
         noise = draw.integers(0, 256, (1, height, width, 3), np.uint8)
-        noise = np.where(noise < 128, np.uint8(0), np.uint8(255)) if place % 2 else noise
-        ours = session.run(None, {"pictures": noise})[0][0]
+        noise = np.where(noise < 128, np.uint8(0), np.uint8(255)) if index % 2 else noise
+        ours = session.run(None, {"images": noise})[0][0]
         difference = np.abs(ours.astype(np.int16) - resize(noise[0], size))
         worst, values = max(worst, int(difference.max())), values + difference.size
         differing += int((difference > 0).sum())
@@ -109,13 +109,13 @@ def resize_parity(size: int, *, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def _batches(pictures: Iterable[Images]) -> Iterator[Sequence[Images]]:
-    """Cut pictures into runs of one shape."""
+def _batches(images: Iterable[Images]) -> Iterator[Sequence[Images]]:
+    """Cut images into runs of one shape."""
     batch: list[Images] = []
-    for picture in pictures:
-        if batch and (len(batch) == _BATCH or batch[0].shape != picture.shape):
+    for image in images:
+        if batch and (len(batch) == _BATCH or batch[0].shape != image.shape):
             yield batch
             batch = []
-        batch.append(picture)
+        batch.append(image)
     if batch:
         yield batch

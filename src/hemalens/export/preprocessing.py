@@ -1,9 +1,9 @@
-"""The first part of an exported graph: uint8 pictures of any size to what the network takes, in plain ONNX operations.
+"""The first part of an exported graph: uint8 images of any size to what the network takes, in plain ONNX operations.
 
 The resize is Pillow 13's antialiased bicubic one, recomputed as two matrix products of which every step is exact:
 weights are rounded to 22 bits as Pillow's are (``Resample.c``), so that float64 sums, whole multiples of 2**-22 below
 2**31, have no rounding error whatever their order, and both passes round half up to uint8. Which pass comes first
-matters, and is chosen as Pillow does. Pictures that have the size already pass by all of it. Needs onnx (extra
+matters, and is chosen as Pillow does. Images that have the size already pass by all of it. Needs onnx (extra
 ``train``).
 """
 
@@ -70,8 +70,8 @@ def preprocessing(
         size: S, pixels per side.
         mean: per channel (3,), of values in [0, 1].
         std: likewise.
-        source: name of the pictures (N, H, W, 3) uint8.
-        target: name of the normalised pictures (N, 3, S, S) float32.
+        source: name of the images (N, H, W, 3) uint8.
+        target: name of the normalised images (N, 3, S, S) float32.
     """
     graph = _Graph("preprocess_")
     resized = _resize(graph, source, size)
@@ -83,22 +83,22 @@ def preprocessing(
 
 
 def resize_model(size: int) -> onnx.ModelProto:
-    """Return the resize alone as a model, ``pictures`` (N, H, W, 3) uint8 to ``resized`` (N, S, S, 3) uint8."""
+    """Return the resize alone as a model, ``images`` (N, H, W, 3) uint8 to ``resized`` (N, S, S, 3) uint8."""
     graph = _Graph("resize_")
-    whole = graph.add("Cast", _resize(graph, "pictures", size), to=TensorProto.UINT8)
+    whole = graph.add("Cast", _resize(graph, "images", size), to=TensorProto.UINT8)
     graph.add("Transpose", whole, output="resized", perm=(0, 2, 3, 1))
-    given = helper.make_tensor_value_info("pictures", TensorProto.UINT8, ["batch", "height", "width", 3])
+    given = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", "height", "width", 3])
     made = helper.make_tensor_value_info("resized", TensorProto.UINT8, ["batch", size, size, 3])
     whole_graph = helper.make_graph(graph.nodes, "resize", [given], [made], graph.constants)
     return helper.make_model(whole_graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
 
 
-def _resize(graph: _Graph, pictures: str, size: int) -> str:
+def _resize(graph: _Graph, images: str, size: int) -> str:
     """Return whole values 0-255 (N, 3, S, S) float32."""
-    shape = graph.add("Shape", pictures)
+    shape = graph.add("Shape", images)
     height, width = (graph.add("Gather", shape, graph.constant(axis, np.int64), axis=0) for axis in (1, 2))
     wanted = graph.constant(size, np.int64)
-    values = graph.add("Transpose", pictures, perm=(0, 3, 1, 2))
+    values = graph.add("Transpose", images, perm=(0, 3, 1, 2))
     same = graph.add("And", graph.add("Equal", height, wanted), graph.add("Equal", width, wanted))
     branches = [_Graph(f"{graph.prefix}{name}_") for name in ("same", "rows_first", "columns_first", "other")]
     plain, rows_first, columns_first, other = branches
@@ -133,9 +133,9 @@ def _weights(graph: _Graph, length: str, size: int) -> str:
     scale = graph.add("Div", count, graph.constant(float(size)))
     stretch = graph.add("Div", one, graph.add("Max", scale, one))
     centres = graph.add("Mul", graph.constant(np.arange(size)[:, None] + 0.5), scale)
-    places = graph.add("Range", graph.constant(0.0), count, one)
+    indices = graph.add("Range", graph.constant(0.0), count, one)
     # In the order in which Pillow rounds: (place - centre + 0.5) * stretch.
-    offsets = graph.add("Add", graph.add("Sub", places, centres), graph.constant(0.5))
+    offsets = graph.add("Add", graph.add("Sub", indices, centres), graph.constant(0.5))
     weights = _cubic(graph, graph.add("Abs", graph.add("Mul", offsets, stretch)))
     total = graph.add("ReduceSum", weights, graph.constant([1], np.int64), keepdims=1)
     weights = graph.add("Div", weights, total)

@@ -1,6 +1,6 @@
 """A traced network to 8-bit integers by static quantisation, and both timed in turn.
 
-Activations become uint8 by the least and largest values over calibration pictures, weights int8 channel by channel.
+Activations become uint8 by the least and largest values over calibration images, weights int8 channel by channel.
 Needs onnx and onnxruntime.
 """
 
@@ -26,7 +26,7 @@ _ROUNDS = 7
 
 
 def quantise(network: onnx.ModelProto, normalised: FloatArray) -> onnx.ModelProto:
-    """Return a network in 8 bits, its ranges taken over calibration pictures (N, 3, S, S) float32 as it takes them."""
+    """Return a network in 8 bits, its ranges taken over calibration images (N, 3, S, S) float32 as it takes them."""
     name = network.graph.input[0].name
     root = logging.getLogger()
     level = root.level
@@ -51,29 +51,29 @@ def quantise(network: onnx.ModelProto, normalised: FloatArray) -> onnx.ModelProt
             root.setLevel(level)
 
 
-def time_in_turn(models: dict[str, bytes], pictures: Images, *, rounds: int = _ROUNDS) -> dict[str, float]:
-    """Return pictures a second of processor time of each model with one thread: medians of rounds in turn.
+def time_in_turn(models: dict[str, bytes], images: Images, *, rounds: int = _ROUNDS) -> dict[str, float]:
+    """Return images a second of processor time of each model with one thread: medians of rounds in turn.
 
-    Takes pictures (N, S, S, 3) uint8. Processor time, since whatever else runs must not decide.
+    Takes images (N, S, S, 3) uint8. Processor time, since whatever else runs must not decide.
     """
     sessions = {name: open_session(data, threads=1, name=name) for name, data in models.items()}
     seconds: dict[str, list[float]] = {name: [] for name in models}
     for turn in range(rounds + 1):
         for name, session in sessions.items():
             started = time.process_time()
-            for start in range(0, len(pictures), _BATCH):
-                session.run(["logits"], {"pictures": pictures[start : start + _BATCH]})
+            for start in range(0, len(images), _BATCH):
+                session.run(["logits"], {"images": images[start : start + _BATCH]})
             if turn:  # the first one warms up
                 seconds[name].append(time.process_time() - started)
-    return {name: len(pictures) / float(np.median(found)) for name, found in seconds.items()}
+    return {name: len(images) / float(np.median(found)) for name, found in seconds.items()}
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """Calibration pictures, batch by batch."""
+    """Calibration images, batch by batch."""
 
-    def __init__(self, name: str, pictures: FloatArray) -> None:
+    def __init__(self, name: str, images: FloatArray) -> None:
         self._batches: Iterator[dict[str, Any]] = iter(
-            [{name: pictures[start : start + _BATCH]} for start in range(0, len(pictures), _BATCH)]
+            [{name: images[start : start + _BATCH]} for start in range(0, len(images), _BATCH)]
         )
 
     def get_next(self) -> dict[str, Any] | None:

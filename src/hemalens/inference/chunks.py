@@ -17,7 +17,7 @@ from hemalens.data.reading.decode import decode, decode_array
 from hemalens.data.reading.parallel import map_chunks
 from hemalens.data.scale import zoomed
 from hemalens.data.sources import Source
-from hemalens.inference.model import Classifier
+from hemalens.inference.model import Model
 
 __all__ = ["CHUNK", "Decoded", "decode_chunk", "decoded_chunks", "judge_chunk", "schema"]
 
@@ -25,7 +25,7 @@ CHUNK = 64
 """Samples decoded in one task and judged in one call: the same whatever runs it, so that rows agree to the bit."""
 
 Decoded = tuple[Images, tuple[str, ...]]
-"""Pictures (N, S, S, 3) uint8, zeros where unreadable, and why a sample is (N texts, "" where it is not)."""
+"""Images (N, S, S, 3) uint8, zeros where unreadable, and why a sample is (N texts, "" where it is not)."""
 _Raw = bytes | npt.NDArray[Any] | DecodeError
 _Task = tuple[Sequence[int], Sequence[_Raw] | None]
 _CRASHED = "its decoder crashed"
@@ -55,12 +55,12 @@ def decode_chunk(source: Source, size: int, indices: Sequence[int], *, zoom: flo
     return _decode_all([_read(source, index) for index in indices], size, zoom)
 
 
-def judge_chunk(classifier: Classifier, samples: Sequence[Sample], decoded: Decoded) -> pl.DataFrame:
+def judge_chunk(classifier: Model, samples: Sequence[Sample], decoded: Decoded) -> pl.DataFrame:
     """Return the rows of some samples, in the columns of ``schema``."""
-    pictures, reasons = decoded
+    images, reasons = decoded
     readable = np.array([not reason for reason in reasons], bool)
     # All of them, the zeros too: a batch of the same size gives the same bits wherever it is cut.
-    judged = classifier.judge_outputs(classifier.run(pictures))
+    judged = classifier.judge_outputs(classifier.run(images))
     names = classifier.classes_[judged.predicted]
     said = [
         words if not reason else f"unreadable: {reason}" for words, reason in zip(judged.reasons, reasons, strict=True)
@@ -74,7 +74,7 @@ def judge_chunk(classifier: Classifier, samples: Sequence[Sample], decoded: Deco
         "reason": said,
     }
     columns |= {
-        f"p_{name}": _known(judged.probabilities[:, place], readable) for place, name in enumerate(classifier.classes_)
+        f"p_{name}": _known(judged.probabilities[:, index], readable) for index, name in enumerate(classifier.classes_)
     }
     return pl.DataFrame(columns, schema=schema(classifier.classes_.tolist()))
 
@@ -120,19 +120,19 @@ def _decode_task(source: Source | None, size: int, zoom: float, task: _Task) -> 
 
 
 def _decode_all(held: Sequence[_Raw], size: int, zoom: float) -> Decoded:
-    pictures = np.zeros((len(held), size, size, 3), np.uint8)
+    images = np.zeros((len(held), size, size, 3), np.uint8)
     reasons = []
     side = size if zoom == 1.0 else None  # then decoded and resized in one step
-    for place, raw in enumerate(held):
+    for index, raw in enumerate(held):
         try:
             if isinstance(raw, DecodeError):
                 raise raw
-            picture = decode_array(raw) if isinstance(raw, np.ndarray) else decode(raw, side=side)
-            pictures[place] = zoomed(picture.pixels, zoom, size)
+            image = decode_array(raw) if isinstance(raw, np.ndarray) else decode(raw, side=side)
+            images[index] = zoomed(image.pixels, zoom, size)
             reasons.append("")
         except DecodeError as error:
             reasons.append(error.rule)
-    return pictures, tuple(reasons)
+    return images, tuple(reasons)
 
 
 def _halve(task: _Task) -> list[_Task]:
@@ -149,4 +149,4 @@ def _lost(size: int, task: _Task) -> Decoded:
 def _joined(parts: Sequence[Decoded]) -> Decoded:
     if len(parts) == 1:
         return parts[0]
-    return np.concatenate([pictures for pictures, _ in parts]), tuple(reason for _, texts in parts for reason in texts)
+    return np.concatenate([images for images, _ in parts]), tuple(reason for _, texts in parts for reason in texts)

@@ -1,4 +1,4 @@
-"""An exported model, opened: pictures to classes, probabilities, refusals and maps, by onnxruntime.
+"""An exported model, opened: images to classes, probabilities, refusals and maps, by onnxruntime.
 
 Needs numpy, Pillow and onnxruntime; no torch and no network.
 """
@@ -17,10 +17,10 @@ from hemalens.core.errors import ArtifactError, DecodeError
 from hemalens.core.metrics import softmax
 from hemalens.core.types import FloatArray, Images
 from hemalens.data.reading.resize import resize
-from hemalens.data.sources.given import Pictures, to_pixels
+from hemalens.data.sources.given import ImageInput, to_pixels
 from hemalens.inference.sidecar import EMBEDDED, Sidecar, find_onnx, read_exported
 
-__all__ = ["Classifier", "Outputs", "Session", "open_session"]
+__all__ = ["Model", "Outputs", "Session", "open_session"]
 
 # From 8 on the operations' own cost no longer shows (within 4 %), and few maps are held at a time.
 _BATCH = 16
@@ -33,7 +33,7 @@ _REFUSALS = (
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """What a model says of N pictures: logits (N, C), features (N, D) and maps (N, D', h, w), float32."""
+    """What a model says of N images: logits (N, C), features (N, D) and maps (N, D', h, w), float32."""
 
     logits: FloatArray
     features: FloatArray
@@ -50,12 +50,12 @@ class Session(Protocol):
         """Return the outputs' names, types and shapes."""
 
 
-class Classifier:
+class Model:
     """A model that ``hemalens export`` wrote, or the embedded one.
 
     Attributes:
         classes_: names in the order of the logits, (C,) str.
-        image_size: pixels per side that the network sees; pictures of any size are taken and resized as in training.
+        image_size: pixels per side that the network sees; images of any size are taken and resized as in training.
         sidecar: everything known of the model.
     """
 
@@ -70,7 +70,7 @@ class Classifier:
             raise ArtifactError(f"model {path}", rule, "export the run again")
 
     @classmethod
-    def open(cls, model: str | Path = EMBEDDED, *, threads: int = 0) -> "Classifier":
+    def open(cls, model: str | Path = EMBEDDED, *, threads: int = 0) -> "Model":
         """Open ``embedded`` or an .onnx file with its sidecar beside it.
 
         Args:
@@ -87,47 +87,47 @@ class Classifier:
         """Pickle as the path: the other process opens it again."""
         return _reopen, (str(self.path), self.threads)
 
-    def run(self, pictures: Sequence[Images] | Images) -> Outputs:
-        """Return logits, features and maps of pictures: N of (H, W, 3) uint8, or one array (N, H, W, 3)."""
-        parts = [self._session.run(None, {"pictures": batch}) for batch in self._batches(pictures)]
+    def run(self, images: Sequence[Images] | Images) -> Outputs:
+        """Return logits, features and maps of images: N of (H, W, 3) uint8, or one array (N, H, W, 3)."""
+        parts = [self._session.run(None, {"images": batch}) for batch in self._batches(images)]
         return Outputs(*(np.concatenate(one) for one in zip(*parts, strict=True)))
 
-    def predict(self, pictures: Pictures) -> npt.NDArray[np.str_]:
-        """Return the class names (N,) of pictures.
+    def predict(self, images: ImageInput) -> npt.NDArray[np.str_]:
+        """Return the class names (N,) of images.
 
-        Raises DecodeError for the first that is no picture.
+        Raises DecodeError for the first that is no image.
         """
-        names: npt.NDArray[np.str_] = self.classes_[self.predict_proba(pictures).argmax(axis=1)]
+        names: npt.NDArray[np.str_] = self.classes_[self.predict_proba(images).argmax(axis=1)]
         return names
 
-    def predict_proba(self, pictures: Pictures) -> FloatArray:
-        """Return calibrated probabilities (N, C) of pictures, in the order of ``classes_``.
+    def predict_proba(self, images: ImageInput) -> FloatArray:
+        """Return calibrated probabilities (N, C) of images, in the order of ``classes_``.
 
-        Raises DecodeError for the first that is no picture.
+        Raises DecodeError for the first that is no image.
         """
-        return softmax(self.run(_as_list(pictures)).logits / self.sidecar.refusal.temperature)
+        return softmax(self.run(_as_list(images)).logits / self.sidecar.abstention.temperature)
 
-    def judge(self, pictures: Pictures) -> Judgement:
-        """Return what is claimed of pictures, calibrated, and of which nothing is, with the reason.
+    def judge(self, images: ImageInput) -> Judgement:
+        """Return what is claimed of images, calibrated, and of which nothing is, with the reason.
 
-        Raises DecodeError for the first that is no picture.
+        Raises DecodeError for the first that is no image.
         """
-        return self.judge_outputs(self.run(_as_list(pictures)))
+        return self.judge_outputs(self.run(_as_list(images)))
 
     def judge_outputs(self, outputs: Outputs) -> Judgement:
-        """Return what ``judge`` says of pictures that went through ``run``."""
-        return judge(self.sidecar.refusal, outputs.features, outputs.logits)
+        """Return what ``judge`` says of images that went through ``run``."""
+        return judge(self.sidecar.abstention, outputs.features, outputs.logits)
 
-    def _batches(self, pictures: Sequence[Images] | Images) -> list[Images]:
+    def _batches(self, images: Sequence[Images] | Images) -> list[Images]:
         size = self.image_size
-        if isinstance(pictures, np.ndarray) and (pictures.ndim != 4 or pictures.dtype != np.uint8):
+        if isinstance(images, np.ndarray) and (images.ndim != 4 or images.dtype != np.uint8):
             rule = "must be (N, H, W, 3) uint8"
-            raise DecodeError(f"pictures {pictures.shape} {pictures.dtype}", rule, "use predict, which converts them")
+            raise DecodeError(f"images {images.shape} {images.dtype}", rule, "use predict, which converts them")
         # At least one batch, be it empty, so that the shapes of the outputs are known.
-        starts = range(0, max(1, len(pictures)), _BATCH)
+        starts = range(0, max(1, len(images)), _BATCH)
         empty = np.zeros((0, size, size, 3), np.uint8)
         # Pillow's resize visits only the weights that are not 0, the model's own all of them; they agree to the bit.
-        resized = ([resize(picture, size) for picture in pictures[start : start + _BATCH]] for start in starts)
+        resized = ([resize(image, size) for image in images[start : start + _BATCH]] for start in starts)
         return [np.stack(batch) if batch else empty for batch in resized]
 
 
@@ -145,17 +145,17 @@ def open_session(data: bytes, *, threads: int, name: str) -> Session:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session: Session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except tuple(getattr(state, refusal) for refusal in _REFUSALS) as error:
+    except tuple(getattr(state, abstention) for abstention in _REFUSALS) as error:
         rule = f"cannot be opened by onnxruntime ({str(error).strip().splitlines()[0]})"
         raise ArtifactError(f"model {name}", rule, "export the run again, or update onnxruntime") from error
     return session
 
 
-def _as_list(pictures: Pictures) -> list[Images]:
-    if isinstance(pictures, (Image.Image, str, Path)) or (isinstance(pictures, np.ndarray) and pictures.ndim < 4):
-        return [to_pixels(pictures)]
-    return [to_pixels(picture) for picture in pictures]
+def _as_list(images: ImageInput) -> list[Images]:
+    if isinstance(images, (Image.Image, str, Path)) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        return [to_pixels(images)]
+    return [to_pixels(image) for image in images]
 
 
-def _reopen(path: str, threads: int) -> Classifier:
-    return Classifier.open(path, threads=threads)
+def _reopen(path: str, threads: int) -> Model:
+    return Model.open(path, threads=threads)

@@ -20,7 +20,7 @@ from hemalens.core.types import FloatArray, Images, Progress, no_progress
 from hemalens.data.scale import Scale, find_scale
 from hemalens.data.sources import Source, open_source
 from hemalens.inference.chunks import CHUNK, decoded_chunks, judge_chunk
-from hemalens.inference.model import Classifier
+from hemalens.inference.model import Model
 from hemalens.inference.sidecar import EMBEDDED
 
 __all__ = ["Engine", "predict"]
@@ -52,20 +52,20 @@ def predict(
         model: an .onnx file, or ``embedded``.
         workers: processes that decode; None for one a core. With ``ray``: actors, None for one a core of the cluster.
         engine: ``local``, or ``ray`` for the machines of a Ray cluster, which all must see the source.
-        adapt: first bring the pictures to the size of the training cells, told from their features, not from labels.
+        adapt: first bring the images to the size of the training cells, told from their features, not from labels.
         overwrite: replace an earlier output.
         progress: told about the samples.
 
     Raises:
         ArtifactError: the output exists, the model is not there, or unfinished parts are of something else.
         ConfigError: another suffix or engine.
-        SourceError: too few pictures to adapt to.
+        SourceError: too few images to adapt to.
         MissingExtraError: ``ray`` is not installed.
     """
     started = time.monotonic()
     _check(out, engine)
     opened = open_source(source)
-    classifier = Classifier.open(model)
+    classifier = Model.open(model)
     inputs = {"source": opened.fingerprint(), "model": sha256_file(classifier.path)}
     options: dict[str, Any] = {"model": str(model)}
     if adapt:
@@ -90,11 +90,11 @@ def predict(
     }
 
 
-def _scale(source: Source, classifier: Classifier, progress: Progress) -> Scale:
-    def features(pictures: Images) -> FloatArray:
-        return classifier.run(pictures).features
+def _scale(source: Source, classifier: Model, progress: Progress) -> Scale:
+    def features(images: Images) -> FloatArray:
+        return classifier.run(images).features
 
-    return find_scale(source, classifier.image_size, classifier.sidecar.refusal, features, progress=progress)
+    return find_scale(source, classifier.image_size, classifier.sidecar.abstention, features, progress=progress)
 
 
 def _check(out: Path, engine: str) -> None:
@@ -125,7 +125,7 @@ def _begin(parts: Path, plan: dict[str, Any], *, overwrite: bool) -> int:
 
 def _write_parts(
     source: Source,
-    classifier: Classifier,
+    classifier: Model,
     parts: Path,
     done: int,
     *,
@@ -150,7 +150,7 @@ def _write_parts(
 
 
 def _frames(
-    source: Source, classifier: Classifier, begin: int, *, engine: Engine, workers: int | None, zoom: float
+    source: Source, classifier: Model, begin: int, *, engine: Engine, workers: int | None, zoom: float
 ) -> Iterator[pl.DataFrame]:
     """Yield the rows of each chunk from ``begin`` on, in order."""
     if engine == "ray":

@@ -16,14 +16,14 @@ from threadpoolctl import threadpool_limits
 from hemalens.core.errors import MissingExtraError
 from hemalens.data.sources import Source
 from hemalens.inference.chunks import CHUNK, decode_chunk, judge_chunk
-from hemalens.inference.model import Classifier
+from hemalens.inference.model import Model
 from hemalens.inference.sidecar import Sidecar, read_exported
 
 __all__ = ["ray_frames"]
 
 
 def ray_frames(
-    source: Source, classifier: Classifier, *, begin: int = 0, actors: int | None = None, zoom: float = 1.0
+    source: Source, classifier: Model, *, begin: int = 0, actors: int | None = None, zoom: float = 1.0
 ) -> Iterator[pl.DataFrame]:
     """Yield the rows of each chunk of a source from ``begin`` on, in order.
 
@@ -32,7 +32,7 @@ def ray_frames(
         classifier: the model.
         begin: the first sample, a multiple of CHUNK.
         actors: processes, each of one core; None for one a core of the cluster.
-        zoom: of every picture.
+        zoom: of every image.
 
     Raises MissingExtraError where Ray is not installed.
     """
@@ -63,7 +63,7 @@ class _Actor:
     def __init__(self, source: Source, path: str, exported: tuple[bytes, Sidecar], zoom: float) -> None:
         self._source, self._zoom = source, zoom
         threadpool_limits(1, user_api="blas")
-        self._classifier = Classifier(Path(path), *exported, threads=1)
+        self._classifier = Model(Path(path), *exported, threads=1)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return the rows of one chunk as the bytes of an Arrow file."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hemalens.core.abstention import Refusal
+from hemalens.core.abstention import Abstention
 from hemalens.core.artifacts import read_json
 from hemalens.core.errors import ArtifactError
 from hemalens.core.types import FloatArray
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 EMBEDDED = "embedded"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 INTENDED_USE = "For research and teaching. Not for diagnosis."
 _AGAIN = "export the run again: hemalens export RUN --out FILE.onnx"
 
@@ -45,14 +45,14 @@ class Sidecar:
     Attributes:
         classes: names in the order of the logits.
         image_size: pixels per side that the network sees.
-        refusal: temperature and limits, for ``core.refusal.judge``.
+        abstention: temperature and limits, for ``core.refusal.judge``.
         head: weight (C, D) and bias (C,) of a linear layer on the mean of the last map, or None.
         facts: all of the file.
     """
 
     classes: tuple[str, ...]
     image_size: int
-    refusal: Refusal
+    abstention: Abstention
     head: tuple[FloatArray, FloatArray] | None
     facts: dict[str, Any]
 
@@ -127,7 +127,7 @@ def _parse(facts: dict[str, Any], path: Path) -> Sidecar:
         read = Sidecar(
             tuple(str(name) for name in facts["classes"]),
             int(facts["image_size"]),
-            _refusal(facts),
+            _abstention(facts),
             None if head is None else (array_from_json(head["weight"]), array_from_json(head["bias"])),
             facts,
         )
@@ -135,14 +135,14 @@ def _parse(facts: dict[str, Any], path: Path) -> Sidecar:
         raise ArtifactError(f"sidecar {path}", f"lacks the key {error}", _AGAIN) from error
     except (TypeError, ValueError, binascii.Error) as error:
         raise ArtifactError(f"sidecar {path}", f"holds a value of another kind ({error})", _AGAIN) from error
-    if len(read.classes) < 1 or read.image_size < 1 or not read.refusal.temperature > 0:
+    if len(read.classes) < 1 or read.image_size < 1 or not read.abstention.temperature > 0:
         raise ArtifactError(f"sidecar {path}", "has no classes, no size or no temperature above 0", _AGAIN)
     return read
 
 
-def _refusal(facts: Mapping[str, Any]) -> Refusal:
+def _abstention(facts: Mapping[str, Any]) -> Abstention:
     """Return the refusal that was exported, or one by confidence alone where there was none."""
-    if facts["refusal"] is not None:
-        return Refusal.from_json(facts["refusal"])
+    if facts["abstention"] is not None:
+        return Abstention.from_json(facts["abstention"])
     everything = np.ones(len(facts["classes"]), np.float32)
-    return Refusal(float(facts["temperature"]), 0.05, 0.0, float(facts["threshold"]), everything, None)
+    return Abstention(float(facts["temperature"]), 0.05, 0.0, float(facts["threshold"]), everything, None)

@@ -44,7 +44,7 @@ def _use(run: RunInputs) -> list[Block]:
     classes = run.model["classes"]
     return [
         paragraph(
-            f"To sort pictures of single cells from stained blood smears into {len(classes)} classes, for research "
+            f"To sort images of single cells from stained blood smears into {len(classes)} classes, for research "
             f"and teaching: {', '.join(classes)}."
         ),
         paragraph(
@@ -59,7 +59,7 @@ def _use(run: RunInputs) -> list[Block]:
                 paragraph("Role: it names a cell or abstains; a person who knows cells looks at what it says."),
                 paragraph(
                     "Out of scope: cells of other kinds, other stains or microscopes than those of the training "
-                    "data, pictures with several cells."
+                    "data, images with several cells."
                 ),
                 paragraph(
                     "Harm to expect from misuse: a blast or another rare cell named as a common one with confidence."
@@ -134,12 +134,12 @@ def _items(run: RunInputs, facts: Mapping[str, Any] | None) -> Bullets:
     """Answer the remaining items of the guidelines, or say that they are not answered."""
     scores = facts["scores"] if facts else {}
     damaged = mean_corruption_error(scores)
-    perturbed = facts["perturbed"] if facts else None
+    distorted = facts["distorted"] if facts else None
     groups = scores.get("groups")
     external = (
         f"accuracy {elsewhere_scores(run.elsewhere)}. What was not among these sources is not known."
         if run.elsewhere
-        else "not measured on pictures from another laboratory."
+        else "not measured on images from another laboratory."
     )
     return Bullets(
         (
@@ -150,9 +150,9 @@ def _items(run: RunInputs, facts: Mapping[str, Any] | None) -> Bullets:
             paragraph(f"Universality: {external}"),
             paragraph(
                 "Robustness:",
-                f"accuracy {percent(perturbed['value'])} on pictures distorted like those of the field."
-                if perturbed
-                else "not measured on distorted pictures.",
+                f"accuracy {percent(distorted['value'])} on images distorted like those of the field."
+                if distorted
+                else "not measured on distorted images.",
                 f"Mean balanced error over corruptions {percent(damaged)}." if damaged is not None else None,
             ),
             paragraph(

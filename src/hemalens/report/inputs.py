@@ -42,7 +42,7 @@ _EXPLANATION_FOLDERS = ("explain", "explained")
 _OVERFIT_FOLDERS = ("overfit", "overfit-check")
 _OVERFIT_KEYS = ("reached", "n_samples", "epoch", "accuracy")
 _UNLABELLED = "(unlabelled)"
-_PERTURBED = "val_perturbed_accuracy"
+_PERTURBED = "val_distorted_accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Evaluation:
     """What ``evaluate`` found out about one model.
 
     Attributes:
-        directory: where it lies; the pictures of mistakes are inside.
+        directory: where it lies; the images of mistakes are inside.
         scores: the contents of ``evaluation.json``.
         provenance: of the directory.
         split: the split that was scored, as recorded; None where it was not.
@@ -174,9 +174,9 @@ def _extended(run: RunInputs, path: Path, elsewhere: Sequence[Path]) -> RunInput
     others = read_elsewhere(elsewhere, run.provenance, _own_sources(run))
     explanation = find_explanation(_nearby(path, _EXPLANATION_FOLDERS), run.provenance)
     files: dict[str, Path] = {}
-    for place, other in enumerate(others, 1):
+    for index, other in enumerate(others, 1):
         tables = (find_table(other.directory / "predictions.csv"), other.directory / "evaluation.json")
-        files |= {f"elsewhere-{place}/{file.name}": file for file in tables if file}
+        files |= {f"elsewhere-{index}/{file.name}": file for file in tables if file}
     if explanation is not None:
         files |= {f"explain/{name}": explanation.directory / name for name in ("explain.json", "explain.csv")}
     digests = {label: sha256_file(file) for label, file in files.items()}
@@ -247,11 +247,11 @@ def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -
         dropped = dict(Counter(map(str, reasons)).most_common())
         files[table.name] = table
     overfit = None
-    for place in _OVERFIT_FOLDERS:
-        if overfit is None and (root / place / "overfit.json").is_file():
-            require_complete(root / place, "overfit-check")
-            overfit = read_document(root / place / "overfit.json", _OVERFIT_KEYS)
-            files[f"{place}/overfit.json"] = root / place / "overfit.json"
+    for index in _OVERFIT_FOLDERS:
+        if overfit is None and (root / index / "overfit.json").is_file():
+            require_complete(root / index, "overfit-check")
+            overfit = read_document(root / index / "overfit.json", _OVERFIT_KEYS)
+            files[f"{index}/overfit.json"] = root / index / "overfit.json"
     return RunInputs(
         name=name,
         config=read_json(train / "config.json"),

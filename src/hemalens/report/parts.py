@@ -11,10 +11,10 @@ from matplotlib.figure import Figure as Drawing
 from PIL import Image, UnidentifiedImageError
 
 from hemalens.core.charts import figure_svg
-from hemalens.core.page import picture_uri
+from hemalens.core.page import image_uri
 from hemalens.report.document.blocks import Figure
 
-__all__ = ["drawn", "stored_picture"]
+__all__ = ["drawn", "stored_image"]
 
 
 def drawn(
@@ -29,15 +29,15 @@ def drawn(
     return Figure(anchor, caption, screen, label, figure_svg(figure, label=label), wide=wide)
 
 
-def stored_picture(directory: Path, name: str | None) -> str | None:
-    """Return a picture that a stage left inside its directory as a ``data:`` address, None where it is not there."""
+def stored_image(directory: Path, name: str | None) -> str | None:
+    """Return an image that a stage left inside its directory as a ``data:`` address, None where it is not there."""
     home = directory.resolve()
     for path in [(folder / name).resolve() for folder in (home, home / "mistakes")] if name else []:
         if not path.is_relative_to(home) or not path.is_file():
             continue
         try:
-            with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as picture:
-                return picture_uri(np.asarray(picture.convert("RGB")))
+            with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as image:
+                return image_uri(np.asarray(image.convert("RGB")))
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
             return None
     return None

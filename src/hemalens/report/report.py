@@ -140,12 +140,12 @@ def _lead(inputs: ReportInputs, facts: Mapping[str, Any] | None) -> list[Paragra
     run = inputs.main
     model, audit = run.model, run.audit
     model_words = (
-        f"The model {model['model']}, with {thousands(model['parameters'])} parameters, sorts pictures of single "
+        f"The model {model['model']}, with {thousands(model['parameters'])} parameters, sorts images of single "
         f"blood cells into {len(model['classes'])} classes."
     )
     sentences = [
         model_words,
-        f"It was made from a source of {thousands(audit['n_samples'])} pictures, of which the audit suggested "
+        f"It was made from a source of {thousands(audit['n_samples'])} images, of which the audit suggested "
         f"dropping {thousands(audit['suggested_drops'])}."
         if audit
         else None,
@@ -156,11 +156,11 @@ def _lead(inputs: ReportInputs, facts: Mapping[str, Any] | None) -> list[Paragra
     if facts is None:
         words = "It has not been evaluated, so nothing is known about its accuracy"
         return [paragraph(*sentences, f"{words} at home." if there else f"{words}.", there)]
-    scores, perturbed, kept = facts["scores"], facts["perturbed"], facts["abstention"]
-    field = "; on the same pictures, perturbed to look like the field, its accuracy is "
+    scores, distorted, kept = facts["scores"], facts["distorted"], facts["abstention"]
+    field = "; on the same images, distorted to look like the field, its accuracy is "
     score_words = (
-        f"On {facts['scored_on']} ({thousands(scores['n'])} pictures) its accuracy is {interval(scores['accuracy'])} "
-        f"and its macro-F1 {interval(scores['macro_f1'])}{f'{field}{interval(perturbed)}' if perturbed else ''}."
+        f"On {facts['scored_on']} ({thousands(scores['n'])} images) its accuracy is {interval(scores['accuracy'])} "
+        f"and its macro-F1 {interval(scores['macro_f1'])}{f'{field}{interval(distorted)}' if distorted else ''}."
     )
     sentences += [
         score_words,

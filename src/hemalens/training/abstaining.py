@@ -1,7 +1,7 @@
-"""A trained network and its set to what it refuses: the features of training and validation pictures.
+"""A trained network and its set to what it refuses: the features of training and validation images.
 
 Other light, dye, size or position, as far as training showed them, are to make no cell strange: half of what the
-distance is measured in comes from training pictures so changed. Steps that destroy detail take no part, for a blurred
+distance is measured in comes from training images so changed. Steps that destroy detail take no part, for a blurred
 cell may well be refused (docs/decisions/0025).
 """
 
@@ -11,46 +11,46 @@ import numpy as np
 import torch
 from torch import nn
 
-from hemalens.core.abstention import Refusal, fit_refusal
+from hemalens.core.abstention import Abstention, fit_refusal
 from hemalens.core.config import AugmentStep
 from hemalens.core.types import IntArray, Progress, no_progress
-from hemalens.data.selection import choose_side
+from hemalens.data.selection import choose_split
 from hemalens.data.sources import Source
 from hemalens.training.augment.augment import GEOMETRY, LIGHT
 from hemalens.training.predicting import predict_features, vary
 from hemalens.training.tensors import LabelledImages, load_images
 
-__all__ = ["learn_refusal"]
+__all__ = ["learn_abstention"]
 
-# From 250 on nothing changes for foreign pictures (docs/decisions/0018); a set of a million is not read once more.
+# From 250 on nothing changes for foreign images (docs/decisions/0018); a set of a million is not read once more.
 _PER_CLASS = 1000
 
 
-def learn_refusal(
+def learn_abstention(
     module: nn.Module,
     source: Source,
-    sides: Sequence[str],
+    assigned: Sequence[str],
     validation: LabelledImages,
     *,
     steps: Sequence[AugmentStep] = (),
     seed: int = 0,
     progress: Progress = no_progress,
-) -> Refusal:
+) -> Abstention:
     """Return what ``core.refusal.judge`` needs to know of a network.
 
     Args:
         module: the trained network, as it will be used.
         source: the set it was trained on.
-        sides: the split of each of its samples.
-        validation: pictures at the network's size; they set temperature and limits.
+        assigned: the split of each of its samples.
+        validation: images at the network's size; they set temperature and limits.
         steps: the augmentation it was trained under.
-        seed: of the choice of training pictures, at most 1,000 a class, and of their changes.
-        progress: told about the pictures.
+        seed: of the choice of training images, at most 1,000 a class, and of their changes.
+        progress: told about the images.
     """
-    labels, places = choose_side(source, sides, "train")
+    labels, indices = choose_split(source, assigned, "train")
     chosen = _balanced(labels, seed)
-    pictures = load_images(source, [places[row] for row in chosen], size=validation.images.shape[1], progress=progress)
-    seen = torch.from_numpy(pictures)
+    images = load_images(source, [indices[row] for row in chosen], size=validation.images.shape[1], progress=progress)
+    seen = torch.from_numpy(images)
     features, _ = predict_features(module, seen, progress=progress)
     kept = [step for step in steps if step.name in GEOMETRY or step.name in LIGHT]
     varied = predict_features(module, vary(seen, kept, seed=seed), progress=progress)[0] if kept else None

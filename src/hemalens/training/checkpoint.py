@@ -52,7 +52,7 @@ class LoadedModel:
     """A trained model and what must be known to use it.
 
     Attributes:
-        module: pictures (N, 3, S, S) float in [0, 1] to logits (N, C); in evaluation mode, on the CPU.
+        module: images (N, 3, S, S) float in [0, 1] to logits (N, C); in evaluation mode, on the CPU.
         classes: names in the order of its logits.
         image_size: pixels per side it was trained on.
         card: everything ``model.json`` says.
@@ -164,7 +164,7 @@ def load_model(run: Path) -> LoadedModel:
         raise ArtifactError(f"file {card_path}", "is not the one that training wrote", "put it back or train again")
     tensors, _ = read_tensors(run / "model.safetensors")
     network = build_model(card["model"], len(card["classes"]), image_size=int(card["image_size"]))
-    module = Normalised(network, torch.zeros(3), torch.ones(3), by_picture=card.get("normalise") == "picture")
+    module = Normalised(network, torch.zeros(3), torch.ones(3), by_image=card.get("normalise") == "image")
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:

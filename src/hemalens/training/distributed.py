@@ -18,7 +18,7 @@ from hemalens.core.errors import ConfigError
 
 __all__ = ["ALONE", "World", "share_batch_statistics", "world_from_environment"]
 
-_PATIENCE = timedelta(hours=2)  # the others wait while one loads its pictures or validates
+_PATIENCE = timedelta(hours=2)  # the others wait while one loads its images or validates
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,7 @@ def share_batch_statistics(module: nn.Module) -> nn.Module:
 
 
 class _SharedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation (Ioffe and Szegedy 2015) over the pictures of all processes, and what comes after it."""
+    """Batch normalisation (Ioffe and Szegedy 2015) over the images of all processes, and what comes after it."""
 
     after: nn.Module
 

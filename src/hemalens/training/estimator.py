@@ -1,4 +1,4 @@
-"""Training as scikit-learn knows it: pictures and labels in, a classifier to score, search, pipe and pickle out.
+"""Training as scikit-learn knows it: images and labels in, a classifier to score, search, pipe and pickle out.
 
 A shell around ``train``: ``fit`` writes a run into a directory that is gone afterwards and keeps the run's files, so
 that ``save`` gives what ``hemalens train`` would have written. Needs torch only to fit and to predict.
@@ -19,14 +19,14 @@ import polars as pl
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from hemalens.core.abstention import Judgement, Refusal, confidence_rule, judge
+from hemalens.core.abstention import Abstention, Judgement, confidence_rule, judge
 from hemalens.core.artifacts import PROVENANCE, output_directory, read_provenance, write_atomically
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ConfigError, MissingExtraError, SourceError
 from hemalens.core.metrics import softmax
 from hemalens.core.types import FloatArray, Progress, no_progress
 from hemalens.data.reading.load import load_images
-from hemalens.data.sources.given import PictureLike, PictureSource, open_pictures
+from hemalens.data.sources.given import GivenSource, ImageLike, open_images
 from hemalens.data.sources.labels import name_labels
 from hemalens.data.split import choose_splits
 from hemalens.training.recipes import find_recipe, recipe_names
@@ -40,21 +40,21 @@ _DEFAULT_RECIPE = "compact"
 _CHECKPOINTS = "checkpoints/"
 Labels = npt.NDArray[Any]
 """Class names (str) or numbers, (N,)."""
-Cells = Sequence[PictureLike] | npt.NDArray[Any]
-"""Pictures: an array (N, H, W, 3) uint8, or a sequence of arrays, PIL images and paths, of any sizes."""
+Cells = Sequence[ImageLike] | npt.NDArray[Any]
+"""Images: an array (N, H, W, 3) uint8, or a sequence of arrays, PIL images and paths, of any sizes."""
 
 
 class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """A classifier of cell pictures to be trained, after scikit-learn's conventions.
+    """A classifier of cell images to be trained, after scikit-learn's conventions.
 
-    Wherever X is asked for, give an array (N, H, W, 3) uint8, or a list of pictures of any sizes: arrays, PIL images,
+    Wherever X is asked for, give an array (N, H, W, 3) uint8, or a list of images of any sizes: arrays, PIL images,
     paths of files. The parameters mean what they mean to ``hemalens train``; all are checked by ``fit``.
 
     Args:
         recipe: name of a training recipe, or a TOML file.
         settings: ``key=value`` texts over the recipe, for example ``("epochs=20", "threads=1")``.
-        seed: of the weights, the order, the augmentation and the choice of validation pictures.
-        validation_share: of the pictures given to ``fit``, drawn by class, copies on one side: these are not trained on
+        seed: of the weights, the order, the augmentation and the choice of validation images.
+        validation_share: of the images given to ``fit``, drawn by class, copies on one side: these are not trained on
             but choose the epoch and set temperature and refusal.
         progress: told about the steps of ``fit``.
 
@@ -70,7 +70,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     image_size_: int
     card_: dict[str, Any]
     history_: list[dict[str, Any]]
-    refusal_: Refusal
+    refusal_: Abstention
 
     def __init__(
         self,
@@ -106,17 +106,17 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         return made
 
     def fit(self, X: Cells, y: Sequence[Any] | Labels, groups: Sequence[Any] | None = None) -> Self:
-        """Train on pictures and their labels; equal arguments give equal weights.
+        """Train on images and their labels; equal arguments give equal weights.
 
         Args:
-            X: N pictures.
+            X: N images.
             y: their labels (N,): class names, or class numbers.
-            groups: what must not be torn apart by the choice of validation pictures (N,): patients, slides.
+            groups: what must not be torn apart by the choice of validation images (N,): patients, slides.
 
         Raises:
             ConfigError: a parameter has a wrong value.
-            SourceError: labels or groups do not fit the pictures, or there are too few.
-            DecodeError: a picture cannot be read.
+            SourceError: labels or groups do not fit the images, or there are too few.
+            DecodeError: an image cannot be read.
             TrainingError: a loss is not finite.
             MissingExtraError: torch is not installed.
         """
@@ -136,7 +136,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         return self
 
     def predict(self, X: Cells) -> Labels:
-        """Return the labels (N,) of pictures, of the kind that ``fit`` was given."""
+        """Return the labels (N,) of images, of the kind that ``fit`` was given."""
         _, logits = self._outputs(X)
         labels: Labels = self.classes_[logits.argmax(axis=1)]
         return labels
@@ -153,7 +153,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         return calibrated[:, 1] - calibrated[:, 0] if len(self.classes_) == 2 else calibrated
 
     def judge(self, X: Cells) -> Judgement:
-        """Return what is claimed of pictures, and of which nothing is, with the reason; ``predicted`` are numbers."""
+        """Return what is claimed of images, and of which nothing is, with the reason; ``predicted`` are numbers."""
         return judge(self.refusal_, *self._outputs(X))
 
     def save(self, run: str | Path, *, overwrite: bool = False) -> Path:
@@ -179,29 +179,29 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         return {name: value for name, value in state.items() if name != "_module"}
 
     def __sklearn_tags__(self) -> "Tags":
-        """Say that pictures are expected, no table."""
+        """Say that images are expected, no table."""
         tags: Tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         return tags
 
     def _open(
-        self, pictures: Cells, y: Sequence[Any] | Labels, groups: Sequence[Any] | None, *, seed: int
-    ) -> tuple[PictureSource, Labels]:
-        """Return pictures with labels as a source that brings its own split, and the distinct labels."""
+        self, images: Cells, y: Sequence[Any] | Labels, groups: Sequence[Any] | None, *, seed: int
+    ) -> tuple[GivenSource, Labels]:
+        """Return images with labels as a source that brings its own split, and the distinct labels."""
         share = self.validation_share
         if not isinstance(share, (int, float)) or not 0 < share < 1:
             raise ConfigError(f"validation_share {share}", "must lie between 0 and 1", "give for example 0.15")
-        count = len(pictures)
+        count = len(images)
         values, known = _check_labels(y, count), None if groups is None else list(groups)
         if known is not None and len(known) != count:
-            raise SourceError(f"groups of {len(known)}", f"must be {count}, one for each picture", "give all")
+            raise SourceError(f"groups of {len(known)}", f"must be {count}, one for each image", "give all")
         classes, numbers = np.unique(values, return_inverse=True)
         names = _class_names(classes)
-        source = open_pictures(pictures, [names[place] for place in numbers], classes=names, groups=known, name="X")
+        source = open_images(images, [names[index] for index in numbers], classes=names, groups=known, name="X")
         sides = choose_splits(source, shares=(1 - share, share, 0), seed=seed)
         if "val" not in sides:
-            step = "raise it, or bring more pictures"
-            raise SourceError(f"validation_share {share} of {count} pictures", "leaves none to validate on", step)
+            step = "raise it, or bring more images"
+            raise SourceError(f"validation_share {share} of {count} images", "leaves none to validate on", step)
         samples = (replace(sample, split=side) for sample, side in zip(source.samples, sides, strict=True))
         return replace(source, samples=tuple(samples)), classes
 
@@ -223,13 +223,13 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         self.classes_, self.image_size_, self.card_ = np.array(loaded.classes), loaded.image_size, loaded.card
         history = self._files.get("history.csv")
         self.history_ = [] if history is None else pl.read_csv(io.BytesIO(history)).to_dicts()
-        limits = self._files.get("refusal.json")
+        limits = self._files.get("abstention.json")
         self.refusal_ = (
-            confidence_rule(*read_validation(run)) if limits is None else Refusal.from_json(json.loads(limits))
+            confidence_rule(*read_validation(run)) if limits is None else Abstention.from_json(json.loads(limits))
         )
 
-    def _outputs(self, pictures: Cells) -> tuple[FloatArray, FloatArray]:
-        """Return features (N, D) and logits (N, C) of pictures."""
+    def _outputs(self, images: Cells) -> tuple[FloatArray, FloatArray]:
+        """Return features (N, D) and logits (N, C) of images."""
         check_is_fitted(self)
         _require_torch()
         import torch
@@ -241,10 +241,10 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         if not hasattr(self, "_module"):  # it has come out of a pickle
             with tempfile.TemporaryDirectory(prefix="hemalens-") as folder:
                 self._module = load_model(self.save(Path(folder) / "run")).module
-        source = open_pictures(pictures, name="X")
-        images = load_images(source, range(len(source)), size=self.image_size_)
+        source = open_images(images, name="X")
+        loaded = load_images(source, range(len(source)), size=self.image_size_)
         with torch_threads(self._config().threads):
-            return predict_features(self._module, torch.from_numpy(images))
+            return predict_features(self._module, torch.from_numpy(loaded))
 
     def _config(self) -> TrainConfig:
         return TrainConfig.model_validate_json(self._files["config.json"])
@@ -270,7 +270,7 @@ def _check_labels(y: Sequence[Any] | Labels, count: int) -> Labels:
     if values.ndim == 2 and values.shape[1] == 1:  # as the challenge writes them
         values = values[:, 0]
     if values.shape != (count,):
-        rule = f"must be one label for each of {count} pictures"
+        rule = f"must be one label for each of {count} images"
         raise SourceError(f"y {values.shape}", rule, "of one-hot rows give y.argmax(axis=1)")
     if values.dtype.kind == "O" and all(isinstance(value, str) for value in values):
         return values
@@ -287,8 +287,8 @@ def _class_names(classes: Labels) -> tuple[str, ...]:
     raw = [str(label) if words else int(label) for label in classes]
     named, _ = name_labels(raw, None, what="y")
     names = tuple(str(name) for name in named)
-    for place, name in enumerate(names):
-        if not name or name in names[:place]:
+    for index, name in enumerate(names):
+        if not name or name in names[:index]:
             rule = f"mean one class, {name!r}" if name else "are empty"
             both = [str(label) for label, other in zip(classes, names, strict=True) if other == name]
             raise SourceError(f"labels {both} of y", rule, "give each class one name")

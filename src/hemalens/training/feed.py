@@ -24,29 +24,29 @@ class Batch:
     """What one process trains on in one step.
 
     Attributes:
-        pictures: (B, S, S, 3) uint8, on the device.
+        images: (B, S, S, 3) uint8, on the device.
         labels: (B,) int64, on the device.
         keys: (B,) int64, on the device; what the augmentation draws from.
-        places: (B,) int64, on the CPU; the places in the training set.
-        size: the pictures of this step over all processes.
+        indices: (B,) int64, on the CPU; the places in the training set.
+        size: the images of this step over all processes.
     """
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor
     keys: Tensor
-    places: Tensor
+    indices: Tensor
     size: int
 
 
 class Feed(ABC):
     """The batches of a training set.
 
-    Used in a ``with`` statement, it lets go of its processes and pictures at the end.
+    Used in a ``with`` statement, it lets go of its processes and images at the end.
 
     Attributes:
         labels: (N,) int64, the classes of the training set.
         sample_ids: the N ids of its samples.
-        window: how many pictures are shuffled among at a time, 0 where that is all of them.
+        window: how many images are shuffled among at a time, 0 where that is all of them.
     """
 
     def __init__(
@@ -70,22 +70,22 @@ class Feed(ABC):
 
     @abstractmethod
     def epoch(self, number: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
-        """Yield the batches of an epoch, counted from 1; of several processes each takes every ``world``-th picture.
+        """Yield the batches of an epoch, counted from 1; of several processes each takes every ``world``-th image.
 
         One epoch at a time is under way. Raises DecodeError or SourceError naming a sample that cannot be read.
         """
 
     @abstractmethod
-    def pictures(self, places: Tensor) -> Tensor:
-        """Return the pictures (B, S, S, 3) uint8, on the device, of any places (B,) of the training set."""
+    def images(self, indices: Tensor) -> Tensor:
+        """Return the images (B, S, S, 3) uint8, on the device, of any places (B,) of the training set."""
 
     def sample(self, count: int) -> Images:
-        """Return so many pictures (count, S, S, 3) uint8, or all where there are fewer, evenly spaced over the set."""
+        """Return so many images (count, S, S, 3) uint8, or all where there are fewer, evenly spaced over the set."""
         kept = min(count, len(self.labels))
-        return self.pictures(torch.arange(kept) * len(self.labels) // max(kept, 1)).cpu().numpy()
+        return self.images(torch.arange(kept) * len(self.labels) // max(kept, 1)).cpu().numpy()
 
     def close(self) -> None:  # noqa: B027  # most kinds have nothing to let go of
-        """Let go of processes and pictures decoded ahead."""
+        """Let go of processes and images decoded ahead."""
 
     def _shares(self, rank: int, world: int, *columns: IntArray) -> Iterator[tuple[int, list[IntArray]]]:
         """Yield for each step its size over all processes, and this process's share of each column."""
@@ -93,10 +93,10 @@ class Feed(ABC):
             batch = [column[start : start + self._config.batch_size] for column in columns]
             yield len(batch[0]), [column[rank::world] for column in batch]
 
-    def _batch(self, pictures: Tensor, places: IntArray, keys: IntArray, size: int) -> Batch:
-        chosen = torch.from_numpy(places)
+    def _batch(self, images: Tensor, indices: IntArray, keys: IntArray, size: int) -> Batch:
+        chosen = torch.from_numpy(indices)
         labels, own = self._classes[chosen].to(self._device), torch.from_numpy(keys).to(self._device)
-        return Batch(pictures, labels, own, chosen, size)
+        return Batch(images, labels, own, chosen, size)
 
 
 class MemoryFeed(Feed):
@@ -104,14 +104,14 @@ class MemoryFeed(Feed):
 
     def __init__(self, data: LabelledImages, config: TrainConfig, device: torch.device) -> None:
         super().__init__(data.labels, data.sample_ids, config, device)
-        self._pictures = torch.from_numpy(data.images).to(device)
+        self._images = torch.from_numpy(data.images).to(device)
 
     def epoch(self, number: int, *, rank: int = 0, world: int = 1) -> Iterator[Batch]:
         """Yield the batches of an epoch, in the order of ``epoch_order``."""
         order = epoch_order(self.labels, self._config, epoch=number)
-        for size, (places, keys) in self._shares(rank, world, *order):
-            yield self._batch(self.pictures(torch.from_numpy(places)), places, keys, size)
+        for size, (indices, keys) in self._shares(rank, world, *order):
+            yield self._batch(self.images(torch.from_numpy(indices)), indices, keys, size)
 
-    def pictures(self, places: Tensor) -> Tensor:
-        """Return the pictures (B, S, S, 3) uint8, on the device, of any places (B,)."""
-        return self._pictures[places.to(self._device)]
+    def images(self, indices: Tensor) -> Tensor:
+        """Return the images (B, S, S, 3) uint8, on the device, of any places (B,)."""
+        return self._images[indices.to(self._device)]

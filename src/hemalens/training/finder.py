@@ -19,7 +19,7 @@ from hemalens.core.charts import FALLBACK_COLOURS, INK, figure_svg, house_style
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ConfigError, TrainingError
 from hemalens.core.types import FloatArray, Progress, no_progress
-from hemalens.data.selection import choose_side, open_sides
+from hemalens.data.selection import choose_split, open_assigned
 from hemalens.data.split import splits_table
 from hemalens.training.augment.views import make_views, views_loss
 from hemalens.training.device import autocast, choose_device, drawn_from, torch_threads
@@ -84,8 +84,8 @@ def find_lr(
     check_config(config)
     if config.freeze == "features":
         raise ConfigError("freeze features", "fits the last layer without a learning rate", "use --set freeze=none")
-    opened, sides = open_sides(source, splits, seed=config.seed, progress=progress)
-    labels, chosen = choose_side(opened, sides, "train")
+    opened, assigned = open_assigned(source, splits, seed=config.seed, progress=progress)
+    labels, chosen = choose_split(opened, assigned, "train")
     device = choose_device(config.device)
     with (
         torch_threads(config.threads),
@@ -94,7 +94,7 @@ def find_lr(
         curve = range_test(training, len(opened.classes), config, progress=progress)
     if out is not None:
         options = {"recipe": recipe, "config": config.model_dump(mode="json")}
-        table = splits_table(opened.samples, sides)
+        table = splits_table(opened.samples, assigned)
         inputs = {"source": opened.fingerprint(), "splits": text_digest(table.write_csv())}
         with output_directory(out, "find-lr", overwrite=overwrite, seed=config.seed, inputs=inputs, options=options):
             write_table(out / "lr.csv", pl.DataFrame({"lr": curve.rates, "loss": curve.losses}))
@@ -125,7 +125,7 @@ def range_test(
     are as before. The test stops where the smoothed loss is three times its lowest or no number.
 
     Args:
-        train: batches of pictures with labels 0..C-1; as many epochs are begun as the steps take.
+        train: batches of images with labels 0..C-1; as many epochs are begun as the steps take.
         n_classes: C.
         config: everything else.
         lowest: rate of the first step.
@@ -151,7 +151,7 @@ def range_test(
             group["lr"] = float(rates[step]) * group["lr_scale"]
         views = make_views(batch, train, config, epoch=epoch)
         with drawn_from(config.seed, step), autocast(device, config.precision):
-            logits = state.module(views.pictures).float()
+            logits = state.module(views.images).float()
         loss = views_loss(logits, views, config, weights)
         mean = _MEMORY * mean + (1.0 - _MEMORY) * loss.item()
         # The average starts at 0: what it lacks after so few steps is put in (as in Adam, Kingma and Ba 2015).

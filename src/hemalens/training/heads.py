@@ -1,4 +1,4 @@
-"""A network's last layer fitted by itself: the features before it once for every picture, then logistic regression.
+"""A network's last layer fitted by itself: the features before it once for every image, then logistic regression.
 
 Features are kept on disk under a key of what they depend on, so that a run goes on without computing them again.
 """
@@ -74,15 +74,15 @@ def extract_features(
     cache: Path | None = None,
     progress: Progress = no_progress,
 ) -> Tensor:
-    """Return what reaches the last layer (views * N, F) float32 for a set of N pictures, in evaluation mode.
+    """Return what reaches the last layer (views * N, F) float32 for a set of N images, in evaluation mode.
 
     Args:
         module: the network.
         feed: the set; its augmentation takes no part.
-        views: how many of the 8 flips and quarter turns of every picture; the first is the picture itself.
-        size: pixels per side that the network sees; 0 for those of the pictures.
-        cache: a directory; features of the same weights, pictures and views are read from there if they are whole.
-        progress: told about the pictures.
+        views: how many of the 8 flips and quarter turns of every image; the first is the image itself.
+        size: pixels per side that the network sees; 0 for those of the images.
+        cache: a directory; features of the same weights, images and views are read from there if they are whole.
+        progress: told about the images.
     """
     path = cache / f"features-{_key(module, feed, views, size)}.safetensors" if cache is not None else None
     if path is not None and path.exists():
@@ -101,7 +101,7 @@ def fit_head(features: Tensor, labels: Tensor, val_features: Tensor, val_labels:
     """Fit multinomial logistic regression by L-BFGS; the strength with the lowest validation loss is kept.
 
     Args:
-        features: (N, F) float32 of training pictures.
+        features: (N, F) float32 of training images.
         labels: (N,) int64, 0..C-1.
         val_features: (M, F) float32.
         val_labels: (M,) int64.
@@ -166,16 +166,16 @@ def train_head(
 def _key(module: nn.Module, feed: Feed, views: int, size: int) -> str:
     """Return 16 hexadecimal digits that change with the weights before the last layer, the set, views and size.
 
-    The set is known by its ids and some of its pictures: one larger than memory is not decoded a second time for this.
+    The set is known by its ids and some of its images: one larger than memory is not decoded a second time for this.
     """
     last = {id(parameter) for parameter in classifier(module).parameters()}
-    pictures = np.ascontiguousarray(feed.sample(_COMPARED))
-    digest = hashlib.sha256(f"{pictures.shape} {views} {size} {feed.sample_ids}".encode("utf-8", "surrogatepass"))
+    images = np.ascontiguousarray(feed.sample(_COMPARED))
+    digest = hashlib.sha256(f"{images.shape} {views} {size} {feed.sample_ids}".encode("utf-8", "surrogatepass"))
     for name, value in module.state_dict(keep_vars=True).items():
         if id(value) not in last:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().data)
-    digest.update(pictures.data)
+    digest.update(images.data)
     return digest.hexdigest()[:16]
 
 
@@ -189,8 +189,8 @@ def _compute(module: nn.Module, feed: Feed, views: int, size: int, progress: Pro
             for view in range(views):
                 for start in range(0, count, _BATCH):
                     progress("features", view * count + start, views * count)
-                    places = torch.arange(start, min(start + _BATCH, count))
-                    batch = augment_batch(to_batch(feed.pictures(places)), places, (), seed=0, epoch=0, size=size)
+                    indices = torch.arange(start, min(start + _BATCH, count))
+                    batch = augment_batch(to_batch(feed.images(indices)), indices, (), seed=0, epoch=0, size=size)
                     module(_turned(batch, view).contiguous(memory_format=torch.channels_last))
     finally:
         hook.remove()
@@ -200,7 +200,7 @@ def _compute(module: nn.Module, feed: Feed, views: int, size: int, progress: Pro
 
 
 def _turned(batch: Tensor, view: int) -> Tensor:
-    """Return pictures (N, 3, S, S) in one of the 8 positions of a square; 0 leaves them as they are."""
+    """Return images (N, 3, S, S) in one of the 8 positions of a square; 0 leaves them as they are."""
     turned = torch.rot90(batch, view % 4, (2, 3))
     return turned.flip(3) if view >= 4 else turned
 

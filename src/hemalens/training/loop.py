@@ -1,6 +1,6 @@
 """The training loop: one screen, one path. What varies (precision, balancing, mixing, processes) enters as values.
 
-The order of the pictures is a function of (seed, epoch), their augmentation of (seed, epoch, sample), dropout of
+The order of the images is a function of (seed, epoch), their augmentation of (seed, epoch, sample), dropout of
 (seed, step): a run that was killed and resumed ends with the same weights as one that was not.
 """
 
@@ -23,7 +23,7 @@ from hemalens.training.device import autocast, choose_device, drawn_from
 from hemalens.training.distributed import ALONE, World, share_batch_statistics
 from hemalens.training.feed import Batch, Feed
 from hemalens.training.heads import train_head
-from hemalens.training.predicting import perturb, predict_logits
+from hemalens.training.predicting import distort, predict_logits
 from hemalens.training.schedule import class_weights, learning_rate
 from hemalens.training.state import State, start
 from hemalens.training.tensors import LabelledImages
@@ -32,7 +32,7 @@ from hemalens.training.transfer import thaw
 __all__ = ["NORMALISED_BY", "Fitted", "fit", "no_note"]
 
 NORMALISED_BY = 4096
-"""How many training pictures the channels' mean and spread are taken from."""
+"""How many training images the channels' mean and spread are taken from."""
 
 _LOWER = "lower lr or use --set precision=fp32; --resume goes on from the last epoch"
 
@@ -68,8 +68,8 @@ def fit(
     """Train a network; go on from ``checkpoints`` where a run of the same configuration was cut off.
 
     Args:
-        train: batches of pictures with labels 0..C-1.
-        val: the pictures that choose the epoch, clean or perturbed by ``config.select_on``.
+        train: batches of images with labels 0..C-1.
+        val: the images that choose the epoch, clean or distorted by ``config.select_on``.
         n_classes: C.
         config: everything else.
         checkpoints: directory for the state after each epoch, the best weights within.
@@ -95,7 +95,7 @@ def fit(
         train_head(state.module, train, val, config, cache=checkpoints if world.leads else None, progress=progress)
         state.average(0.0)
     clean = torch.from_numpy(val.images)
-    field_like = perturb(clean)
+    field_like = distort(clean)
     weights = _loss_weights(train.labels, n_classes, config, device)
     steps, course = train.steps(), state.course
     total = config.epochs * steps
@@ -112,14 +112,14 @@ def fit(
                 group["lr"] = learning_rate(step, total, config) * group["lr_scale"]
             views = make_views(batch, train, config, epoch=epoch)
             with drawn_from(config.seed, step), autocast(device, config.precision):
-                logits = forward(views.pictures).float()
+                logits = forward(views.images).float()
             loss = views_loss(logits, views, config, weights)
             state.optimizer.zero_grad(set_to_none=True)
             # A process's mean counts by its share of the batch; DistributedDataParallel averages over the processes.
             share = len(batch.labels) * world.size / batch.size
             state.scaler.scale(loss * share).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             norm = _gradient_norm(state, config)
-            _check_finite(views.pictures, loss, norm, step, batch, train, state)
+            _check_finite(views.images, loss, norm, step, batch, train, state)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.average(config.ema)
@@ -137,7 +137,7 @@ def fit(
 
 
 def _tallied(batch: Batch, logits: Tensor, loss: Tensor) -> Tensor:
-    """Return how many pictures a step showed, the sum of their losses, and how many were right (3,) float64."""
+    """Return how many images a step showed, the sum of their losses, and how many were right (3,) float64."""
     shown = len(batch.labels)
     hits = (logits[:shown].argmax(dim=1) == batch.labels).sum().item()
     return torch.tensor([shown, loss.item() * shown, hits], dtype=torch.float64)
@@ -171,21 +171,21 @@ def _gradient_norm(state: State, config: TrainConfig) -> Tensor:
 
 
 def _check_finite(
-    pictures: Tensor, loss: Tensor, norm: Tensor, step: int, batch: Batch, train: Feed, state: State
+    images: Tensor, loss: Tensor, norm: Tensor, step: int, batch: Batch, train: Feed, state: State
 ) -> None:
     """Raise before the step where a number is not finite; a gradient too large for fp16 is the scaler's to skip."""
-    finite = torch.stack([torch.isfinite(pictures).all(), torch.isfinite(loss), torch.isfinite(norm)])
+    finite = torch.stack([torch.isfinite(images).all(), torch.isfinite(loss), torch.isfinite(norm)])
     names = ("input", f"loss {loss.item()}", "gradient")
     for what, good in zip(names, finite.tolist(), strict=True):
         skipped = what == "gradient" and state.scaler.is_enabled() and state.scaler.get_scale() >= 1.0
         if not good and not skipped:
-            ids = [train.sample_ids[place] for place in batch.places.tolist()]
+            ids = [train.sample_ids[index] for index in batch.indices.tolist()]
             shown = f"step {step} (samples {', '.join(ids[:4])}, ... {len(ids)} in all)"
             raise TrainingError(f"{what} at {shown}", "must be finite", _LOWER)
 
 
 def _validate(module: nn.Module, clean: Tensor, field_like: Tensor, labels: IntArray, world: World) -> dict[str, float]:
-    """Score clean and distorted pictures; each process predicts its share."""
+    """Score clean and distorted images; each process predicts its share."""
     logits, distorted = (
         world.gather(torch.from_numpy(predict_logits(module, part[world.rank :: world.size])), len(labels))
         for part in (clean, field_like)
@@ -194,5 +194,5 @@ def _validate(module: nn.Module, clean: Tensor, field_like: Tensor, labels: IntA
     return {
         "val_loss": functional.cross_entropy(logits, truth).item(),
         "val_accuracy": (logits.argmax(dim=1) == truth).double().mean().item(),
-        "val_perturbed_accuracy": (distorted.argmax(dim=1) == truth).double().mean().item(),
+        "val_distorted_accuracy": (distorted.argmax(dim=1) == truth).double().mean().item(),
     }

@@ -1,4 +1,4 @@
-"""Logits to losses: cross-entropy of mixed labels, and how far several views of a picture disagree."""
+"""Logits to losses: cross-entropy of mixed labels, and how far several views of an image disagree."""
 
 import torch
 from torch import Tensor
@@ -16,14 +16,14 @@ def mixed_cross_entropy(
     weights: Tensor | None = None,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Return the mean over the pictures of share * CE(label) + (1 - share) * CE(partner's label).
+    """Return the mean over the images of share * CE(label) + (1 - share) * CE(partner's label).
 
     Args:
         logits: (N, C) float32.
         labels: (N,) int64.
-        partner_labels: (N,) int64, of the pictures mixed in.
+        partner_labels: (N,) int64, of the images mixed in.
         share: (N,) float in [0, 1]: 1 where nothing was mixed in.
-        weights: of the classes (C,), averaging 1 over the samples, so that the mean is over pictures, not weights.
+        weights: of the classes (C,), averaging 1 over the samples, so that the mean is over images, not weights.
         smoothing: label smoothing in [0, 1).
     """
 

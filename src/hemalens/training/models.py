@@ -48,13 +48,13 @@ class Baseline(nn.Module):
             nn.Linear(128, n_classes),
         )
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Return logits (N, C) of normalised pictures (N, 3, S, S)."""
-        return self.forward_head(self.forward_features(pictures))
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, C) of normalised images (N, 3, S, S)."""
+        return self.forward_head(self.forward_features(images))
 
-    def forward_features(self, pictures: Tensor) -> Tensor:
+    def forward_features(self, images: Tensor) -> Tensor:
         """Return the last map before pooling (N, 128, S // 8, S // 8)."""
-        found: Tensor = self.features(pictures)
+        found: Tensor = self.features(images)
         return found
 
     def forward_head(self, found: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class _Residual(nn.Module):
 
 
 class Compact(nn.Module):
-    """A small residual network: 0.87 million parameters, 39 million multiplications a picture at 64 px.
+    """A small residual network: 0.87 million parameters, 39 million multiplications an image at 64 px.
 
     Half as wide (``compact-small``) it has 0.22 million parameters and 10 million multiplications, half as wide again
     (``compact-large``) 1.95 and 89 million.
@@ -109,13 +109,13 @@ class Compact(nn.Module):
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(widths[-1], n_classes))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Return logits (N, C) of normalised pictures (N, 3, S, S)."""
-        return self.forward_head(self.forward_features(pictures))
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (N, C) of normalised images (N, 3, S, S)."""
+        return self.forward_head(self.forward_features(images))
 
-    def forward_features(self, pictures: Tensor) -> Tensor:
+    def forward_features(self, images: Tensor) -> Tensor:
         """Return the last map before pooling (N, 6 width, S / 16, S / 16, rounded up)."""
-        found: Tensor = self.stages(self.stem(pictures))
+        found: Tensor = self.stages(self.stem(images))
         return found
 
     def forward_head(self, found: Tensor) -> Tensor:
@@ -129,37 +129,37 @@ class Compact(nn.Module):
 
 
 class Normalised(nn.Module):
-    """A network behind its input normalisation: pictures (N, 3, S, S) float in [0, 1] to logits (N, C).
+    """A network behind its input normalisation: images (N, 3, S, S) float in [0, 1] to logits (N, C).
 
-    Mean and standard deviation per channel, in [0, 1], are buffers, so they travel with the weights. By picture, each
+    Mean and standard deviation per channel, in [0, 1], are buffers, so they travel with the weights. By image, each
     is then brought to a mean of 0 per channel and to a common spread of 1 by its own values: other light, white balance
     or exposure makes the same input.
     """
 
-    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, *, by_picture: bool = False) -> None:
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, *, by_image: bool = False) -> None:
         super().__init__()
         self.network = network
-        self.by_picture = by_picture
+        self.by_image = by_image
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", mean.reshape(1, -1, 1, 1))
         self.register_buffer("std", std.reshape(1, -1, 1, 1))
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, C)."""
-        logits: Tensor = self.network(self.prepare(pictures))
+        logits: Tensor = self.network(self.prepare(images))
         return logits
 
-    def prepare(self, pictures: Tensor) -> Tensor:
-        """Return what the network itself takes of pictures (N, 3, S, S) in [0, 1]."""
-        return self.standardise((pictures - self.mean) / self.std)
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return what the network itself takes of images (N, 3, S, S) in [0, 1]."""
+        return self.standardise((images - self.mean) / self.std)
 
     def standardise(self, normalised: Tensor) -> Tensor:
-        """Return pictures (N, 3, S, S), normalised by mean and std, as the network takes them."""
-        if not self.by_picture:
+        """Return images (N, 3, S, S), normalised by mean and std, as the network takes them."""
+        if not self.by_image:
             return normalised
         centred = normalised - normalised.mean(dim=(2, 3), keepdim=True)
-        # A blank picture stays blank.
+        # A blank image stays blank.
         return centred / (centred.square().mean(dim=(1, 2, 3), keepdim=True) + _LEAST_VARIANCE).sqrt()
 
 
@@ -199,7 +199,7 @@ def build_model(name: str, n_classes: int, *, image_size: int = 224, dropout: fl
         dropout: before the last layer.
         seed: of the weights.
 
-    Raises ConfigError where there is no such network or it cannot take pictures of that size.
+    Raises ConfigError where there is no such network or it cannot take images of that size.
     """
     check_model(name)
     with torch.random.fork_rng():
@@ -228,7 +228,7 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def _timm_network(name: str, n_classes: int, image_size: int, dropout: float) -> nn.Module:
-    """Return a network of timm without weights from elsewhere, tried on one empty picture of its size."""
+    """Return a network of timm without weights from elsewhere, tried on one empty image of its size."""
     import timm
 
     described = timm.get_pretrained_cfg(name)
@@ -247,7 +247,7 @@ def _timm_network(name: str, n_classes: int, image_size: int, dropout: float) ->
 def _without_dense_layers(network: nn.Module, n_classes: int, dropout: float) -> nn.Module:
     """Return a VGG with its last layer right after the mean over its last map; any other network as it is.
 
-    Its two dense layers hold 119 of 134 million values and were made for maps of 7 x 7; pictures of 64 and 96 px end in
+    Its two dense layers hold 119 of 134 million values and were made for maps of 7 x 7; images of 64 and 96 px end in
     2 x 2 and 3 x 3, so that timm would enlarge these to 7 x 7 first.
     """
     from timm.models.vgg import VGG

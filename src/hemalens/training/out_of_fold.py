@@ -1,6 +1,6 @@
 """A source to class probabilities of each sample by a network that was not trained on it: k-fold training.
 
-What an audit would drop takes no part. Samples of one group and copies of one picture lie in one fold, or a network
+What an audit would drop takes no part. Samples of one group and copies of one image lie in one fold, or a network
 would have seen what it is asked about. Each fold's answers are kept as it ends, and its training goes on from its last
 epoch, so that a run that was killed goes on where it was.
 """
@@ -50,7 +50,7 @@ _SUMMARY = "out_of_fold.json"
 _FOLDS = 4
 _PLAN = "plan.json"
 _SHARES = "shares.parquet"
-# The epoch is chosen by pictures that are trained on: those of the held-out fold must not choose who judges them.
+# The epoch is chosen by images that are trained on: those of the held-out fold must not choose who judges them.
 _WATCHED = 256
 
 
@@ -77,7 +77,7 @@ def out_of_fold(
         recipe: name of a recipe or a TOML file.
         settings: ``key=value`` texts over the recipe.
         classes: class names in label order, instead of the source's own.
-        workers: processes that measure the pictures; None for one a core.
+        workers: processes that measure the images; None for one a core.
         overwrite: replace what was made of another source or by another configuration.
         progress: told about the steps.
 
@@ -114,7 +114,7 @@ def out_of_fold(
             (out / "folds").mkdir()
             write_json(out / "folds" / _PLAN, plan)
         task = _prepare(opened, folds, config, out / "folds", workers=workers, progress=progress)
-        probabilities = np.empty((len(task.places), len(opened.classes)))
+        probabilities = np.empty((len(task.indices), len(opened.classes)))
         for fold in range(folds):
             probabilities[task.folds == fold] = _judge_fold(task, fold, out / "folds", progress)
         write_table(out / TABLE, _table(task, probabilities))
@@ -134,7 +134,7 @@ class _Task:
     """What is judged: places in the source (M,), their labels (M,) and folds (M,), and how to train."""
 
     source: Source
-    places: IntArray
+    indices: IntArray
     labels: IntArray
     folds: IntArray
     config: TrainConfig
@@ -147,11 +147,11 @@ def _prepare(
     labels = encode_labels([sample.label for sample in source.samples], source.classes)
     kept = folder / _SHARES
     if not kept.is_file():
-        places, drawn = _share_out(source, labels, folds, seed=config.seed, workers=workers, progress=progress)
-        write_table(kept, pl.DataFrame({"place": places, "fold": drawn}))
-    table = read_table(kept, {"place": pl.Int64, "fold": pl.Int64})
-    places = table["place"].to_numpy()
-    return _Task(source, places, labels[places], table["fold"].to_numpy(), config)
+        indices, drawn = _share_out(source, labels, folds, seed=config.seed, workers=workers, progress=progress)
+        write_table(kept, pl.DataFrame({"index": indices, "fold": drawn}))
+    table = read_table(kept, {"index": pl.Int64, "fold": pl.Int64})
+    indices = table["index"].to_numpy()
+    return _Task(source, indices, labels[indices], table["fold"].to_numpy(), config)
 
 
 def _share_out(
@@ -161,14 +161,14 @@ def _share_out(
     statistics = measure_source(source, workers=workers, progress=progress)
     _, findings = find_all(statistics, source.samples)
     drops = {finding.index for finding in findings if finding.suggestion == "drop"}
-    places = np.array([place for place in range(len(source)) if labels[place] >= 0 and place not in drops], np.int64)
-    present = len(np.unique(labels[places]))
-    units = linked_units(source.samples, copies(near_duplicates(statistics), statistics))[places]
-    drawn = choose_folds([source.classes[label] for label in labels[places]], units, folds, seed=seed)
-    if present < 2 or len(places) < 2 * folds or not np.bincount(drawn, minlength=folds).all():
-        rule = f"has {len(places)} usable labelled samples of {present} classes, too few for {folds} folds"
+    indices = np.array([index for index in range(len(source)) if labels[index] >= 0 and index not in drops], np.int64)
+    present = len(np.unique(labels[indices]))
+    units = linked_units(source.samples, copies(near_duplicates(statistics), statistics))[indices]
+    drawn = choose_folds([source.classes[label] for label in labels[indices]], units, folds, seed=seed)
+    if present < 2 or len(indices) < 2 * folds or not np.bincount(drawn, minlength=folds).all():
+        rule = f"has {len(indices)} usable labelled samples of {present} classes, too few for {folds} folds"
         raise SourceError(f"source {source.spec}", rule, "bring more samples, or another source")
-    return places, drawn
+    return indices, drawn
 
 
 def _judge_fold(task: _Task, fold: int, folder: Path, progress: Progress) -> FloatArray:
@@ -185,7 +185,7 @@ def _judge_fold(task: _Task, fold: int, folder: Path, progress: Progress) -> Flo
     inside, outside = np.flatnonzero(task.folds != fold), np.flatnonzero(task.folds == fold)
     watched = _load(task, np.sort(np.random.default_rng(config.seed).permutation(inside)[:_WATCHED]), tell)
     with open_feed(
-        task.source, task.places[inside].tolist(), task.labels[inside], config, device, progress=tell
+        task.source, task.indices[inside].tolist(), task.labels[inside], config, device, progress=tell
     ) as feed:
         checkpoints = folder / f"fold-{fold + 1}"
         checkpoints.mkdir(exist_ok=True)
@@ -198,15 +198,15 @@ def _judge_fold(task: _Task, fold: int, folder: Path, progress: Progress) -> Flo
 
 
 def _load(task: _Task, rows: IntArray, progress: Progress) -> LabelledImages:
-    places = task.places[rows].tolist()
-    images = load_images(task.source, places, size=task.config.image_size, progress=progress)
-    return LabelledImages(images, task.labels[rows], tuple(task.source.samples[place].sample_id for place in places))
+    indices = task.indices[rows].tolist()
+    images = load_images(task.source, indices, size=task.config.image_size, progress=progress)
+    return LabelledImages(images, task.labels[rows], tuple(task.source.samples[index].sample_id for index in indices))
 
 
 def _mean_of_views(module: nn.Module, held: LabelledImages) -> FloatArray:
-    """Return the mean probabilities (M, C) over a picture and its flips: exact, and steadier than a single look."""
-    pictures = torch.from_numpy(held.images)
-    views = (pictures, pictures.flip(1), pictures.flip(2), pictures.flip(1, 2))
+    """Return the mean probabilities (M, C) over an image and its flips: exact, and steadier than a single look."""
+    images = torch.from_numpy(held.images)
+    views = (images, images.flip(1), images.flip(2), images.flip(1, 2))
     return np.asarray(np.mean([softmax(predict_logits(module, view)) for view in views], axis=0))
 
 
@@ -219,13 +219,13 @@ def _begun(path: Path, plan: Mapping[str, Any]) -> bool:
 
 
 def _table(task: _Task, probabilities: FloatArray) -> pl.DataFrame:
-    samples = [task.source.samples[place] for place in task.places.tolist()]
+    samples = [task.source.samples[index] for index in task.indices.tolist()]
     columns: dict[str, Any] = {
         "sample_id": [sample.sample_id for sample in samples],
         "label": [sample.label for sample in samples],
         "fold": task.folds + 1,
     }
-    columns |= {f"p_{name}": probabilities[:, place].round(6) for place, name in enumerate(task.source.classes)}
+    columns |= {f"p_{name}": probabilities[:, index].round(6) for index, name in enumerate(task.source.classes)}
     return pl.DataFrame(columns)
 
 
@@ -233,7 +233,7 @@ def _summary(task: _Task, probabilities: FloatArray) -> dict[str, Any]:
     right = probabilities.argmax(axis=1) == task.labels
     return {
         "n_samples": len(task.source),
-        "judged": len(task.places),
+        "judged": len(task.indices),
         "folds": int(task.folds.max()) + 1,
         "epochs": task.config.epochs,
         "accuracy": float(right.mean()),

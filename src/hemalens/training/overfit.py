@@ -17,7 +17,7 @@ from hemalens.core.charts import FALLBACK_COLOURS, figure_svg, house_style
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ConfigError
 from hemalens.core.types import IntArray, Progress, no_progress
-from hemalens.data.selection import choose_side, open_sides
+from hemalens.data.selection import choose_split, open_assigned
 from hemalens.data.split import splits_table
 from hemalens.training.device import choose_device, torch_threads
 from hemalens.training.feed import MemoryFeed
@@ -65,21 +65,21 @@ def overfit_check(
     check_config(config)
     if config.freeze == "features":
         raise ConfigError("freeze features", "leaves only the last layer to learn by heart", "use --set freeze=none")
-    opened, sides = open_sides(source, splits, seed=config.seed, progress=progress)
-    labels, chosen = choose_side(opened, sides, "train")
+    opened, assigned = open_assigned(source, splits, seed=config.seed, progress=progress)
+    labels, chosen = choose_split(opened, assigned, "train")
     taken = stratified(labels, config.per_class, seed=config.seed)
-    places = [chosen[place] for place in taken]
+    indices = [chosen[index] for index in taken]
     options = {"recipe": recipe, "config": config.model_dump(mode="json")}
     inputs = {
         "source": opened.fingerprint(),
-        "splits": text_digest(splits_table(opened.samples, sides).write_csv()),
+        "splits": text_digest(splits_table(opened.samples, assigned).write_csv()),
     }
     with (
         output_directory(out, "overfit-check", overwrite=overwrite, seed=config.seed, inputs=inputs, options=options),
         torch_threads(config.threads),
     ):
-        images = load_images(opened, places, size=config.image_size, progress=progress)
-        subset = LabelledImages(images, labels[taken], tuple(opened.samples[place].sample_id for place in places))
+        images = load_images(opened, indices, size=config.image_size, progress=progress)
+        subset = LabelledImages(images, labels[taken], tuple(opened.samples[index].sample_id for index in indices))
         found = memorise(subset, opened.classes, config, progress=progress)
         write_json(out / "overfit.json", found)
         write_text(out / "overfit.svg", figure_svg(_curves(found["history"]), label=found["meaning"]) + "\n")
@@ -89,14 +89,14 @@ def overfit_check(
 def memorise(
     subset: LabelledImages, classes: Sequence[str], config: TrainConfig, *, progress: Progress = no_progress
 ) -> dict[str, Any]:
-    """Train on a set and score it on the same pictures after each epoch, until all are right or the epochs are over.
+    """Train on a set and score it on the same images after each epoch, until all are right or the epochs are over.
 
     Returns:
         ``reached``, ``epoch`` (of the last row), ``n_samples``, ``accuracy`` (of the best epoch, in [0, 1]),
         ``history`` (a row an epoch: epoch, train_loss, accuracy), ``never_learned`` (the samples that the best epoch
         gets wrong: sample_id, label, predicted) and ``meaning`` in words.
     """
-    config = config.model_copy(update={"oversample": 1.0})  # the pictures that are trained on are those that are scored
+    config = config.model_copy(update={"supersample": 1.0})  # the images that are trained on are those that are scored
     rows: list[dict[str, float]] = []
 
     def note(row: Mapping[str, float]) -> None:
@@ -113,9 +113,9 @@ def memorise(
             pass
         else:
             predicted = fitted.validation[0].argmax(axis=1)
-            for place in np.flatnonzero(predicted != subset.labels):
-                said = {"label": classes[subset.labels[place]], "predicted": classes[predicted[place]]}
-                wrong.append({"sample_id": subset.sample_ids[place], **said})
+            for index in np.flatnonzero(predicted != subset.labels):
+                said = {"label": classes[subset.labels[index]], "predicted": classes[predicted[index]]}
+                wrong.append({"sample_id": subset.sample_ids[index], **said})
     best = max(row["accuracy"] for row in rows)
     return {
         "reached": best == 1.0,

@@ -14,7 +14,7 @@ from hemalens.training.distributed import ALONE, World
 from hemalens.training.feed import Feed
 from hemalens.training.heads import VIEWS, train_head
 from hemalens.training.loop import NORMALISED_BY, Fitted, no_note
-from hemalens.training.predicting import perturb, predict_logits
+from hemalens.training.predicting import distort, predict_logits
 from hemalens.training.tensors import LabelledImages
 from hemalens.training.weights import starting_module
 
@@ -36,7 +36,7 @@ def fit_probe(
 ) -> Fitted:
     """Fit a network's last layer by logistic regression on the features before it; its history is one row.
 
-    Where the recipe flips or turns pictures, each is seen in the 8 exact positions of a square; other augmentation
+    Where the recipe flips or turns images, each is seen in the 8 exact positions of a square; other augmentation
     takes no part. Features are kept in ``checkpoints``, so a run that is resumed does not compute them again. Of
     several processes each does the same; the first one writes.
     """
@@ -47,10 +47,10 @@ def fit_probe(
     views = VIEWS if _TURNS & {step.name for step in config.augment} else 1
     cache = checkpoints if world.leads else None
     head = train_head(module, train, val, config, views=views, cache=cache, progress=progress)
-    pictures, labels = torch.from_numpy(val.images), torch.from_numpy(val.labels)
+    images, labels = torch.from_numpy(val.images), torch.from_numpy(val.labels)
     module.eval()
-    logits = predict_logits(module, pictures, progress=progress)
-    distorted = predict_logits(module, perturb(pictures), progress=progress).argmax(axis=1)
+    logits = predict_logits(module, images, progress=progress)
+    distorted = predict_logits(module, distort(images), progress=progress).argmax(axis=1)
     row = {
         "epoch": 1.0,
         "lr": 0.0,
@@ -58,7 +58,7 @@ def fit_probe(
         "train_accuracy": head.train_accuracy,
         "val_loss": functional.cross_entropy(torch.from_numpy(logits), labels).item(),
         "val_accuracy": float((logits.argmax(axis=1) == val.labels).mean()),
-        "val_perturbed_accuracy": float((distorted == val.labels).mean()),
+        "val_distorted_accuracy": float((distorted == val.labels).mean()),
         "seconds": time.monotonic() - started,
     }
     note(row)

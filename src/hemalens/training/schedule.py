@@ -1,4 +1,4 @@
-"""The order of the pictures and the course of the learning rate, as pure functions of (seed, epoch) and of the step."""
+"""The order of the images and the course of the learning rate, as pure functions of (seed, epoch) and of the step."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _WARM_UP = 0.25
 _RISE, _FALL = 0.1, 0.6
 _LEAST = 1e-4
 _COPY = 1 << 32
-# Neighbours are read together, a megabyte or so of encoded pictures, if a window holds at least as many such blocks:
+# Neighbours are read together, a megabyte or so of encoded images, if a window holds at least as many such blocks:
 # neighbours are often of one class, and the share of a class in a window varies with one over the root of its blocks.
 _BLOCK = 64
 _FEWEST_BLOCKS = 64
@@ -22,7 +22,7 @@ _BLOCKS = 1  # after (seed, epoch): the stream of draws that orders blocks
 
 
 def epoch_size(labels: IntArray, config: TrainConfig) -> int:
-    """Return how many pictures an epoch shows."""
+    """Return how many images an epoch shows."""
     if config.balance == "replicate":
         return len(np.unique(labels)) * config.per_class
     return len(labels)
@@ -36,9 +36,9 @@ def epoch_steps(labels: IntArray, config: TrainConfig) -> int:
 def epoch_order(labels: IntArray, config: TrainConfig, *, epoch: int) -> tuple[IntArray, IntArray]:
     """Return places (M,) in the training set and augmentation keys (M,), shuffled, for one epoch.
 
-    ``replicate``: each class gives exactly ``per_class`` pictures, a small one whole as often as it fits plus a drawn
+    ``replicate``: each class gives exactly ``per_class`` images, a small one whole as often as it fits plus a drawn
     rest, a large one a fresh draw each epoch. ``sampler``: as many as the set has, classes even, drawn with
-    replacement. The key tells the copies of one picture apart, so that they are augmented differently.
+    replacement. The key tells the copies of one image apart, so that they are augmented differently.
     """
     generator = np.random.default_rng([config.seed, epoch])
     if config.balance == "replicate":
@@ -46,39 +46,39 @@ def epoch_order(labels: IntArray, config: TrainConfig, *, epoch: int) -> tuple[I
         for label in np.unique(labels):
             members = generator.permutation(np.flatnonzero(labels == label))
             parts.append(np.resize(members, config.per_class))
-        places = np.concatenate(parts)
+        indices = np.concatenate(parts)
     elif config.balance == "sampler":
         chance = class_weights(labels)[labels]
-        places = generator.choice(len(labels), len(labels), p=chance / chance.sum())
+        indices = generator.choice(len(labels), len(labels), p=chance / chance.sum())
     else:
-        places = np.arange(len(labels))
-    keys = places + _COPY * _occurrence(places)
-    order = generator.permutation(len(places))
-    return places[order], keys[order]
+        indices = np.arange(len(labels))
+    keys = indices + _COPY * _occurrence(indices)
+    order = generator.permutation(len(indices))
+    return indices[order], keys[order]
 
 
 def windowed_order(
     labels: IntArray, config: TrainConfig, *, epoch: int, window: int
 ) -> tuple[IntArray, IntArray, IntArray]:
-    """Return the places and keys (M,) that an epoch's steps show, sorted so that few pictures are needed at a time.
+    """Return the places and keys (M,) that an epoch's steps show, sorted so that few images are needed at a time.
 
     They are those of ``epoch_order``. The third array (M,), which never falls, numbers the window that each belongs to:
     at most ``window`` distinct places, taken from blocks of neighbours that are drawn anew each epoch, and shuffled in
     the window as in the whole. A window that has room for all leaves the order of ``epoch_order`` as it is.
     """
-    places, keys = epoch_order(labels, config, epoch=epoch)
+    indices, keys = epoch_order(labels, config, epoch=epoch)
     shown = epoch_steps(labels, config) * config.batch_size
-    places, keys = places[:shown], keys[:shown]
+    indices, keys = indices[:shown], keys[:shown]
     side = min(max(window // _FEWEST_BLOCKS, 1), _BLOCK)
     blocks = np.random.default_rng([config.seed, epoch, _BLOCKS]).permutation(-(-len(labels) // side))
-    needed = np.bincount(np.unique(places) // side, minlength=len(blocks))
+    needed = np.bincount(np.unique(indices) // side, minlength=len(blocks))
     # Blocks that end in one stretch of ``window - side + 1`` places begin at most ``side - 1`` before it.
     stretch = window if needed.sum() <= window else window - side + 1
     numbers = np.empty(len(blocks), np.int64)
     numbers[blocks] = np.maximum(np.cumsum(needed[blocks]) - 1, 0) // stretch
-    windows = numbers[places // side]
+    windows = numbers[indices // side]
     order = np.argsort(windows, kind="stable")
-    return places[order], keys[order], windows[order]
+    return indices[order], keys[order], windows[order]
 
 
 def class_weights(labels: IntArray, n_classes: int = 0) -> FloatArray:
@@ -110,9 +110,9 @@ def learning_rate(step: int, total: int, config: TrainConfig) -> float:
     return config.lr * max(0.5 * (1 + math.cos(math.pi * progress)), _LEAST)
 
 
-def _occurrence(places: Sequence[int] | IntArray) -> IntArray:
+def _occurrence(indices: Sequence[int] | IntArray) -> IntArray:
     """Return for each entry how often it occurred before (M,)."""
-    array = np.asarray(places)
+    array = np.asarray(indices)
     order = np.argsort(array, kind="stable")
     ordered = array[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])

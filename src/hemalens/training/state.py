@@ -70,7 +70,7 @@ class State:
         course = self.course
         course.epoch = int(row["epoch"])
         course.history.append(row)
-        score = row["val_accuracy" if config.select_on == "clean" else "val_perturbed_accuracy"]
+        score = row["val_accuracy" if config.select_on == "clean" else "val_distorted_accuracy"]
         # Ties go to the later epoch: its learning rate was lower.
         if score >= course.best_score:
             course.best_epoch, course.best_score = course.epoch, score

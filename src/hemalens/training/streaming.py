@@ -1,4 +1,4 @@
-"""From a training set larger than memory to its batches: a window of pictures at a time, decoded ahead of need.
+"""From a training set larger than memory to its batches: a window of images at a time, decoded ahead of need.
 
 What an epoch shows is what it shows of a set in memory; its order is a function of (seed, epoch) and of the window.
 """
@@ -37,23 +37,23 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Window:
-    """Decoded pictures: of which window, and of which places in ascending order."""
+    """Decoded images: of which window, and of which places in ascending order."""
 
     number: int
-    places: IntArray
-    pictures: Images
+    indices: IntArray
+    images: Images
 
 
 class StreamFeed(Feed):
     """A training set of which two windows are in memory: one is trained on while the next is decoded.
 
     Args:
-        source: where the pictures are read, one by one in any order.
+        source: where the images are read, one by one in any order.
         indices: the sample of each place; ascending ones, so that neighbours lie together in a folder or shard.
         labels: the class of each place.
         config: everything else.
         device: where batches go.
-        window: distinct pictures at a time.
+        window: distinct images at a time.
         workers: processes that decode (threads for arrays); 0 to decode where a window is needed.
     """
 
@@ -80,24 +80,24 @@ class StreamFeed(Feed):
         self._held = None
         plan = self._begun_plan((number, rank, world))
         windows = self._windows(plan)
-        for size, (places, keys, numbers) in self._shares(rank, world, *plan.order):
-            pictures = np.empty((len(places), *self._shape()), np.uint8)
+        for size, (indices, keys, numbers) in self._shares(rank, world, *plan.order):
+            images = np.empty((len(indices), *self._shape()), np.uint8)
             for needed in np.unique(numbers):
                 if self._held is None or self._held.number != needed:
                     self._held = None  # before the one after the next is begun
                     self._held = next(windows)
                 here = numbers == needed
-                pictures[here] = self._held.pictures[np.searchsorted(self._held.places, places[here])]
-            yield self._batch(torch.from_numpy(pictures).to(self._device), places, keys, size)
+                images[here] = self._held.images[np.searchsorted(self._held.indices, indices[here])]
+            yield self._batch(torch.from_numpy(images).to(self._device), indices, keys, size)
         self._held = None
 
-    def pictures(self, places: Tensor) -> Tensor:
-        """Return the pictures (B, S, S, 3) uint8, on the device, of any places (B,); what is not at hand is decoded."""
-        distinct, back = np.unique(places.cpu().numpy(), return_inverse=True)
-        known = np.isin(distinct, self._held.places) if self._held is not None else np.zeros(len(distinct), bool)
+    def images(self, indices: Tensor) -> Tensor:
+        """Return the images (B, S, S, 3) uint8, on the device, of any places (B,); what is not at hand is decoded."""
+        distinct, back = np.unique(indices.cpu().numpy(), return_inverse=True)
+        known = np.isin(distinct, self._held.indices) if self._held is not None else np.zeros(len(distinct), bool)
         found = np.empty((len(distinct), *self._shape()), np.uint8)
         if self._held is not None:
-            found[known] = self._held.pictures[np.searchsorted(self._held.places, distinct[known])]
+            found[known] = self._held.images[np.searchsorted(self._held.indices, distinct[known])]
         missing = self._indices[distinct[~known]]
         found[~known] = load_images(self._source, missing.tolist(), size=self._config.stored, workers=self._few)
         return torch.from_numpy(found[back]).to(self._device)
@@ -112,19 +112,19 @@ class StreamFeed(Feed):
 
     def _windows(self, plan: _Plan) -> Iterator[_Window]:
         """Yield the windows of a plan; while one is used the next is decoded, after the last the next epoch's first."""
-        for place, (number, places) in enumerate(plan.needed):
-            begun = self._take(plan, place)
-            if place + 1 < len(plan.needed):
-                self._begin(plan, place + 1)
+        for index, (number, indices) in enumerate(plan.needed):
+            begun = self._take(plan, index)
+            if index + 1 < len(plan.needed):
+                self._begin(plan, index + 1)
             elif plan.name[0] < self._config.epochs:
                 self._begin(self._plan((plan.name[0] + 1, *plan.name[1:])), 0)
-            yield _Window(number, places, self._decoder.finish(begun))
+            yield _Window(number, indices, self._decoder.finish(begun))
 
     def _begun_plan(self, name: tuple[int, int, int]) -> _Plan:
         """Return the plan of an epoch; what was begun of another one is given up."""
         if self._ahead is not None:
-            plan, place, begun = self._ahead
-            if (plan.name, place) == (name, 0):
+            plan, index, begun = self._ahead
+            if (plan.name, index) == (name, 0):
                 return plan
             cancel(begun)
             self._ahead = None
@@ -133,33 +133,33 @@ class StreamFeed(Feed):
     def _plan(self, name: tuple[int, int, int]) -> _Plan:
         number, rank, world = name
         order = windowed_order(self.labels, self._config, epoch=number, window=self.window)
-        places, _, windows = order
-        own = np.arange(len(places)) % self._config.batch_size % world == rank
+        indices, _, windows = order
+        own = np.arange(len(indices)) % self._config.batch_size % world == rank
         numbers, starts = np.unique(windows[own], return_index=True)
-        parts = np.split(places[own], starts[1:])[: len(numbers)]
+        parts = np.split(indices[own], starts[1:])[: len(numbers)]
         return _Plan(name, order, tuple(zip(numbers.tolist(), map(np.unique, parts), strict=True)))
 
-    def _begin(self, plan: _Plan, place: int) -> None:
-        if place < len(plan.needed):
-            self._ahead = plan, place, self._decoder.begin(self._indices[plan.needed[place][1]])
+    def _begin(self, plan: _Plan, index: int) -> None:
+        if index < len(plan.needed):
+            self._ahead = plan, index, self._decoder.begin(self._indices[plan.needed[index][1]])
 
-    def _take(self, plan: _Plan, place: int) -> Begun:
+    def _take(self, plan: _Plan, index: int) -> Begun:
         if self._ahead is None:
-            self._begin(plan, place)
+            self._begin(plan, index)
         assert self._ahead is not None
-        assert self._ahead[:2] == (plan, place)
+        assert self._ahead[:2] == (plan, index)
         begun, self._ahead = self._ahead[2], None
         return begun
 
 
 def choose_window(count: int, config: TrainConfig, device: torch.device, *, processes: int = 1) -> int:
-    """Return how many pictures of a set are to be decoded at a time: 0, all of them, where memory has room for them.
+    """Return how many images of a set are to be decoded at a time: 0, all of them, where memory has room for them.
 
     Two windows take what ``config.memory_gb`` allows, or half of what is free now on the machine and the device; a
-    window is no smaller than a batch and no larger than 16,384 pictures.
+    window is no smaller than a batch and no larger than 16,384 images.
 
     Args:
-        count: pictures of the training set.
+        count: images of the training set.
         config: everything else.
         device: where the set would be held.
         processes: how many share the memory.
@@ -187,7 +187,7 @@ def open_feed(
     """Load the training set, or get ready to stream it where it is larger than memory.
 
     Args:
-        source: where the pictures are.
+        source: where the images are.
         indices: the samples of the training set.
         labels: their classes (N,) int64.
         config: everything else.

@@ -13,10 +13,10 @@ from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.core.types import Progress, no_progress
 from hemalens.data.reading.parallel import available_cores
-from hemalens.data.selection import choose_side, open_sides
+from hemalens.data.selection import choose_split, open_assigned
 from hemalens.data.sources import Source
 from hemalens.data.split import splits_table
-from hemalens.training.abstaining import learn_refusal
+from hemalens.training.abstaining import learn_abstention
 from hemalens.training.augment.augment import check_steps
 from hemalens.training.checkpoint import save_model, save_validation
 from hemalens.training.device import choose_device, torch_threads
@@ -66,8 +66,8 @@ def train(
     """
     config = load_config(find_recipe(recipe), settings)
     check_config(config)
-    opened, sides = open_sides(source, splits, seed=config.seed, progress=progress)
-    table = splits_table(opened.samples, sides)
+    opened, assigned = open_assigned(source, splits, seed=config.seed, progress=progress)
+    table = splits_table(opened.samples, assigned)
     options = {"recipe": recipe, "config": config.model_dump(mode="json")}
     weights = find_weights(config)
     inputs = {"source": opened.fingerprint(), "splits": text_digest(table.write_csv())}
@@ -87,10 +87,12 @@ def train(
         )
         with directory if world.leads else nullcontext():
             if world.leads:
-                _begin(out, config, table, None if resume else plan | {"window": _window(sides, config, world)})
+                _begin(out, config, table, None if resume else plan | {"window": _window(assigned, config, world)})
             world.wait()
             with closing(open_trackers(config, out, resume=resume) if world.leads else Tracker()) as tracker:
-                card = _train(opened, sides, config, out, world, progress if world.leads else no_progress, tracker.log)
+                card = _train(
+                    opened, assigned, config, out, world, progress if world.leads else no_progress, tracker.log
+                )
         world.wait()
     return card
 
@@ -113,15 +115,15 @@ def _begin(out: Path, config: TrainConfig, table: pl.DataFrame, plan: Mapping[st
     write_table(out / "splits.csv", table)
 
 
-def _window(sides: Sequence[str], config: TrainConfig, world: World) -> int:
-    """Return how many pictures are held at a time; noted in the plan, since a resumed run may find another memory."""
-    count = sum(side == "train" for side in sides)
+def _window(assigned: Sequence[str], config: TrainConfig, world: World) -> int:
+    """Return how many images are held at a time; noted in the plan, since a resumed run may find another memory."""
+    count = sum(side == "train" for side in assigned)
     return choose_window(count, config, choose_device(config.device), processes=world.local_size)
 
 
 def _train(
     source: Source,
-    sides: Sequence[str],
+    assigned: Sequence[str],
     config: TrainConfig,
     out: Path,
     world: World,
@@ -132,9 +134,9 @@ def _train(
     device = choose_device(config.device, local_rank=world.local_rank)
     window = int(read_json(out / "checkpoints" / _PLAN).get("window", 0))
     with torch_threads(config.threads or max(1, available_cores() // world.local_size)):
-        labels, chosen = choose_side(source, sides, "train")
+        labels, chosen = choose_split(source, assigned, "train")
         with open_feed(source, chosen, labels, config, device, progress=progress, window=window) as training:
-            labels, chosen = choose_side(source, sides, "val")
+            labels, chosen = choose_split(source, assigned, "val")
             images = load_images(source, chosen, size=config.image_size, progress=progress)
             validation = LabelledImages(images, labels, tuple(source.samples[index].sample_id for index in chosen))
             learn = fit_probe if config.freeze == "features" else fit
@@ -158,10 +160,10 @@ def _train(
         save_validation(out, *fitted.validation)
         save_model(out, fitted.module, card)
         with torch_threads(config.threads or available_cores()):
-            refusal = learn_refusal(
-                fitted.module, source, sides, validation, steps=config.augment, seed=config.seed, progress=progress
+            abstention = learn_abstention(
+                fitted.module, source, assigned, validation, steps=config.augment, seed=config.seed, progress=progress
             )
-        write_json(out / "refusal.json", refusal.to_json())
+        write_json(out / "abstention.json", abstention.to_json())
     return card
 
 
@@ -211,5 +213,5 @@ def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]
         "epochs": len(fitted.history),
         "train_seconds": round(sum(row["seconds"] for row in fitted.history), 2),
         "val_accuracy": best["val_accuracy"],
-        "val_perturbed_accuracy": best["val_perturbed_accuracy"],
+        "val_distorted_accuracy": best["val_distorted_accuracy"],
     }

@@ -1,6 +1,6 @@
 """Weights to start from: none, timm's own from the hub, or a safetensors file; checked name by name, never pickle.
 
-What pictures must be like on the way in (mean and standard deviation per channel) belongs to the weights and comes with
+What images must be like on the way in (mean and standard deviation per channel) belongs to the weights and comes with
 them; a network without weights takes both from the training set.
 """
 
@@ -63,7 +63,7 @@ def starting_module(images: Images, n_classes: int, config: TrainConfig) -> Norm
     """Return the network before its first step, behind the normalisation of its inputs.
 
     Args:
-        images: training pictures (N, S, S, 3) uint8; their mean and deviation are used where no weights are given.
+        images: training images (N, S, S, 3) uint8; their mean and deviation are used where no weights are given.
         n_classes: C.
         config: model, weights, image_size, dropout and seed.
     """
@@ -72,7 +72,7 @@ def starting_module(images: Images, n_classes: int, config: TrainConfig) -> Norm
     )
     found = find_weights(config)
     mean, std = _statistics(images) if found is None else load_weights(network, found.path, config.model)
-    return Normalised(network, mean, std, by_picture=config.normalise == "picture")
+    return Normalised(network, mean, std, by_image=config.normalise == "image")
 
 
 def load_weights(network: nn.Module, path: Path, name: str) -> tuple[Tensor, Tensor]:
@@ -172,7 +172,7 @@ def _convention(
 
 
 def _statistics(images: Images) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation per channel of pictures."""
+    """Return mean and deviation per channel of images."""
     channels = images.reshape(-1, 3).astype(np.float64) / 255.0
     mean, std = channels.mean(axis=0), np.maximum(channels.std(axis=0), 1e-3)
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float()

@@ -38,7 +38,7 @@ ISSUE_COLUMNS = ["sample_id", "label", "issue", "score", "group", "suggestion", 
 UNREADABLE = {
     "ig/cut.png": encode(cell())[:70],
     "ig/empty.png": b"",
-    "ig/text.jpg": b"this is no picture",
+    "ig/text.jpg": b"this is no image",
     "ig/page.png": b"<html><script>alert(1)</script></html>",
     "ig/bomb.png": png(60_000, 60_000),
     "ig/moving.gif": frames(3, "GIF"),
@@ -123,7 +123,7 @@ def test_a_bluish_background_is_reported_and_kept(tmp_path: Path, cells: Synthet
     labels = [*cells.labels, *others.labels]
     np.savez(tmp_path / "two.npz", images=[*cells.images, *batch], labels=labels)
     summary = audit(tmp_path / "two.npz", tmp_path / "audit", workers=0)
-    assert summary["issues"]["colour_cluster"] == {"samples": len(batch), "groups": 1}
+    assert summary["issues"]["background_batch"] == {"samples": len(batch), "groups": 1}
     assert summary["suggested_drops"] <= 1
 
 
@@ -167,7 +167,7 @@ def test_the_provenance_names_all_that_was_written(audited: Audited) -> None:
     files = (path for path in audited.out.rglob("*") if path.is_file())
     written = {path.relative_to(audited.out).as_posix() for path in files} - {PROVENANCE}
     assert set(record["outputs"]) == written
-    own = {name for name in written if not name.startswith("pictures/")}
+    own = {name for name in written if not name.startswith("images/")}
     assert own == {"manifest.csv", "statistics.csv", "issues.csv", "audit.json", "audit.html"}
     assert record["command"] == "audit"
 
@@ -206,7 +206,7 @@ def test_a_size_that_only_one_class_has_is_a_shortcut_in_summary_and_page(tmp_pa
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encode(cell(9 if label == "ig" and n % 2 else 8, n + 100 * (label == "ig"))))
     summary = audit(tmp_path / "cells", tmp_path / "audit", workers=0)
-    size = next(one for one in summary["shortcuts"] if one["attribute"] == "picture size")
+    size = next(one for one in summary["shortcuts"] if one["attribute"] == "image size")
     assert {leak["label"] for leak in size["leaks"]} == {"ig", "monocyte"}
     assert size["accuracy"]["value"] == pytest.approx(0.75)
     assert (size["where"], size["samples"]) == ("width 9, height 9", 20)
@@ -223,13 +223,13 @@ def small_set(folder: Path, images: Images | None = None) -> Path:
 
 
 def test_a_source_is_audited_against_another_and_along_a_split(tmp_path: Path, cells: SyntheticSet) -> None:
-    def pictures(name: str, rows: Images) -> Path:
+    def images(name: str, rows: Images) -> Path:
         np.savez(tmp_path / name, images=rows, labels=np.zeros(len(rows), int))
         return tmp_path / name
 
     turned = np.ascontiguousarray(cells.images[:2, ::-1])
-    here = pictures("here.npz", np.concatenate([cells.images[:30], turned]))
-    there = pictures("there.npz", np.concatenate([cells.images[30:50], cells.images[2:3], turned]))
+    here = images("here.npz", np.concatenate([cells.images[:30], turned]))
+    there = images("there.npz", np.concatenate([cells.images[30:50], cells.images[2:3], turned]))
     summary = audit(here, tmp_path / "against", against=there, workers=0)
     assert summary["issues"]["leakage"] == {"samples": 5, "groups": 3}
     assert summary["n_samples"] == 32
@@ -250,7 +250,7 @@ def test_a_source_is_audited_against_another_and_along_a_split(tmp_path: Path, c
     summary = audit(here, tmp_path / "along", splits=tmp_path / "splits.csv", workers=0)
     leaks = pl.read_csv(tmp_path / "along" / "issues.csv").filter(pl.col("issue") == "leakage")
     assert leaks["sample_id"].to_list() == ["row-000000", "row-000030"]
-    assert leaks["reason"][1] == "in test, nearly the same picture as row-000000 in train"
+    assert leaks["reason"][1] == "in test, nearly the same image as row-000000 in train"
     assert summary["issues"]["near_duplicate"] == {"samples": 4, "groups": 2}
 
 
@@ -276,7 +276,7 @@ def test_named_classes_replace_the_sources_own(tmp_path: Path) -> None:
     assert not summary["are_blood_cells"]
 
 
-def test_unlabelled_pictures_are_counted_under_no_name(tmp_path: Path) -> None:
+def test_unlabelled_images_are_counted_under_no_name(tmp_path: Path) -> None:
     np.save(tmp_path / "plain.npy", np.stack([cell(8, seed) for seed in range(3)]))
     summary = audit(tmp_path / "plain.npy", tmp_path / "audit", workers=0)
     assert summary["classes"] == {"": {"before": 3, "after": 3}}
@@ -357,7 +357,7 @@ def test_the_audit_needs_no_torch_and_training_without_it_names_the_extra(tmp_pa
 
 
 @pytest.mark.real_data
-def test_five_foreign_pictures_among_real_cells_are_found_and_hardly_a_cell_is_called_one(
+def test_five_foreign_images_among_real_cells_are_found_and_hardly_a_cell_is_called_one(
     real_data: Path, tmp_path: Path
 ) -> None:
     root = tmp_path / "cells"

@@ -10,8 +10,8 @@ from tests.data.measured import measured, samples_of
 
 
 def test_findings_are_ordered_by_issue_group_and_falling_score(cells: SyntheticSet) -> None:
-    pictures = [*cells.images[:60], cells.images[3], None, np.zeros((48, 48, 3), np.uint8)]
-    statistics: Statistics = measured(pictures)
+    images = [*cells.images[:60], cells.images[3], None, np.zeros((48, 48, 3), np.uint8)]
+    statistics: Statistics = measured(images)
     labels = ["ig"] * 60 + ["monocyte", "ig", "ig"]
     analysis, findings = find_all(statistics, samples_of(labels))
     keys = [(ISSUES.index(f.issue), f.group, -f.score, f.index) for f in findings]

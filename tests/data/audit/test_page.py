@@ -71,9 +71,9 @@ def test_links_within_the_page_lead_somewhere_and_no_id_is_given_twice(page: Pag
     assert {link["href"] for link in page.all("a")} <= {f"#{name}" for name in ids}
 
 
-def test_every_picture_has_words_for_those_who_do_not_see_it(page: Page) -> None:
+def test_every_image_has_words_for_those_who_do_not_see_it(page: Page) -> None:
     assert len(page.all("img")) > 10
-    assert all(picture.get("alt") for picture in page.all("img"))
+    assert all(image.get("alt") for image in page.all("img"))
 
 
 def test_the_numbers_are_those_of_the_summary(page: Page, audited: Audited) -> None:
@@ -96,7 +96,7 @@ def test_names_of_files_and_classes_are_shown_and_never_obeyed(tmp_path: Path) -
     assert not page.all("script")
     assert evil in page.text
     assert "<img src=x>.txt" in page.text
-    assert "no picture" in page.text  # the empty frame of the bomb
+    assert "no image" in page.text  # the empty frame of the bomb
 
 
 def test_a_set_too_small_for_a_map_says_so_instead_of_drawing_zeros(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_parquet_and_plain_arrays_are_read_as_well(tmp_path: Path) -> None:
     chances = np.array([[0.5, 0.5, 0], [1, 0, 0], [0, 1, 0], [0.2, 0.3, 0.5]])
     np.save(tmp_path / "p.npy", chances.astype(np.float32))
     names = [sample.sample_id for sample in SAMPLES]
-    columns = {f"p_{name}": chances[:, place] for place, name in enumerate(CLASSES)}
+    columns = {f"p_{name}": chances[:, index] for index, name in enumerate(CLASSES)}
     pl.DataFrame({"sample_id": names, **columns}).write_parquet(tmp_path / "p.parquet")
     for name in ("p.npy", "p.parquet"):
         np.testing.assert_allclose(read_probabilities(tmp_path / name, SAMPLES, CLASSES), chances, atol=1e-6)

@@ -1,4 +1,4 @@
-"""One pass over the pictures: the same numbers for the same pixels, and a row for what cannot be read."""
+"""One pass over the images: the same numbers for the same pixels, and a row for what cannot be read."""
 
 import os
 from dataclasses import asdict, dataclass
@@ -32,11 +32,11 @@ def distance(first: Measurement, second: Measurement) -> int:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, cells: SyntheticSet) -> Path:
     """70 cells as PNG, one of them cut short, and a text."""
-    root = tmp_path_factory.mktemp("pictures")
-    for place in range(70):
-        data = encode(cells.images[place])
-        (root / f"{place:03d}.png").write_bytes(data[:200] if place == 40 else data)
-    (root / "900.png").write_text("no picture")
+    root = tmp_path_factory.mktemp("images")
+    for index in range(70):
+        data = encode(cells.images[index])
+        (root / f"{index:03d}.png").write_bytes(data[:200] if index == 40 else data)
+    (root / "900.png").write_text("no image")
     return root
 
 
@@ -46,15 +46,15 @@ def test_arrays_and_files_of_the_same_pixels_measure_the_same(
     np.savez(tmp_path / "cells.npz", images=cells.images[:70], labels=cells.labels[:70])
     from_files = measure_source(open_source(folder), workers=0)
     from_arrays = measure_source(open_source(tmp_path / "cells.npz"), workers=0)
-    for place in set(range(70)) - {40}:
-        one, other = from_files.measurements[place], from_arrays.measurements[place]
+    for index in set(range(70)) - {40}:
+        one, other = from_files.measurements[index], from_arrays.measurements[index]
         assert one is not None
         assert other is not None
         ours, theirs = asdict(one), asdict(other)
         assert {key: ours[key] for key in ours.keys() - OF_THE_FILE} == {
             k: theirs[k] for k in ours.keys() - OF_THE_FILE
         }
-        assert np.array_equal(from_files.thumbnails[place], from_arrays.thumbnails[place])
+        assert np.array_equal(from_files.thumbnails[index], from_arrays.thumbnails[index])
 
 
 def test_workers_change_nothing(folder: Path, cells: SyntheticSet, tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_what_cannot_be_read_keeps_its_place_with_the_reason(folder: Path) -> No
     statistics = measure_source(open_source(folder), workers=0, progress=lambda *step: told.append(step))
     assert np.flatnonzero(~statistics.readable).tolist() == [40, 70]
     assert "cut short" in statistics.reasons[40]
-    assert "not a picture" in statistics.reasons[70]
+    assert "not an image" in statistics.reasons[70]
     assert [reason for reason in statistics.reasons if reason] == [statistics.reasons[40], statistics.reasons[70]]
     assert not statistics.thumbnails[[40, 70]].any()
     assert statistics.column("width")[39:42] == [48, None, 48]
@@ -90,7 +90,7 @@ def test_a_refused_row_of_an_array_does_not_end_the_pass(tmp_path: Path) -> None
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Deadly(Source):
-    """A source whose second picture takes its process down, as a broken decoder would."""
+    """A source whose second image takes its process down, as a broken decoder would."""
 
     def fingerprint(self) -> str:
         return ""
@@ -101,8 +101,8 @@ class Deadly(Source):
         return encode(cell(8, index))
 
 
-def test_a_decoder_that_takes_its_process_down_costs_one_picture() -> None:
-    samples = tuple(Sample(f"{place}.png") for place in range(2))
+def test_a_decoder_that_takes_its_process_down_costs_one_image() -> None:
+    samples = tuple(Sample(f"{index}.png") for index in range(2))
     source = Deadly(spec="deadly", kind="folder", samples=samples, classes=())
     statistics = measure_source(source, workers=1)
     assert statistics.reasons == ("", "its decoder crashed")
@@ -119,8 +119,8 @@ def test_light_is_measured_as_numpy_and_pillow_do(seed: int, height: int, width:
     assert row.contrast == pytest.approx(grey.std(), abs=6e-4)
     ordered = np.sort(grey, axis=None)
     for tail, share in ((row.dark_tail, 0.05), (row.bright_tail, 0.95)):
-        place = share * len(ordered)  # a whole number may come out a rounding error off: then either neighbour is right
-        low, high = (ordered[min(int(np.ceil(place + off)), len(ordered)) - 1] for off in (-1e-6, 1e-6))
+        index = share * len(ordered)  # a whole number may come out a rounding error off: then either neighbour is right
+        low, high = (ordered[min(int(np.ceil(index + off)), len(ordered)) - 1] for off in (-1e-6, 1e-6))
         assert tail in (low, high)
     assert (row.width, row.height) == (width, height)
     assert row.sharpness >= 0
@@ -134,33 +134,33 @@ def test_the_thumbnail_is_the_mean_of_areas() -> None:
 
 
 def test_a_brighter_copy_hashes_alike_and_other_cells_do_not(cells: SyntheticSet) -> None:
-    rows = [row_of(picture) for picture in cells.images[::8]]
-    brighter = [row_of(np.clip(picture * 1.04 + 2, 0, 255).astype(np.uint8)) for picture in cells.images[::8]]
+    rows = [row_of(image) for image in cells.images[::8]]
+    brighter = [row_of(np.clip(image * 1.04 + 2, 0, 255).astype(np.uint8)) for image in cells.images[::8]]
     own = [distance(one, other) for one, other in zip(rows, brighter, strict=True)]
-    others = [distance(one, other) for place, one in enumerate(rows) for other in rows[:place]]
+    others = [distance(one, other) for index, one in enumerate(rows) for other in rows[:index]]
     assert max(own) <= 6
     assert np.median(own) <= 2
     assert np.median(others) >= 16
     assert np.quantile(others, 0.01) > 6
 
 
-def test_a_smaller_jpeg_of_a_picture_hashes_alike(cells: SyntheticSet) -> None:
-    picture = Image.fromarray(cells.images[0])
-    small = decode(encode(picture.resize((36, 36), Image.Resampling.LANCZOS), "JPEG", quality=80))
+def test_a_smaller_jpeg_of_a_image_hashes_alike(cells: SyntheticSet) -> None:
+    image = Image.fromarray(cells.images[0])
+    small = decode(encode(image.resize((36, 36), Image.Resampling.LANCZOS), "JPEG", quality=80))
     assert distance(row_of(cells.images[0]), measure(small, encoded=b"")[0]) <= 8
 
 
 def test_sharpness_falls_with_blur_and_hardly_with_light(cells: SyntheticSet) -> None:
-    picture = Image.fromarray(cells.images[5])
+    image = Image.fromarray(cells.images[5])
     falling = [
-        row_of(np.asarray(picture.filter(ImageFilter.GaussianBlur(radius)))).sharpness for radius in (0, 0.7, 1.5, 3, 6)
+        row_of(np.asarray(image.filter(ImageFilter.GaussianBlur(radius)))).sharpness for radius in (0, 0.7, 1.5, 3, 6)
     ]
     assert falling == sorted(falling, reverse=True)
     assert falling[0] > 10 * falling[3]
     assert row_of((cells.images[5] * 0.6).astype(np.uint8)).sharpness == pytest.approx(falling[0], rel=0.15)
 
 
-def test_an_empty_field_and_a_picture_too_small_to_judge_are_not_sharp() -> None:
+def test_an_empty_field_and_a_image_too_small_to_judge_are_not_sharp() -> None:
     assert row_of(np.full((48, 48, 3), 200, np.uint8)).sharpness == 0
     assert row_of(cell(2)).sharpness == 0
 

@@ -59,7 +59,7 @@ def arrays() -> list[Pile]:
             error="move the channels to the last axis",
         ),
         Pile("no-rows.npz", savez(images=images[:0], labels=labels[:0]), error="has the shape (0, 8, 8, 3)"),
-        Pile("too-few-labels.npz", savez(images=images, labels=labels[:3]), error="3 rows for 4 pictures"),
+        Pile("too-few-labels.npz", savez(images=images, labels=labels[:3]), error="3 rows for 4 images"),
         Pile("one-hot.npz", savez(images=images, labels=np.eye(4)), error="argmax"),
         Pile("fractions-as-labels.npz", savez(images=images, labels=labels / 3), error="has the type float64"),
         Pile("negative-labels.npz", savez(images=images, labels=labels - 1), error="is negative"),

@@ -13,7 +13,7 @@ class Case:
     """One file and what an audit must say of it.
 
     Attributes:
-        name: its name; for pictures below the folder ``ig``.
+        name: its name; for images below the folder ``ig``.
         data: its bytes.
         outcome: read as it is, read by a rule, listed as unreadable, or set aside as no sample.
         words: a part of the reason or of the rule.

@@ -10,16 +10,16 @@ from tests.data.corpus.packing import OTHER, PNG
 
 
 def _table(text: str | bytes) -> Callable[[Path], object]:
-    """Return a writer of a table beside two pictures and a folder."""
+    """Return a writer of a table beside two images and a folder."""
 
     def write(path: Path) -> None:
-        _pictures_beside(path.parent)
+        _images_beside(path.parent)
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
 
     return write
 
 
-def _pictures_beside(folder: Path) -> None:
+def _images_beside(folder: Path) -> None:
     (folder / "a.png").write_bytes(PNG)
     (folder / "b.png").write_bytes(OTHER)
     (folder / "folder.png").mkdir(exist_ok=True)
@@ -27,7 +27,7 @@ def _pictures_beside(folder: Path) -> None:
 
 def _parquet(**columns: object) -> Callable[[Path], object]:
     def write(path: Path) -> None:
-        _pictures_beside(path.parent)
+        _images_beside(path.parent)
         pl.DataFrame(columns).write_parquet(path)
 
     return write
@@ -77,7 +77,7 @@ def tables() -> list[Pile]:
         Pile("ragged.csv", _table("path,label\na.png,ig,more,and,more\nb.png\n"), error="cannot be read"),
         Pile("semicolons.csv", _table("path;label\na.png;ig\n"), error="lacks the column 'path'"),
         Pile("empty.csv", _table(""), error="cannot be read"),
-        Pile("header-alone.csv", _table("path,label\n"), error="lists no picture"),
+        Pile("header-alone.csv", _table("path,label\n"), error="lists no image"),
         Pile("no-path.csv", _table("path,label\na.png,ig\n,ig\n"), error="has no path"),
         Pile("unknown-split.csv", _table("path,split\na.png,train\nb.png,holdout\n"), error="none of train, val, test"),
         Pile("mixed-labels.csv", _table("path,label\na.png,3\nb.png,ig\n"), entries=two),

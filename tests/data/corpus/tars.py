@@ -150,7 +150,7 @@ def tars() -> list[Pile]:
             entries={"ig/good.png": SOUND, "ig/odd.png": ("refused", special_file)},
         ),
         Pile("empty.tar", lambda path: path.write_bytes(b""), error="no tar archive"),
-        Pile("zeros.tar", lambda path: path.write_bytes(bytes(10_240)), error="holds no file that could be a picture"),
+        Pile("zeros.tar", lambda path: path.write_bytes(bytes(10_240)), error="holds no file that could be an image"),
         Pile("text.tar", lambda path: path.write_bytes(b"no tar\n" * 200), error="no tar archive"),
         Pile("a-zip.tar", lambda path: write_zip(path, [GOOD]), error="no tar archive"),
         Pile("squeezed.tar", lambda path: path.write_bytes(bz2.compress(whole)), error="compressed with bzip2"),
@@ -187,8 +187,8 @@ def tars() -> list[Pile]:
             entries={
                 "ig/good.png": SOUND,
                 "ig/other.png": SOUND,
-                "ig/inner.zip": ("refused", "is a zip archive, not a picture"),
-                "ig/inner.tar": ("refused", "is a tar archive, not a picture"),
+                "ig/inner.zip": ("refused", "is a zip archive, not an image"),
+                "ig/inner.tar": ("refused", "is a tar archive, not an image"),
             },
         ),
     ]

@@ -1,4 +1,4 @@
-"""Files in folders: the pictures of the corpus, and what only a file system can hold."""
+"""Files in folders: the images of the corpus, and what only a file system can hold."""
 
 import os
 import socket

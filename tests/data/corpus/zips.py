@@ -95,15 +95,15 @@ def zips() -> list[Pile]:
         Pile("cut.zip", bytes_of(two[:-10]), error="is no zip archive, or one cut short"),
         Pile("more-members-than-there-are.zip", bytes_of(_count_lie(two)), entries=good | {"ig/last.png": SOUND}),
         Pile("empty.zip", bytes_of(b""), error="is no zip archive"),
-        Pile("no-members.zip", bytes_of(zip_bytes()), error="holds no file that could be a picture"),
-        Pile("folders-alone.zip", zip_of(("ig/", b"")), error="holds no file that could be a picture"),
-        Pile("behind-a-picture.zip", bytes_of(PNG + two), entries=good | {"ig/last.png": SOUND}),
+        Pile("no-members.zip", bytes_of(zip_bytes()), error="holds no file that could be an image"),
+        Pile("folders-alone.zip", zip_of(("ig/", b"")), error="holds no file that could be an image"),
+        Pile("behind-a-image.zip", bytes_of(PNG + two), entries=good | {"ig/last.png": SOUND}),
         Pile(
             "archives-in-an-archive.zip",
             zip_of(GOOD, ("ig/inner.zip", two), ("ig/inner.tar", tar_bytes()), ("ig/large.zip", liar(8, 1_000_000))),
             entries=good
-            | dict.fromkeys(("ig/inner.zip", "ig/large.zip"), ("refused", "is a zip archive, not a picture"))
-            | {"ig/inner.tar": ("refused", "is a tar archive, not a picture")},
+            | dict.fromkeys(("ig/inner.zip", "ig/large.zip"), ("refused", "is a zip archive, not an image"))
+            | {"ig/inner.tar": ("refused", "is a tar archive, not an image")},
         ),
     ]
 

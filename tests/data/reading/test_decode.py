@@ -15,30 +15,30 @@ from PIL import Image, ImageOps
 
 from hemalens.core.errors import DecodeError
 from hemalens.data.reading.decode import decode, decode_array
-from hemalens.data.reading.headers import PICTURE_FORMATS, read_header
+from hemalens.data.reading.headers import IMAGE_FORMATS, read_header
 from hemalens.data.reading.resize import resize
 from tests.data import hostile
 
 CELL = hostile.cell()
 
 
-def refusal(data: bytes, name: str = "a.png") -> str:
+def abstention(data: bytes, name: str = "a.png") -> str:
     with pytest.raises(DecodeError) as caught:
         decode(data, name=name)
     text = str(caught.value)
-    assert text.startswith(f"picture {name!r}: ")
+    assert text.startswith(f"image {name!r}: ")
     assert "\n" not in text
     return text
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "BMP", "TIFF", "PPM"])
 def test_lossless_formats_come_back_as_they_were(file_format):
-    picture = decode(hostile.encode(CELL, file_format))
-    assert np.array_equal(picture.pixels, CELL)
-    assert (picture.mode, picture.conversions) == ("RGB", ())
-    assert picture.pixels.dtype == np.uint8
-    assert picture.pixels.flags.writeable
-    assert picture.pixels.flags.c_contiguous
+    image = decode(hostile.encode(CELL, file_format))
+    assert np.array_equal(image.pixels, CELL)
+    assert (image.mode, image.conversions) == ("RGB", ())
+    assert image.pixels.dtype == np.uint8
+    assert image.pixels.flags.writeable
+    assert image.pixels.flags.c_contiguous
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "WEBP"])
@@ -49,9 +49,9 @@ def test_lossy_formats_agree_with_bare_pillow(file_format):
 
 def test_content_decides_where_the_name_lies():
     data = hostile.encode(Image.fromarray(CELL).quantize(16), "GIF")
-    picture = decode(data, name="cell.jpg")
-    assert picture.conversions == ("content is GIF, name says .jpg", "palette expanded")
-    assert np.array_equal(picture.pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    image = decode(data, name="cell.jpg")
+    assert image.conversions == ("content is GIF, name says .jpg", "palette expanded")
+    assert np.array_equal(image.pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 @pytest.mark.parametrize("name", ["cell.png", "cell.PNG", "cell", "cell.dat"])
@@ -63,26 +63,26 @@ def test_a_true_or_silent_name_is_no_conversion(name):
     ("data", "words"),
     [
         (b"", "an empty file (0 bytes)"),
-        ("no picture, says Müller\n".encode() * 300, "is text"),
+        ("no image, says Müller\n".encode() * 300, "is text"),
         (b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
         (b"%PDF-1.7\n", "a PDF document"),
         (b"<!DOCTYPE html><p>404</p>", "an HTML page"),
         (b"PK\x03\x04" + bytes(30), "a zip archive"),
         (bytes(128) + b"DICM" + bytes(8), "a DICOM file"),
         (b"\x00\x00\x00\x1cftypavif" + bytes(30), "an AVIF, HEIC or video file"),
-        (b"\xff\xd8", "a JPEG picture cut short"),
-        (bytes(range(256)), "no known picture format"),
+        (b"\xff\xd8", "a JPEG image cut short"),
+        (bytes(range(256)), "no known image format"),
     ],
 )
-def test_what_is_no_picture_is_named(data, words):
-    assert words in refusal(data)
+def test_what_is_no_image_is_named(data, words):
+    assert words in abstention(data)
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM"])
 def test_truncated_files_are_refused_with_their_length(file_format):
     whole = hostile.encode(hostile.cell(32), file_format)
     half = whole[: len(whole) // 2]
-    text = refusal(half)
+    text = abstention(half)
     assert f"is a {file_format} file of {len(half):,} bytes that is damaged or cut short (" in text
     assert " at 0x" not in text, "a memory address would differ from run to run"
 
@@ -91,9 +91,9 @@ def test_16_bit_grey_is_scaled_by_257():
     deep = np.array([[0, 128, 129, 257], [65535, 65407, 65406, 32896]], np.uint16)
     expected = np.rint(deep / 257).astype(np.uint8)
     for file_format in ("PNG", "TIFF", "PPM"):
-        picture = decode(hostile.encode(Image.fromarray(deep), file_format))
-        assert np.array_equal(picture.pixels, np.stack([expected] * 3, axis=2)), file_format
-        assert picture.conversions == ("16-bit grey scaled by 1/257", "grey repeated to three channels")
+        image = decode(hostile.encode(Image.fromarray(deep), file_format))
+        assert np.array_equal(image.pixels, np.stack([expected] * 3, axis=2)), file_format
+        assert image.conversions == ("16-bit grey scaled by 1/257", "grey repeated to three channels")
 
 
 def test_big_endian_16_bit_grey_is_scaled_the_same():
@@ -105,54 +105,54 @@ def test_big_endian_16_bit_grey_is_scaled_the_same():
 def test_32_bit_grey_is_scaled_where_16_bits_hold_it_and_refused_above():
     deep = np.array([[0, 65535]], np.int32)
     assert decode(hostile.encode(Image.fromarray(deep), "TIFF")).pixels[0, :, 0].tolist() == [0, 255]
-    assert "values 0 to 70000" in refusal(hostile.encode(Image.fromarray(np.array([[0, 70000]], np.int32)), "TIFF"))
+    assert "values 0 to 70000" in abstention(hostile.encode(Image.fromarray(np.array([[0, 70000]], np.int32)), "TIFF"))
 
 
 def test_16_bit_colour_is_noted_though_pillow_strips_it_silently():
     deep = np.array([[[0, 32768, 65535], [255, 256, 511]]], np.uint16)
-    picture = decode(hostile.png_16_bit_colour(deep))
-    assert picture.conversions == ("16-bit colour reduced to 8 bits",)
-    assert np.abs(picture.pixels - deep / 257).max() <= 1
+    image = decode(hostile.png_16_bit_colour(deep))
+    assert image.conversions == ("16-bit colour reduced to 8 bits",)
+    assert np.abs(image.pixels - deep / 257).max() <= 1
 
 
 def test_float_tiff_within_one_is_scaled_and_any_other_range_is_named():
     unit = np.array([[0.0, 0.5, 1.0]], np.float32)
-    picture = decode(hostile.encode(Image.fromarray(unit), "TIFF"))
-    assert picture.pixels[0, :, 0].tolist() == [0, 128, 255]
-    assert picture.mode == "F"
-    assert "float values 0 to 300" in refusal(hostile.encode(Image.fromarray(unit * 300), "TIFF"))
-    assert "NaN or infinity" in refusal(hostile.encode(Image.fromarray(unit * np.float32("nan")), "TIFF"))
+    image = decode(hostile.encode(Image.fromarray(unit), "TIFF"))
+    assert image.pixels[0, :, 0].tolist() == [0, 128, 255]
+    assert image.mode == "F"
+    assert "float values 0 to 300" in abstention(hostile.encode(Image.fromarray(unit * 300), "TIFF"))
+    assert "NaN or infinity" in abstention(hostile.encode(Image.fromarray(unit * np.float32("nan")), "TIFF"))
 
 
 def test_cmyk_is_converted():
     cmyk = Image.fromarray(CELL).convert("CMYK")
-    picture = decode(hostile.encode(cmyk, "JPEG", quality=100, subsampling=0))
-    assert picture.mode == "CMYK"
-    assert picture.conversions == ("CMYK converted to RGB",)
-    assert np.abs(picture.pixels.astype(int) - CELL).mean() < 6
+    image = decode(hostile.encode(cmyk, "JPEG", quality=100, subsampling=0))
+    assert image.mode == "CMYK"
+    assert image.conversions == ("CMYK converted to RGB",)
+    assert np.abs(image.pixels.astype(int) - CELL).mean() < 6
 
 
 def test_alpha_is_composited_on_white():
     values = np.dstack([CELL, np.full((8, 8), 128, np.uint8)])
     values[0, 0, 3], values[0, 1, 3] = 0, 255
-    picture = decode(hostile.encode(values))
+    image = decode(hostile.encode(values))
     expected = np.rint(CELL * (values[:, :, 3:] / 255) + 255 * (1 - values[:, :, 3:] / 255))
-    assert np.array_equal(picture.pixels, expected)
-    assert picture.pixels[0, 0].tolist() == [255, 255, 255]
-    assert picture.conversions == ("alpha composited on white",)
+    assert np.array_equal(image.pixels, expected)
+    assert image.pixels[0, 0].tolist() == [255, 255, 255]
+    assert image.conversions == ("alpha composited on white",)
 
 
 def test_opaque_alpha_is_dropped_and_noted():
-    picture = decode(hostile.encode(np.dstack([CELL, np.full((8, 8), 255, np.uint8)])))
-    assert np.array_equal(picture.pixels, CELL)
-    assert picture.conversions == ("opaque alpha dropped",)
+    image = decode(hostile.encode(np.dstack([CELL, np.full((8, 8), 255, np.uint8)])))
+    assert np.array_equal(image.pixels, CELL)
+    assert image.conversions == ("opaque alpha dropped",)
 
 
 def test_grey_with_alpha_is_repeated_and_composited():
     grey = Image.fromarray(np.array([[[10, 0], [10, 255]]], np.uint8), "LA")
-    picture = decode(hostile.encode(grey))
-    assert picture.pixels[0].tolist() == [[255] * 3, [10] * 3]
-    assert picture.conversions == ("grey repeated to three channels", "alpha composited on white")
+    image = decode(hostile.encode(grey))
+    assert image.pixels[0].tolist() == [[255] * 3, [10] * 3]
+    assert image.conversions == ("grey repeated to three channels", "alpha composited on white")
 
 
 def test_palette_is_expanded_with_and_without_transparency():
@@ -174,29 +174,29 @@ def test_bilevel_and_grey_are_repeated():
 
 
 def test_a_colour_mode_without_a_rule_is_refused_by_name():
-    assert "colour mode LAB" in refusal(hostile.encode(Image.new("LAB", (4, 4)), "TIFF"))
+    assert "colour mode LAB" in abstention(hostile.encode(Image.new("LAB", (4, 4)), "TIFF"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "JPEG", "WEBP"])
 def test_exif_orientation_is_applied(orientation, file_format):
     data = hostile.exif_rotated(hostile.cell(16)[:, :8], orientation, file_format)
-    picture = decode(data)
+    decoded = decode(data)
     with Image.open(io.BytesIO(data)) as image:
         expected = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    assert np.array_equal(picture.pixels, expected)
-    assert picture.pixels.flags.c_contiguous
-    assert ("rotated by its EXIF orientation" in picture.conversions) == (orientation > 1)
+    assert np.array_equal(decoded.pixels, expected)
+    assert decoded.pixels.flags.c_contiguous
+    assert ("rotated by its EXIF orientation" in decoded.conversions) == (orientation > 1)
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_several_frames_are_refused_with_their_count(file_format):
-    assert "holds 3 frames" in refusal(hostile.frames(3, file_format))
+    assert "holds 3 frames" in abstention(hostile.frames(3, file_format))
 
 
-def test_the_first_picture_of_a_camera_jpeg_is_taken():
-    picture = decode(hostile.frames(2, "MPO"), name="camera.jpg")
-    assert picture.conversions == ("first of 2 pictures taken (MPO)",)
+def test_the_first_image_of_a_camera_jpeg_is_taken():
+    image = decode(hostile.frames(2, "MPO"), name="camera.jpg")
+    assert image.conversions == ("first of 2 images taken (MPO)",)
 
 
 @pytest.mark.parametrize(
@@ -207,11 +207,11 @@ def test_the_first_picture_of_a_camera_jpeg_is_taken():
 def test_a_header_of_400_megapixels_is_refused_by_its_count(data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "has 400,000,000 pixels, the limit is 25,000,000" in refusal(data)
+        assert "has 400,000,000 pixels, the limit is 25,000,000" in abstention(data)
 
 
 def test_pixels_between_our_limit_and_pillows_give_no_warning():
-    assert "has 100,000,000 pixels" in refusal(hostile.tiff_header(10_000, 10_000))
+    assert "has 100,000,000 pixels" in abstention(hostile.tiff_header(10_000, 10_000))
 
 
 def test_the_limit_can_be_chosen():
@@ -266,7 +266,7 @@ def test_headers_mark_files_that_cannot_warn(file_format):
 
 def test_header_sizes_agree_with_pillow():
     image = hostile.cell(16)[:, :8]
-    for file_format in PICTURE_FORMATS:
+    for file_format in IMAGE_FORMATS:
         for options in ({}, {"lossless": True}) if file_format == "WEBP" else ({},):
             header = read_header(hostile.encode(image, file_format, **options))
             assert header.format == file_format
@@ -318,12 +318,12 @@ def test_mutated_files_decode_or_are_refused_and_nothing_else(which, seed, chang
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
-            picture = decode(data, name="mutated.png")
+            image = decode(data, name="mutated.png")
         except DecodeError:
             return
-    assert picture.pixels.ndim == 3
-    assert picture.pixels.shape[2] == 3
-    assert picture.pixels.dtype == np.uint8
+    assert image.pixels.ndim == 3
+    assert image.pixels.shape[2] == 3
+    assert image.pixels.dtype == np.uint8
 
 
 @pytest.mark.parametrize(
@@ -341,12 +341,12 @@ def test_mutated_files_decode_or_are_refused_and_nothing_else(which, seed, chang
     ],
 )
 def test_rows_of_arrays_follow_the_rules(array, expected, conversions):
-    picture = decode_array(array)
-    assert np.array_equal(picture.pixels, expected)
-    assert picture.conversions == conversions
-    assert picture.mode == f"array:{array.dtype}"
-    assert picture.pixels.flags.writeable
-    assert not np.shares_memory(picture.pixels, array)
+    image = decode_array(array)
+    assert np.array_equal(image.pixels, expected)
+    assert image.conversions == conversions
+    assert image.mode == f"array:{array.dtype}"
+    assert image.pixels.flags.writeable
+    assert not np.shares_memory(image.pixels, array)
 
 
 @pytest.mark.parametrize(
@@ -370,7 +370,7 @@ def test_other_rows_are_refused_with_type_and_range(array, words):
     with pytest.raises(DecodeError) as caught:
         decode_array(array, name="row-000007")
     assert words in str(caught.value)
-    assert str(caught.value).startswith("picture 'row-000007': ")
+    assert str(caught.value).startswith("image 'row-000007': ")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "turned", "alpha", "grey", "TIFF"])

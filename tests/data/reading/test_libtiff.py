@@ -8,13 +8,13 @@ import pytest
 from hemalens.core.errors import DecodeError
 from hemalens.data.reading.decode import decode
 from hemalens.data.reading.libtiff import silence_libtiff
-from tests.data.corpus import pictures
+from tests.data.corpus import images
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looked for on Linux alone")
 @pytest.mark.parametrize("name", ["broken-deflate.tif", "broken-lzw.tif"])
 def test_a_damaged_tiff_is_refused_without_a_word_on_stderr(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    data = next(case.data for case in pictures() if case.name == name)
+    data = next(case.data for case in images() if case.name == name)
     with pytest.raises(DecodeError, match="damaged"):
         decode(data)
     assert capfd.readouterr().err == ""

@@ -26,14 +26,14 @@ def write_arrays(path: Path, n: int = 6, size: int = 20) -> np.ndarray:
 
 
 def write_folder(path: Path, n: int = 4) -> list[np.ndarray]:
-    pictures = [np.random.default_rng(row).integers(0, 256, (18, 24, 3), dtype=np.uint8) for row in range(n)]
-    for row, picture in enumerate(pictures):
+    images = [np.random.default_rng(row).integers(0, 256, (18, 24, 3), dtype=np.uint8) for row in range(n)]
+    for row, image in enumerate(images):
         (path / "platelet").mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(path / "platelet" / f"{row}.png")
-    return pictures
+        Image.fromarray(image).save(path / "platelet" / f"{row}.png")
+    return images
 
 
-def test_pictures_of_an_array_come_in_the_order_asked_for(tmp_path: Path) -> None:
+def test_images_of_an_array_come_in_the_order_asked_for(tmp_path: Path) -> None:
     images = write_arrays(tmp_path / "a.npz")
     chosen = [4, 0, 3]
     loaded = load_images(open_source(tmp_path / "a.npz"), chosen, size=20)
@@ -41,15 +41,15 @@ def test_pictures_of_an_array_come_in_the_order_asked_for(tmp_path: Path) -> Non
     assert np.array_equal(loaded, images[chosen])
 
 
-def test_pictures_of_files_are_brought_to_one_size(tmp_path: Path) -> None:
-    pictures = write_folder(tmp_path)
+def test_images_of_files_are_brought_to_one_size(tmp_path: Path) -> None:
+    images = write_folder(tmp_path)
     loaded = load_images(open_source(tmp_path), [2, 1], size=16, workers=0)
     assert loaded.shape == (2, 16, 16, 3)
-    assert np.array_equal(loaded[0], resize(pictures[2], 16))
-    assert np.array_equal(loaded[1], resize(pictures[1], 16))
+    assert np.array_equal(loaded[0], resize(images[2], 16))
+    assert np.array_equal(loaded[1], resize(images[1], 16))
 
 
-def test_resizing_averages_over_what_it_leaves_out_and_keeps_a_picture_of_the_size() -> None:
+def test_resizing_averages_over_what_it_leaves_out_and_keeps_a_image_of_the_size() -> None:
     fine = np.zeros((64, 64, 3), np.uint8)
     fine[::2] = 200  # stripes that a filter without antialiasing would keep or lose
     assert np.abs(resize(fine, 16)[4:-4].astype(int) - 100).max() <= 4
@@ -66,18 +66,18 @@ def test_progress_is_told_from_nothing_to_all(tmp_path: Path) -> None:
     write_arrays(tmp_path / "a.npz")
     told: list[tuple[str, int, int]] = []
     load_images(open_source(tmp_path / "a.npz"), [0, 1], size=20, progress=lambda *step: told.append(step))
-    assert told == [("loading pictures", 0, 2), ("loading pictures", 2, 2)]
+    assert told == [("loading images", 0, 2), ("loading images", 2, 2)]
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     write_folder(tmp_path)
-    (tmp_path / "platelet" / "1.png").write_bytes(b"no picture")
+    (tmp_path / "platelet" / "1.png").write_bytes(b"no image")
     with pytest.raises(DecodeError, match=r"platelet/1\.png"):
         load_images(open_source(tmp_path), [0, 1, 2], size=16, workers=0)
 
 
 @pytest.mark.parametrize("kind", ["arrays", "folder"])
-def test_a_chunk_whose_process_died_is_loaded_picture_by_picture(
+def test_a_chunk_whose_process_died_is_loaded_image_by_image(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     spec = tmp_path / "a.npz" if kind == "arrays" else tmp_path / "cells"
@@ -95,7 +95,7 @@ def test_a_chunk_whose_process_died_is_loaded_picture_by_picture(
     assert np.array_equal(load_images(source, [2, 0, 3], size=16), wanted)
 
 
-def test_a_picture_that_kills_its_process_alone_is_refused_by_name(
+def test_a_image_that_kills_its_process_alone_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_folder(tmp_path, 1)
@@ -108,7 +108,7 @@ def test_a_picture_that_kills_its_process_alone_is_refused_by_name(
             yield lost(task)
 
     monkeypatch.setattr(decoding, "map_chunks", always_lost)
-    with pytest.raises(SourceError, match=r"picture platelet/0\.png: crashed its decoder"):
+    with pytest.raises(SourceError, match=r"image platelet/0\.png: crashed its decoder"):
         load_images(open_source(tmp_path), [0], size=16)
 
 
@@ -129,9 +129,9 @@ def test_what_was_begun_ahead_is_what_loading_gives(tmp_path: Path, kind: str, w
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_picture_that_cannot_be_read_ahead_is_named(tmp_path: Path, workers: int) -> None:
+def test_a_image_that_cannot_be_read_ahead_is_named(tmp_path: Path, workers: int) -> None:
     write_folder(tmp_path)
-    (tmp_path / "platelet" / "1.png").write_bytes(b"no picture")
+    (tmp_path / "platelet" / "1.png").write_bytes(b"no image")
     decoder = Decoder(open_source(tmp_path), 16, workers=workers)
     begun = decoder.begin(np.array([0, 1, 2]))
     with pytest.raises(DecodeError, match=r"platelet/1\.png"):

@@ -1,4 +1,4 @@
-"""The audit through Ray Data: the same tables, also where a picture takes its process down."""
+"""The audit through Ray Data: the same tables, also where an image takes its process down."""
 
 import importlib.util
 import json
@@ -44,14 +44,14 @@ said["still running"] = ray.is_initialized()
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """300 pictures in three shards, and 70 in a folder; some of them bad."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """300 images in three shards, and 70 in a folder; some of them bad."""
     root = tmp_path_factory.mktemp("cluster")
     for shard in range(3):
         numbers = range(100 * shard, 100 * shard + 100)
         members = [(f"{('ig', 'platelet')[n % 2]}/{n}.png", encode(cell(8, n % 290))) for n in numbers]
         (root / "shards").mkdir(exist_ok=True)
-        write_tar(root / "shards" / f"{shard}.tar", [*members, (f"ig/bad-{shard}.png", b"no picture")])
+        write_tar(root / "shards" / f"{shard}.tar", [*members, (f"ig/bad-{shard}.png", b"no image")])
     (root / "shards" / "damaged.tar").write_bytes(b"no tar")
     (root / "folder" / "ig").mkdir(parents=True)
     for number in range(70):
@@ -61,16 +61,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @needs_ray
 def test_ray_writes_the_tables_of_the_local_engine_and_loses_only_what_kills(
-    pictures: tuple[Path, Path], tmp_path: Path
+    images: tuple[Path, Path], tmp_path: Path
 ) -> None:
     paths = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path])
-    command = [sys.executable, "-c", SCRIPT, *pictures, tmp_path / "ray"]
+    command = [sys.executable, "-c", SCRIPT, *images, tmp_path / "ray"]
     surroundings = {**os.environ, "PYTHONPATH": paths, "RAY_USAGE_STATS_ENABLED": "0"}
     (tmp_path / "ray").mkdir()
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=surroundings)
     assert done.returncode == 0, done.stderr
     said = json.loads((tmp_path / "ray" / "said.json").read_text())
-    for name, source in zip(("shards", "folder"), pictures, strict=True):
+    for name, source in zip(("shards", "folder"), images, strict=True):
         here = audit(source, tmp_path / name, workers=0)
         assert {**said[name], "seconds": 0} == {**here, "seconds": 0}
         for table in ("manifest.csv", "statistics.csv", "issues.csv"):

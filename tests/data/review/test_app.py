@@ -93,12 +93,12 @@ def test_names_of_files_are_text_never_markup(client: TestClient, folder: Path) 
 
 def test_deciding_undoing_and_finishing(client: TestClient, folder: Path, stopped: list[bool]) -> None:
     item = client.get("/secret/api/findings", params={"issue": "converted"}).json()["items"][0]
-    place = str(item["place"])
-    said = client.post("/secret/api/decide", json={"decisions": {place: "relabel:platelet"}}).json()
-    assert said["decisions"] == {place: "relabel:platelet"}
+    index = str(item["index"])
+    said = client.post("/secret/api/decide", json={"decisions": {index: "relabel:platelet"}}).json()
+    assert said["decisions"] == {index: "relabel:platelet"}
     assert client.get("/secret/api/findings?show=decided").json()["total"] == 1
-    assert client.post("/secret/api/undo", json={}).json()["decisions"] == {place: ""}
-    client.post("/secret/api/decide", json={"decisions": {place: "relabel:platelet"}})
+    assert client.post("/secret/api/undo", json={}).json()["decisions"] == {index: ""}
+    client.post("/secret/api/decide", json={"decisions": {index: "relabel:platelet"}})
     done = client.post("/secret/api/finish", json={}).json()
     assert (done["kept"], done["dropped"], done["relabelled"]) == (1, 2, 1)
     assert stopped == [True]
@@ -106,7 +106,7 @@ def test_deciding_undoing_and_finishing(client: TestClient, folder: Path, stoppe
 
 
 def test_what_cannot_be_done_says_why(client: TestClient) -> None:
-    items = {item["sample_id"]: item["place"] for item in client.get("/secret/api/findings").json()["items"]}
+    items = {item["sample_id"]: item["index"] for item in client.get("/secret/api/findings").json()["items"]}
     answer = client.post("/secret/api/decide", json={"decisions": {items["platelet/b.png"]: "keep"}})
     assert (answer.status_code, answer.json()["error"].split(":")[1]) == (
         409,
@@ -119,21 +119,21 @@ def test_what_cannot_be_done_says_why(client: TestClient) -> None:
     assert client.get("/secret/api/findings?show=some").status_code == 422
 
 
-def test_pictures_come_encoded_anew_and_damaged_ones_not_at_all(client: TestClient, folder: Path) -> None:
-    items = {item["sample_id"]: item["place"] for item in client.get("/secret/api/findings").json()["items"]}
-    answer = client.get(f"/secret/picture/{items['ig/a.png']}")
+def test_images_come_encoded_anew_and_damaged_ones_not_at_all(client: TestClient, folder: Path) -> None:
+    items = {item["sample_id"]: item["index"] for item in client.get("/secret/api/findings").json()["items"]}
+    answer = client.get(f"/secret/image/{items['ig/a.png']}")
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
     assert answer.content != (folder / "cells" / "ig" / "a.png").read_bytes()
-    assert client.get(f"/secret/picture/{items['ig/a.png']}?large=true").status_code == 200
-    assert client.get(f"/secret/picture/{items['platelet/b.png']}").status_code == 404
-    assert client.get("/secret/picture/99").status_code == 409
-    assert client.get("/secret/picture/../../cells/ig/a.png").status_code == 404
+    assert client.get(f"/secret/image/{items['ig/a.png']}?large=true").status_code == 200
+    assert client.get(f"/secret/image/{items['platelet/b.png']}").status_code == 404
+    assert client.get("/secret/image/99").status_code == 409
+    assert client.get("/secret/image/../../cells/ig/a.png").status_code == 404
 
 
 def test_a_shutdown_writes_the_decisions_and_frees_the_audit(folder: Path) -> None:
     session = ReviewSession(open_source(folder / "cells"), folder / "audit")
     with TestClient(review_app(session, "secret", stop=lambda: None), base_url=HOME) as client:
-        place = client.get("/secret/api/findings?issue=converted").json()["items"][0]["place"]
-        client.post("/secret/api/decide", json={"decisions": {place: "relabel:platelet"}})
+        index = client.get("/secret/api/findings?issue=converted").json()["items"][0]["index"]
+        client.post("/secret/api/decide", json={"decisions": {index: "relabel:platelet"}})
     assert "relabel:platelet" in (folder / "audit" / "issues.csv").read_text()
     ReviewSession(open_source(folder / "cells"), folder / "audit").close()

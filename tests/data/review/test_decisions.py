@@ -26,7 +26,7 @@ from tests.data.hostile import cell, encode
 
 @pytest.fixture
 def audited(tmp_path: Path) -> Path:
-    """Three grey pictures, one of them twice: rows ``converted`` of all, ``exact_duplicate`` of two."""
+    """Three grey images, one of them twice: rows ``converted`` of all, ``exact_duplicate`` of two."""
     for name, seed in {"ig/a": 0, "ig/b": 0, "platelet/c": 1, "platelet/d": 2}.items():
         (tmp_path / "cells" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "cells" / f"{name}.png").write_bytes(encode(cell(8, seed)[..., 0]))

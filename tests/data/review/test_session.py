@@ -16,14 +16,14 @@ from tests.data.hostile import cell, encode
 FILES = {
     **{f"ig/copy-{number}.png": encode(cell(8, 1)) for number in range(5)},
     **{f"platelet/grey-{number}.png": encode(cell(8, 10 + number)[..., 0]) for number in range(4)},
-    "platelet/bad.png": b"no picture",
+    "platelet/bad.png": b"no image",
     "platelet/sound.png": encode(cell(8, 99)),
 }
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Five copies of one picture, four grey ones, one file that is none and a sound one; audited into ``audit``."""
+    """Five copies of one image, four grey ones, one file that is none and a sound one; audited into ``audit``."""
     for name, data in FILES.items():
         (tmp_path / "cells" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "cells" / name).write_bytes(data)
@@ -38,7 +38,7 @@ def session(folder: Path) -> Iterator[ReviewSession]:
     opened.close()
 
 
-def place(session: ReviewSession, name: str) -> int:
+def index(session: ReviewSession, name: str) -> int:
     return next(at for at, sample in enumerate(session.source.samples) if sample.sample_id.endswith(name))
 
 
@@ -65,14 +65,14 @@ def test_pages_hold_every_finding_once_forwards_and_backwards(session: ReviewSes
 
 def test_no_undecided_finding_is_skipped_when_decisions_shorten_the_list(session: ReviewSession) -> None:
     first = session.view(show="undecided", size=4)
-    session.decide({item["place"]: "keep" if item["readable"] else "drop" for item in first["items"]})
+    session.decide({item["index"]: "keep" if item["readable"] else "drop" for item in first["items"]})
     second = session.view(show="undecided", start=first["next"], size=4)
     assert [item["row"] for item in second["items"]] == [4, 5, 6, 7]
 
 
 def test_filters_show_one_issue_and_what_is_decided(session: ReviewSession) -> None:
     assert ids(session.view("converted")) == [f"platelet/grey-{number}.png" for number in range(4)]
-    session.decide({place(session, "grey-1.png"): "drop"})
+    session.decide({index(session, "grey-1.png"): "drop"})
     assert ids(session.view("converted", "decided")) == ["platelet/grey-1.png"]
     assert len(session.view("converted", "undecided")["items"]) == 3
     assert session.counts()["issues"]["converted"] == {"findings": 4, "decided": 1}
@@ -94,9 +94,9 @@ def test_a_decision_holds_for_all_findings_of_the_sample_and_undo_gives_each_row
     )
     pl.concat([table, more]).write_csv(folder / "audit" / "issues.csv")
     session = ReviewSession(open_source(folder / "cells"), folder / "audit")
-    at = place(session, "copy-1.png")
+    at = index(session, "copy-1.png")
     assert session.decide({at: "keep"})["decisions"] == {at: "keep"}
-    items = [item for item in session.view()["items"] if item["place"] == at]
+    items = [item for item in session.view()["items"] if item["index"] == at]
     assert [item["decision"] for item in items] == ["keep", "keep"]
     assert [item["suggestion"] for item in items] == ["drop", "review"]
     assert [item["others"] for item in items] == [["Blurry"], ["Exact duplicates"]]
@@ -106,14 +106,14 @@ def test_a_decision_holds_for_all_findings_of_the_sample_and_undo_gives_each_row
 
 
 def test_undo_goes_back_through_every_act_and_then_does_nothing(session: ReviewSession) -> None:
-    at = place(session, "grey-0.png")
+    at = index(session, "grey-0.png")
     for decision in ("keep", "drop", "relabel:ig"):
         session.decide({at: decision})
     assert [session.undo()["decisions"].get(at) for _ in range(4)] == ["drop", "keep", "", None]
 
 
 def test_decisions_and_undo_outlive_the_session(session: ReviewSession) -> None:
-    at = place(session, "grey-0.png")
+    at = index(session, "grey-0.png")
     session.decide({at: "keep"})
     session.decide({at: "relabel:ig"})
     again = reopened(session)
@@ -127,7 +127,7 @@ def test_decisions_and_undo_outlive_the_session(session: ReviewSession) -> None:
 def test_a_session_that_was_killed_is_gone_on_with(folder: Path) -> None:
     before = (folder / "audit" / "issues.csv").read_bytes()
     session = ReviewSession(open_source(folder / "cells"), folder / "audit")
-    session.decide({place(session, "grey-3.png"): "drop"})
+    session.decide({index(session, "grey-3.png"): "drop"})
     session._journal.close()  # what a kill leaves: the journal, and a table that knows nothing of it
     assert (folder / "audit" / "issues.csv").read_bytes() == before
     again = ReviewSession(open_source(folder / "cells"), folder / "audit")
@@ -139,7 +139,7 @@ def test_a_session_that_was_killed_is_gone_on_with(folder: Path) -> None:
 def test_a_sample_edited_by_hand_since_counts_as_undecided_and_keeps_the_edit(
     session: ReviewSession, folder: Path
 ) -> None:
-    session.decide({place(session, "grey-0.png"): "drop", place(session, "grey-1.png"): "drop"})
+    session.decide({index(session, "grey-0.png"): "drop", index(session, "grey-1.png"): "drop"})
     session.close()
     table = pl.read_csv(folder / "audit" / "issues.csv", infer_schema=False)
     mine = pl.when(pl.col("sample_id") == "platelet/grey-0.png").then(pl.lit("keep")).otherwise("suggestion")
@@ -154,7 +154,7 @@ def test_a_sample_edited_by_hand_since_counts_as_undecided_and_keeps_the_edit(
 
 def test_a_group_is_decided_at_once_and_undone_at_once(session: ReviewSession, folder: Path) -> None:
     group = session.view("exact_duplicate")["items"][0]["group"]
-    kept = place(session, "copy-3.png")
+    kept = index(session, "copy-3.png")
     session.decide_group("exact_duplicate", group, "drop", only=kept)
     session.merge()
     clean(folder / "cells", folder / "clean", audit=folder / "audit")
@@ -162,7 +162,7 @@ def test_a_group_is_decided_at_once_and_undone_at_once(session: ReviewSession, f
     assert session.counts()["decided"] == 5
     session.undo()
     assert session.counts()["decided"] == 0
-    for name, only in (("", None), ("no such", None), (group, place(session, "sound.png"))):
+    for name, only in (("", None), ("no such", None), (group, index(session, "sound.png"))):
         with pytest.raises(ConfigError, match="has no such member"):
             session.decide_group("exact_duplicate", name, "drop", only=only)
 
@@ -182,22 +182,22 @@ def test_what_clean_could_not_follow_is_refused_and_nothing_of_the_act_stands(
     session: ReviewSession, name: str, decision: str, words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        session.decide({place(session, "grey-2.png"): "drop", place(session, name): decision})
+        session.decide({index(session, "grey-2.png"): "drop", index(session, name): decision})
     assert session.counts()["decided"] == session.counts()["undoable"] == 0
 
 
-def test_pictures_are_decoded_and_encoded_anew(session: ReviewSession) -> None:
-    data, kind = session.thumbnail(place(session, "grey-0.png"))
+def test_images_are_decoded_and_encoded_anew(session: ReviewSession) -> None:
+    data, kind = session.thumbnail(index(session, "grey-0.png"))
     assert kind == "image/png"
     assert data != FILES["platelet/grey-0.png"]
-    with pytest.raises(DecodeError, match="not a picture"):
-        session.thumbnail(place(session, "bad.png"))
+    with pytest.raises(DecodeError, match="not an image"):
+        session.thumbnail(index(session, "bad.png"))
     with pytest.raises(ConfigError, match="is not in the source"):
         session.thumbnail(-1)
 
 
 def test_the_outcome_is_what_clean_then_does(session: ReviewSession, folder: Path) -> None:
-    session.decide({place(session, "grey-0.png"): "relabel:ig", place(session, "grey-1.png"): "drop"})
+    session.decide({index(session, "grey-0.png"): "relabel:ig", index(session, "grey-1.png"): "drop"})
     told = session.outcome()
     session.merge()
     done = clean(folder / "cells", folder / "clean", audit=folder / "audit")

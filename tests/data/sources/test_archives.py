@@ -62,7 +62,7 @@ def test_a_repeated_name_is_kept_once_and_refused_after(tmp_path, kind):
     source = open_source(WRITERS[kind](tmp_path / f"a.{kind}", [("a.png", PNG), ("a.png", other), ("b.png", PNG)]))
     assert reasons(source) == {
         "a.png": None,
-        "a.png#2": "has the id of an earlier picture (duplicate id)",
+        "a.png#2": "has the id of an earlier image (duplicate id)",
         "b.png": None,
     }
     assert source.read(0) == PNG
@@ -139,7 +139,7 @@ def test_a_damaged_zip_member_is_an_error_of_its_own(tmp_path):
     data[data.index(PNG) + 50] ^= 0xFF
     path.write_bytes(data)
     source = open_source(path)
-    with pytest.raises(DecodeError, match=r"picture 'a.png': cannot be unpacked \(Bad CRC-32"):
+    with pytest.raises(DecodeError, match=r"image 'a.png': cannot be unpacked \(Bad CRC-32"):
         source.read(0)
     assert source.read(1) == PNG
 
@@ -287,6 +287,6 @@ def test_mutated_archives_open_or_are_refused_and_nothing_else(archives, kind, s
         return
     for index in range(len(source)):
         try:
-            source.picture(index)
+            source.image(index)
         except DecodeError:
             continue

@@ -35,10 +35,10 @@ def test_the_challenges_layout(tmp_path, labels):
     assert [sample.label for sample in source.samples] == ["erythroblast", "basophil", "platelet"]
     assert source.classes == CELL_CLASSES
     assert np.array_equal(source.read(1), IMAGES[1])
-    assert np.array_equal(source.picture(1).pixels, IMAGES[1])
+    assert np.array_equal(source.image(1).pixels, IMAGES[1])
 
 
-def test_pictures_are_not_loaded_before_the_first_is_read(tmp_path, monkeypatch):
+def test_images_are_not_loaded_before_the_first_is_read(tmp_path, monkeypatch):
     path = save(tmp_path, images=IMAGES, labels=[0, 1, 2])
     sizes = []
     real = np.lib.format.read_array
@@ -58,7 +58,7 @@ def test_rows_are_copies(tmp_path):
 
 def test_grey_rows_are_repeated(tmp_path):
     source = open_source(save(tmp_path, images=IMAGES[..., 0], labels=[0, 1, 2]))
-    assert np.array_equal(source.picture(0).pixels, np.stack([IMAGES[0, ..., 0]] * 3, axis=2))
+    assert np.array_equal(source.image(0).pixels, np.stack([IMAGES[0, ..., 0]] * 3, axis=2))
 
 
 def test_more_than_eight_class_numbers_get_plain_names(tmp_path):
@@ -136,7 +136,7 @@ def test_row_names_grow_with_the_number_of_rows(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
-        ({"images": IMAGES, "labels": [0, 1]}, "array 'labels' of {}: has 2 rows for 3 pictures"),
+        ({"images": IMAGES, "labels": [0, 1]}, "array 'labels' of {}: has 2 rows for 3 images"),
         ({"images": IMAGES, "labels": [[0, 1]] * 3}, "array 'labels' of {}: has the shape (3, 2)"),
         ({"images": IMAGES, "labels": [0.0, 1.0, 2.0]}, "array 'labels' of {}: has the type float64"),
         ({"images": IMAGES, "labels": [True, False, True]}, "has the type bool"),
@@ -231,6 +231,6 @@ def test_mutated_arrays_open_or_are_refused_and_nothing_else(packed, suffix, see
     try:
         source = open_source(path)
         for index in range(len(source)):
-            source.picture(index)
+            source.image(index)
     except (SourceError, DecodeError):
         return

@@ -1,4 +1,4 @@
-"""Folders: labels by folder, what is set aside, and everything a file system can hold that is no picture."""
+"""Folders: labels by folder, what is set aside, and everything a file system can hold that is no image."""
 
 import os
 import socket
@@ -78,7 +78,7 @@ def test_classes_can_be_ordered_and_strangers_are_named(tmp_path):
         open_source(tmp_path, classes=["cat"])
 
 
-def test_what_is_no_picture_is_set_aside_with_its_reason_and_the_rest_is_tried(tmp_path):
+def test_what_is_no_image_is_set_aside_with_its_reason_and_the_rest_is_tried(tmp_path):
     fill(tmp_path, "a.png", "b.pdf", "noext", ".DS_Store", "Thumbs.db", "desktop.ini", "labels.CSV", "provenance.json")
     fill(tmp_path, "__MACOSX/._a.png", ".git/config")
     source = open_source(tmp_path)
@@ -95,9 +95,9 @@ def test_what_is_no_picture_is_set_aside_with_its_reason_and_the_rest_is_tried(t
 
 
 @pytest.mark.parametrize("names", [(), ("notes.txt",)])
-def test_a_folder_without_pictures_is_refused(tmp_path, names):
+def test_a_folder_without_images_is_refused(tmp_path, names):
     fill(tmp_path, *names)
-    with pytest.raises(SourceError, match="holds no file that could be a picture"):
+    with pytest.raises(SourceError, match="holds no file that could be an image"):
         open_source(tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_pipes_and_sockets_are_never_opened(tmp_path, monkeypatch):
     assert [name for name, reason in source.ignored if "never opened" in reason] == ["door.png", "pipe.png"]
 
 
-def test_a_pipe_put_in_a_pictures_place_is_not_waited_for(tmp_path):
+def test_a_pipe_put_in_a_images_place_is_not_waited_for(tmp_path):
     source = open_source(fill(tmp_path, "a.png"))
     (tmp_path / "a.png").unlink()
     os.mkfifo(tmp_path / "a.png")
@@ -193,7 +193,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
 def test_a_file_that_vanishes_is_an_error_of_its_own(tmp_path):
     source = open_source(fill(tmp_path, "a.png", "b.png"))
     (tmp_path / "a.png").unlink()
-    with pytest.raises(DecodeError, match=r"picture 'a.png': cannot be read"):
+    with pytest.raises(DecodeError, match=r"image 'a.png': cannot be read"):
         source.read(0)
     assert source.read(1) == PNG
 
@@ -204,7 +204,7 @@ def test_oversized_files_are_refused_before_reading(tmp_path):
     assert open_source(tmp_path).samples[0].refused == "has 629,145,600 bytes unpacked, the limit is 536,870,912"
 
 
-def test_label_files_beside_pictures_speak(tmp_path):
+def test_label_files_beside_images_speak(tmp_path):
     fill(tmp_path, "0.png", "1.seg.png", "2.png", "3.png")
     (tmp_path / "0.cls").write_text("7\n")
     (tmp_path / "1.json").write_text('{"label": 3, "group": 12, "split": "validation"}')
@@ -225,7 +225,7 @@ def test_label_files_beside_pictures_speak(tmp_path):
         ("\xff", "codec"),
     ],
 )
-def test_unusable_label_files_refuse_their_picture_alone(tmp_path, text, words):
+def test_unusable_label_files_refuse_their_image_alone(tmp_path, text, words):
     fill(tmp_path, "a.png", "b.png")
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
     first, second = open_source(tmp_path).samples

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from hemalens.core.errors import DecodeError, SourceError
-from hemalens.data.sources.given import open_pictures, to_pixels
+from hemalens.data.sources.given import open_images, to_pixels
 from hemalens.data.split import choose_splits
 
 CELLS = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), np.uint8)
@@ -37,11 +37,11 @@ def test_images_are_turned_upright() -> None:
     assert to_pixels(Image.open(buffer)).shape == (5, 2, 3)
 
 
-def test_pictures_of_all_kinds_are_read_alike_in_their_order(tmp_path: Path) -> None:
+def test_images_of_all_kinds_are_read_alike_in_their_order(tmp_path: Path) -> None:
     Image.fromarray(CELLS[2]).save(tmp_path / "cell.png")
     given = [CELLS[0], Image.fromarray(CELLS[1]), tmp_path / "cell.png", str(tmp_path / "cell.png")]
-    source = open_pictures(given, ["a", "b", "a", "a"], classes=["a", "b"], groups=[1, 2, 1, 1])
-    assert [source.picture(place).pixels.tolist() for place in range(4)] == CELLS[[0, 1, 2, 2]].tolist()
+    source = open_images(given, ["a", "b", "a", "a"], classes=["a", "b"], groups=[1, 2, 1, 1])
+    assert [source.image(index).pixels.tolist() for index in range(4)] == CELLS[[0, 1, 2, 2]].tolist()
     path = str(tmp_path / "cell.png")
     assert [sample.sample_id for sample in source.samples] == ["row-000000", "row-000001", path, f"{path}#2"]
     assert [(sample.label, sample.group) for sample in source.samples] == [
@@ -55,23 +55,23 @@ def test_pictures_of_all_kinds_are_read_alike_in_their_order(tmp_path: Path) -> 
 
 def test_an_array_is_a_source_that_leaves_it_as_it_is() -> None:
     before = CELLS.copy()
-    source = open_pictures(CELLS)
-    source.picture(0).pixels[:] = 0
+    source = open_images(CELLS)
+    source.image(0).pixels[:] = 0
     assert (before == CELLS).all()
-    grey = open_pictures(CELLS[..., 0])
-    assert grey.picture(1).pixels.tolist() == np.repeat(CELLS[1, :, :, :1], 3, axis=2).tolist()
+    grey = open_images(CELLS[..., 0])
+    assert grey.image(1).pixels.tolist() == np.repeat(CELLS[1, :, :, :1], 3, axis=2).tolist()
 
 
 def test_the_fingerprint_follows_pixels_and_labels() -> None:
-    same = open_pictures(CELLS, list("abab")).fingerprint()
-    assert open_pictures(list(CELLS), list("abab")).fingerprint() == same
-    assert open_pictures(CELLS, list("abba")).fingerprint() != same
-    assert open_pictures(CELLS[::-1], list("abab")).fingerprint() != same
+    same = open_images(CELLS, list("abab")).fingerprint()
+    assert open_images(list(CELLS), list("abab")).fingerprint() == same
+    assert open_images(CELLS, list("abba")).fingerprint() != same
+    assert open_images(CELLS[::-1], list("abab")).fingerprint() != same
 
 
 def test_copies_stay_on_one_side_of_a_split() -> None:
     cells = np.concatenate([CELLS, CELLS[:1]])
-    sides = choose_splits(open_pictures(cells, ["a"] * 5), shares=(0.5, 0.5, 0), seed=3)
+    sides = choose_splits(open_images(cells, ["a"] * 5), shares=(0.5, 0.5, 0), seed=3)
     assert sides[0] == sides[4]
     assert set(sides) == {"train", "val"}
 
@@ -79,20 +79,20 @@ def test_copies_stay_on_one_side_of_a_split() -> None:
 @pytest.mark.parametrize(
     ("given", "rule"),
     [
-        (CELLS.reshape(4, -1), r"pictures \(4, 90\): are of no shape"),
-        (CELLS[0], r"pictures \(6, 5, 3\): is one picture"),
-        ("cell.png", r"cell\.png: is one picture"),
-        (Image.fromarray(CELLS[0]), "is one picture"),
+        (CELLS.reshape(4, -1), r"images \(4, 90\): are of no shape"),
+        (CELLS[0], r"images \(6, 5, 3\): is one image"),
+        ("cell.png", r"cell\.png: is one image"),
+        (Image.fromarray(CELLS[0]), "is one image"),
         ([], "holds none"),
         (CELLS[:0], "holds none"),
-        ([CELLS[0], 3], r"pictures\[1\]: is of the type int"),
+        ([CELLS[0], 3], r"images\[1\]: is of the type int"),
     ],
 )
-def test_what_are_no_pictures_is_refused_at_once(given: Any, rule: str) -> None:
+def test_what_are_no_images_is_refused_at_once(given: Any, rule: str) -> None:
     with pytest.raises(SourceError, match=rule):
-        open_pictures(given)
+        open_images(given)
 
 
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(DecodeError, match=r"nowhere\.png: cannot be read"):
-        open_pictures(["nowhere.png"]).picture(0)
+        open_images(["nowhere.png"]).image(0)

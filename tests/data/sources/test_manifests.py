@@ -70,7 +70,7 @@ def test_files_that_are_not_there_or_no_files_are_refused_samples(folder):
     ]
     assert source.samples[4].sample_id == "a.png#2"
     with pytest.raises(DecodeError, match=r"'gone.png': cannot be found"):
-        source.picture(1)
+        source.image(1)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_files_that_are_not_there_or_no_files_are_refused_samples(folder):
         ("path,label\na.png,ig\n,ig\n", "row 2 of"),
         ("file,label\na.png,ig\n", "lacks the column 'path' (it has file, label)"),
         ("path;label\na.png;ig\n", "separate columns by commas"),
-        ("path\n", "lists no picture"),
+        ("path\n", "lists no image"),
         ("", "cannot be read"),
         ("path,label\na.png,3\nb.png,ig\n", None),
     ],

@@ -44,8 +44,8 @@ def damaged() -> bytes:
 def understated() -> bytes:
     """Say in the directory that a member of 1 MB has 1 byte."""
     data = bytearray(packed(("model.py", MODEL), ("zeros", bytes(1 << 20)), compress=zipfile.ZIP_DEFLATED))
-    place = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1)
-    data[place + 24 : place + 28] = struct.pack("<I", 1)
+    index = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 1)
+    data[index + 24 : index + 28] = struct.pack("<I", 1)
     return bytes(data)
 
 

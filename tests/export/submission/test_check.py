@@ -42,13 +42,13 @@ def packed(folder: Path, code: str, **members: str) -> Path:
 def test_the_score_is_exactly_that_of_evaluate_clean_and_distorted(fp32: Fp32, source, tmp_path, undrawn) -> None:
     wanted = evaluate(fp32.run, source, tmp_path / "evaluation")
     package([fp32.run], tmp_path / "submission.zip")
-    found = check(tmp_path / "submission.zip", source, perturbed=True)
+    found = check(tmp_path / "submission.zip", source, distorted=True)
     keys = ("value", "low", "high")
-    for score in ("accuracy", "macro_f1", "perturbed"):
+    for score in ("accuracy", "macro_f1", "distorted"):
         assert [found[score][key] for key in keys] == [wanted[score][key] for key in keys]
     assert found["confusion_matrix"] == wanted["confusion_matrix"]
     assert (found["n"], found["runtime"], found["notes"]) == (wanted["n"], "numpy", [])
-    assert found["pictures_per_second"] > 0
+    assert found["images_per_second"] > 0
     assert 10 < found["peak_memory_mb"] < 2000
 
 
@@ -76,7 +76,7 @@ WRONG = {
     "import error": ("import nowhere_to_be_found", "needs the package 'nowhere_to_be_found' while importing"),
     "a package that is not there": ("import scipy", "needs the package 'scipy' .* the runtime numpy has not"),
     "syntax error": ("class Model", r"fails while importing model\.py \(SyntaxError"),
-    "error": (PREDICT + "raise KeyError(3)", r"fails while predicting 16 pictures \(KeyError: 3\)"),
+    "error": (PREDICT + "raise KeyError(3)", r"fails while predicting 16 images \(KeyError: 3\)"),
     "wrong shape": (PREDICT + "return np.zeros((len(X), 1), int)", r"returns an array of shape \(16, 1\)"),
     "one-hot": (PREDICT + "return np.eye(8)[[0] * len(X)]", r"returns \(16, 8\), as of one-hot .*argmax"),
     "floats": (PREDICT + "return np.zeros(len(X))", "returns float64 labels"),
@@ -85,8 +85,8 @@ WRONG = {
     "out of range": (PREDICT + "return np.full(len(X), 8)", "returns the label 8; return integers .* from 0 to 7"),
     "negative": (PREDICT + "return np.full(len(X), -1)", "returns the label -1"),
     "NaN": (PREDICT + "return np.full(len(X), np.nan)", "returns NaN"),
-    "wrong length": (PREDICT + "return np.zeros(len(X) - 1, int)", "returns 15 labels for 16 pictures"),
-    "mutates": (PREDICT + "X //= 2; return np.zeros(len(X), int)", "changes the pictures"),
+    "wrong length": (PREDICT + "return np.zeros(len(X) - 1, int)", "returns 15 labels for 16 images"),
+    "mutates": (PREDICT + "X //= 2; return np.zeros(len(X), int)", "changes the images"),
     "writes outside": (PREDICT + "open('log.txt', 'w')", r"writes 'log\.txt', outside its folder, while predicting"),
     "makes folders outside": (PREDICT + "import os; os.mkdir('/tmp/made')", "changes '/tmp/made', outside"),
     "needs network": (
@@ -98,9 +98,9 @@ WRONG = {
     "exits": (PREDICT + "import sys; sys.exit(0)", r"ends the process \(sys\.exit\)"),
     "crashes": (PREDICT + "import os; os.abort()", "ends the process by signal SIGABRT while predicting 16"),
     "ends": (PREDICT + "import os; os._exit(3)", "ends the process with exit code 3 while predicting"),
-    "draws": (PREDICT + "return np.random.randint(0, 8, len(X))", "other labels for the same pictures"),
+    "draws": (PREDICT + "return np.random.randint(0, 8, len(X))", "other labels for the same images"),
     "floats differ": (PREDICT + "return np.full(len(X), int(X.dtype == np.uint8))", "other labels for float than for"),
-    "batches": (PREDICT + "return np.arange(len(X)) % 8", "when the pictures come alone or in another order"),
+    "batches": (PREDICT + "return np.arange(len(X)) % 8", "when the images come alone or in another order"),
 }
 
 
@@ -120,9 +120,7 @@ def test_a_file_elsewhere_on_this_machine_may_not_be_read(source, tmp_path) -> N
 
 def test_what_is_too_slow_is_stopped(source, tmp_path) -> None:
     code = PREDICT + "\n        while True: pass"
-    with pytest.raises(
-        ArtifactError, match=r"is too slow: stopped after 3 s while predicting 16 pictures; .*--seconds"
-    ):
+    with pytest.raises(ArtifactError, match=r"is too slow: stopped after 3 s while predicting 16 images; .*--seconds"):
         check(packed(tmp_path, code), source, seconds=3)
 
 

@@ -16,10 +16,10 @@ from hemalens.core.types import CELL_CLASSES
 from hemalens.data.synthetic import synthetic_set
 from hemalens.export.submission import package as module
 from hemalens.export.submission.package import package
-from hemalens.inference.model import Classifier
+from hemalens.inference.model import Model
 from tests.exported import Exported, Fp32
 
-PICTURES = synthetic_set(5, size=96, seed=3, contamination=False).images
+IMAGES = synthetic_set(5, size=96, seed=3, contamination=False).images
 
 
 @pytest.fixture(autouse=True)
@@ -48,21 +48,21 @@ def test_labels_are_the_models_in_the_challenges_order(runtime, fp32: Fp32, tmp_
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    labels = unpacked(tmp_path / "submission.zip", tmp_path / "out").predict(PICTURES)
-    wanted = [CELL_CLASSES.index(str(name)) for name in Classifier.open(fp32.onnx, threads=1).predict(PICTURES)]
+    labels = unpacked(tmp_path / "submission.zip", tmp_path / "out").predict(IMAGES)
+    wanted = [CELL_CLASSES.index(str(name)) for name in Model.open(fp32.onnx, threads=1).predict(IMAGES)]
     assert (labels.shape, labels.dtype, labels.tolist()) == ((40,), np.int64, wanted)
     assert len(set(wanted)) > 1
 
 
-def test_floats_lists_and_no_pictures_are_taken_and_other_shapes_refused(fp32: Fp32, tmp_path) -> None:
+def test_floats_lists_and_no_images_are_taken_and_other_shapes_refused(fp32: Fp32, tmp_path) -> None:
     package([fp32.run], tmp_path / "submission.zip")
     model = unpacked(tmp_path / "submission.zip", tmp_path / "out")
-    wanted = model.predict(PICTURES[:4]).tolist()
-    for given in (PICTURES[:4].astype(np.float32), PICTURES[:4] + 0.4, PICTURES[:4].tolist(), list(PICTURES[:4])):
+    wanted = model.predict(IMAGES[:4]).tolist()
+    for given in (IMAGES[:4].astype(np.float32), IMAGES[:4] + 0.4, IMAGES[:4].tolist(), list(IMAGES[:4])):
         assert model.predict(given).tolist() == wanted
-    assert model.predict(PICTURES[:0]).shape == (0,)
-    for wrong in (PICTURES[0], PICTURES[..., :1], np.full((1, 4, 4, 3), "x")):
-        with pytest.raises(ValueError, match="pictures must be"):
+    assert model.predict(IMAGES[:0]).shape == (0,)
+    for wrong in (IMAGES[0], IMAGES[..., :1], np.full((1, 4, 4, 3), "x")):
+        with pytest.raises(ValueError, match="images must be"):
             model.predict(wrong)
     with pytest.raises(ValueError, match="not finite"):
         model.predict(np.full((1, 96, 96, 3), np.nan))
@@ -74,9 +74,9 @@ def test_several_runs_and_symmetries_are_averaged_as_calibrated_probabilities(fp
         assert {"model-1.npz", "model-2.npz"} <= set(archive.namelist())
         facts = json.loads(archive.read("submission.json"))
     assert (facts["symmetries"], len(facts["temperatures"]), facts["labels"]) == (8, 2, list(range(8)))
-    found = unpacked(tmp_path / "submission.zip", tmp_path / "out")._probabilities(PICTURES)
-    classifier = Classifier.open(fp32.onnx, threads=1)
-    turned = [np.rot90(side, k, (1, 2)) for side in (PICTURES, PICTURES[:, :, ::-1]) for k in range(4)]
+    found = unpacked(tmp_path / "submission.zip", tmp_path / "out")._probabilities(IMAGES)
+    classifier = Model.open(fp32.onnx, threads=1)
+    turned = [np.rot90(side, k, (1, 2)) for side in (IMAGES, IMAGES[:, :, ::-1]) for k in range(4)]
     assert len({side[0].tobytes() for side in turned}) == 8
     wanted = np.mean([classifier.predict_proba(np.ascontiguousarray(side)) for side in turned], axis=0)
     np.testing.assert_allclose(found, wanted, atol=1e-6)

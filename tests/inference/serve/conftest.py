@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hemalens.inference.model import Classifier
+from hemalens.inference.model import Model
 from tests.exported import Exported
 
 PATIENCE = 60.0  # s that a busy machine may take for an answer
@@ -29,7 +29,7 @@ if __name__ == "__main__":
     limits = Limits(**json.loads(sys.argv[2]))
     print(json.dumps(serve(sys.argv[1], port=0, workers=2, announce=announce_service, limits=limits)))
 """
-QUICK = {"header_seconds": 2.0, "body_seconds": 2.0, "write_seconds": 2.0, "body_bytes": 4 << 20, "pictures": 40}
+QUICK = {"header_seconds": 2.0, "body_seconds": 2.0, "write_seconds": 2.0, "body_bytes": 4 << 20, "images": 40}
 QUICK |= {"unpacked_bytes": 8 << 20, "pixels": 4_000_000, "infer_bytes": 2 << 20}
 
 
@@ -133,7 +133,7 @@ def encode(pixels: np.ndarray, kind: str = "PNG") -> bytes:
 
 @dataclass(frozen=True)
 class Cells:
-    """Pictures of which the model claims something, and one of which it does not, as arrays (H, W, 3)."""
+    """Images of which the model claims something, and one of which it does not, as arrays (H, W, 3)."""
 
     kept: list[np.ndarray]
     refused: np.ndarray
@@ -145,9 +145,9 @@ def cells(exported: Exported) -> Cells:
     made = np.load(exported.source)["images"][:40]
     strange = [random.integers(0, 256, (24, 24, 3), np.uint8) for _ in range(8)]
     strange += [np.full((24, 24, 3), shade, np.uint8) for shade in range(0, 256, 15)]
-    classifier = Classifier.open(exported.onnx, threads=1)
+    classifier = Model.open(exported.onnx, threads=1)
     refused = classifier.judge([*made, *strange]).abstained
-    known = [picture for picture, no in zip(made, refused, strict=False) if not no]
+    known = [image for image, no in zip(made, refused, strict=False) if not no]
     return Cells(known[:6], strange[int(np.flatnonzero(refused[len(made) :])[0])])
 
 

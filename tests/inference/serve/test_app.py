@@ -7,14 +7,14 @@ from io import BytesIO
 import numpy as np
 import pytest
 
-from hemalens.inference.model import Classifier
+from hemalens.inference.model import Model
 from tests.exported import Exported
 from tests.inference.serve.conftest import Cells, Server, encode
 
 
 @pytest.fixture(scope="module")
-def classifier(exported: Exported) -> Classifier:
-    return Classifier.open(exported.onnx, threads=1)
+def classifier(exported: Exported) -> Model:
+    return Model.open(exported.onnx, threads=1)
 
 
 def zipped(members: dict[str, bytes]) -> bytes:
@@ -25,19 +25,19 @@ def zipped(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def test_pictures_are_answered_in_order_as_the_model_answers_them(server: Server, cells: Cells, classifier) -> None:
-    pictures = [*cells.kept, cells.refused]
-    reply = server.predict(*[(f"{place}.png", encode(one)) for place, one in enumerate(pictures)])
+def test_images_are_answered_in_order_as_the_model_answers_them(server: Server, cells: Cells, classifier) -> None:
+    images = [*cells.kept, cells.refused]
+    reply = server.predict(*[(f"{index}.png", encode(one)) for index, one in enumerate(images)])
     assert reply.status == 200
     said = reply.json()
     assert said["classes"] == classifier.classes_.tolist()
-    judged = classifier.judge(pictures)
-    for place, row in enumerate(said["predictions"]):
-        assert row["sample_id"] == f"{place}.png"
-        assert row["predicted"] == classifier.classes_[judged.predicted[place]]
-        assert row["abstained"] == judged.abstained[place]
+    judged = classifier.judge(images)
+    for index, row in enumerate(said["predictions"]):
+        assert row["sample_id"] == f"{index}.png"
+        assert row["predicted"] == classifier.classes_[judged.predicted[index]]
+        assert row["abstained"] == judged.abstained[index]
         shares = [row[f"p_{name}"] for name in said["classes"]]
-        np.testing.assert_allclose(shares, judged.probabilities[place], atol=1e-5)
+        np.testing.assert_allclose(shares, judged.probabilities[index], atol=1e-5)
         assert row["confidence"] == max(shares)
         assert bool(row["reason"]) == row["abstained"]
         assert (row["width"], row["height"]) == (24, 24)
@@ -45,21 +45,21 @@ def test_pictures_are_answered_in_order_as_the_model_answers_them(server: Server
     assert said["predictions"][-1]["abstained"]
 
 
-def test_one_raw_picture_is_answered_and_heat_maps_come_when_asked_for(server: Server, cells: Cells) -> None:
+def test_one_raw_image_is_answered_and_heat_maps_come_when_asked_for(server: Server, cells: Cells) -> None:
     reply = server.ask("POST", "/v1/predict?heat_maps=true", encode(cells.kept[0]), Content_Type="image/png")
     (row,) = reply.json()["predictions"]
     assert row["predicted"]
-    for key in ("picture", "heat_map"):
+    for key in ("image", "heat_map"):
         assert row[key].startswith("data:image/png;base64,")
-    assert row["picture"] != row["heat_map"]
+    assert row["image"] != row["heat_map"]
 
 
-def test_a_zip_is_answered_picture_by_picture_and_what_leads_out_is_refused(server: Server, cells: Cells) -> None:
-    members = {f"a/{place}.png": encode(one) for place, one in enumerate(cells.kept)}
+def test_a_zip_is_answered_image_by_image_and_what_leads_out_is_refused(server: Server, cells: Cells) -> None:
+    members = {f"a/{index}.png": encode(one) for index, one in enumerate(cells.kept)}
     members |= {"../../evil.png": encode(cells.kept[0]), "notes.txt": b"x", "__MACOSX/a/0.png": b"x", "b.png": b"no"}
     said = server.predict(("cells.zip", zipped(members)), ("alone.png", encode(cells.kept[0]))).json()
     rows = {row["sample_id"]: row for row in said["predictions"]}
-    assert [*rows] == [*(f"a/{place}.png" for place in range(6)), "../../evil.png", "b.png", "alone.png"]
+    assert [*rows] == [*(f"a/{index}.png" for index in range(6)), "../../evil.png", "b.png", "alone.png"]
     assert rows["../../evil.png"]["reason"] == "unreadable: has a name that leads out of the archive"
     assert rows["b.png"]["predicted"] is None
     assert rows["a/0.png"]["predicted"] == rows["alone.png"]["predicted"]
@@ -75,10 +75,10 @@ def test_a_member_packed_otherwise_than_deflated_is_named(server: Server, cells:
     assert plain["predicted"]
 
 
-def test_one_bad_picture_does_not_spoil_the_others(server: Server, cells: Cells) -> None:
+def test_one_bad_image_does_not_spoil_the_others(server: Server, cells: Cells) -> None:
     reply = server.predict(("no.png", b"hello"), ("yes.png", encode(cells.kept[0])), ("yes.png", b""))
     no, yes, empty = reply.json()["predictions"]
-    assert (no["predicted"], no["abstained"], no["reason"]) == (None, True, "unreadable: is text, not a picture")
+    assert (no["predicted"], no["abstained"], no["reason"]) == (None, True, "unreadable: is text, not an image")
     assert yes["predicted"]
     assert empty["sample_id"] == "yes.png#2", "ids stay unique"
     assert "empty" in empty["reason"]
@@ -86,11 +86,11 @@ def test_one_bad_picture_does_not_spoil_the_others(server: Server, cells: Cells)
 
 def test_tensors_are_answered_by_the_open_inference_protocol(server: Server, cells: Cells, classifier) -> None:
     described = server.ask("GET", f"/v2/models/{server.model}").json()
-    assert described["inputs"] == [{"name": "pictures", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
-    pictures = np.stack(cells.kept[:2])
-    tensor = {"name": "pictures", "shape": [*pictures.shape], "datatype": "UINT8"}
-    judged = classifier.judge(pictures)
-    for data in (pictures.ravel().tolist(), pictures.tolist()):
+    assert described["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
+    images = np.stack(cells.kept[:2])
+    tensor = {"name": "images", "shape": [*images.shape], "datatype": "UINT8"}
+    judged = classifier.judge(images)
+    for data in (images.ravel().tolist(), images.tolist()):
         asked = json.dumps({"id": "one", "inputs": [{**tensor, "data": data}]}).encode()
         reply = server.ask("POST", f"/v2/models/{server.model}/infer", asked, Content_Type="application/json")
         said = reply.json()
@@ -112,7 +112,7 @@ def test_health_metrics_and_the_description_are_there(server: Server, cells: Cel
     assert server.ask("GET", "/v2/models/other").status == 404
     text = server.ask("GET", "/metrics").body.decode()
     assert 'hemalens_requests_total{method="POST",path="/v1/predict",status="200"}' in text
-    assert 'hemalens_pictures_total{outcome="answered"}' in text
+    assert 'hemalens_images_total{outcome="answered"}' in text
     described = server.ask("GET", "/openapi.json").json()
     assert {"/v1/predict", "/v2/health/ready", "/v2/models/{name}/infer"} <= described["paths"].keys()
     assert "example" in described["paths"]["/v1/predict"]["post"]["responses"]["200"]["content"]["application/json"]

@@ -42,7 +42,7 @@ def raw(data: bytes, kind: str = "image/png") -> Case:
 
 
 def named(name: str) -> Case:
-    """A good picture under a bad name: it is answered, and the name harms nobody."""
+    """A good image under a bad name: it is answered, and the name harms nobody."""
 
     def attack(server: Server) -> Reply:
         reply = server.predict((name, GOOD))
@@ -132,7 +132,7 @@ def chunks(server: Server) -> Reply:
 
 
 def tensor(**changed: object) -> dict[str, object]:
-    one = {"name": "pictures", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [1, 2, 3], **changed}
+    one = {"name": "images", "shape": [1, 1, 1, 3], "datatype": "UINT8", "data": [1, 2, 3], **changed}
     return {"inputs": [one]}
 
 
@@ -156,8 +156,8 @@ CASES: dict[str, tuple[Case, set[int]]] = {
     "chunked without length": (chunks, {413}),
     "body shorter than announced": (sent(HEAD + b"Content-Length: 100\r\n\r\nabc"), {408}),
     "5,000 parts": (lambda server: server.predict(*[("a.png", b"x")] * 5000), {413}),
-    "41 pictures": (lambda server: server.predict(*[("a.png", GOOD)] * 41), {413}),
-    # pictures that are none, or too much
+    "41 images": (lambda server: server.predict(*[("a.png", GOOD)] * 41), {413}),
+    # images that are none, or too much
     "bomb by its header": (raw(HUGE), {413}),
     "bomb that unpacks": (raw(png(3000, 3000, zlib.compress(bytes(9001 * 3000), 9))), {413}),
     "truncated JPEG": (raw(encode(np.zeros((64, 64, 3), np.uint8), "JPEG")[:300]), {422}),
@@ -202,7 +202,7 @@ CASES: dict[str, tuple[Case, set[int]]] = {
         lambda s: s.ask("POST", "/v1/predict", zlib.compress(bytes(99)), Content_Encoding="gzip"),
         {415},
     ),
-    "JSON for a picture": (raw(b"{}", "application/json"), {415}),
+    "JSON for an image": (raw(b"{}", "application/json"), {415}),
     "foreign host": (get("/", Host="evil.example"), {421}),
     "foreign host that begins like ours": (get("/", Host="localhost.evil.example:8000"), {421}),
     "no host": (sent(b"GET / HTTP/1.1\r\n\r\n"), {400}),
@@ -241,7 +241,7 @@ CASES: dict[str, tuple[Case, set[int]]] = {
     "deep JSON": (infer(b"[" * 100_000), {400}),
     "no JSON": (infer(b"\xff\xfe"), {400}),
     "JSON of another form": (infer([1, 2]), {400}),
-    "tensor of no pictures": (infer(tensor(shape=[0, 1, 1, 3], data=[])), {400}),
+    "tensor of no images": (infer(tensor(shape=[0, 1, 1, 3], data=[])), {400}),
     "tensor larger than it is": (infer(tensor(shape=[1 << 30, 1 << 30, 1 << 30, 3])), {400}),
     "tensor smaller than it is": (infer(tensor(data=[1] * 6)), {400}),
     "ragged tensor": (infer(tensor(data=[[1, 2], [3]])), {400}),
@@ -272,7 +272,7 @@ def test_attacks_are_answered_or_cut_and_the_server_goes_on(server: Server, name
     assert server.healthy()
 
 
-def test_pictures_of_many_frames_and_formulas_survive_nothing_of_it(server: Server, cells: Cells) -> None:
+def test_images_of_many_frames_and_formulas_survive_nothing_of_it(server: Server, cells: Cells) -> None:
     buffer = io.BytesIO()
     frames = [Image.fromarray(one) for one in cells.kept[:3]]
     frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
@@ -284,8 +284,8 @@ def test_pictures_of_many_frames_and_formulas_survive_nothing_of_it(server: Serv
 def test_a_hundred_attackers_leave_room_for_the_others(server: Server, cells: Cells) -> None:
     lines = [server.connect() for _ in range(100)]
     try:
-        for place, line in enumerate(lines):
-            line.sendall(HEAD if place % 2 else HEAD + b"Content-Type: image/png\r\nContent-Length: 500\r\n\r\nx")
+        for index, line in enumerate(lines):
+            line.sendall(HEAD if index % 2 else HEAD + b"Content-Type: image/png\r\nContent-Length: 500\r\n\r\nx")
         assert server.healthy()
         assert server.predict(("a.png", encode(cells.kept[0]))).status == 200
     finally:

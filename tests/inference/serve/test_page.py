@@ -44,13 +44,13 @@ def choose(page, *files: tuple[str, bytes]) -> None:
 
 
 def done(page, number: int) -> None:
-    playwright.expect(page.locator("#said")).to_have_text(f"{number} pictures done.")
+    playwright.expect(page.locator("#said")).to_have_text(f"{number} images done.")
 
 
-def test_dropped_pictures_are_answered_refused_or_named_and_downloaded(page, server: Server, cells: Cells) -> None:
-    files = [(f"{place}.png", encode(one)) for place, one in enumerate(cells.kept)]
+def test_dropped_images_are_answered_refused_or_named_and_downloaded(page, server: Server, cells: Cells) -> None:
+    files = [(f"{index}.png", encode(one)) for index, one in enumerate(cells.kept)]
     files += [("=odd,name.png", encode(cells.refused)), (EVIL, b"hello")]
-    files += [(f"again-{place}.png", encode(cells.kept[0])) for place in range(10)]
+    files += [(f"again-{index}.png", encode(cells.kept[0])) for index in range(10)]
     packed = [[name, base64.b64encode(data).decode()] for name, data in files]
     assert page.locator("body").evaluate(f"(_, files) => ({DROP})(files)", [packed]), "the drop zone shows itself"
     done(page, 18)
@@ -64,14 +64,14 @@ def test_dropped_pictures_are_answered_refused_or_named_and_downloaded(page, ser
     playwright.expect(first.locator("h3")).to_have_text(re.compile(rf"{said['predicted']}, [\d.]+\s%"))
     assert first.locator(".bars li").count() == 8
     assert first.locator(".best .fill").bounding_box()["width"] > 0
-    assert first.locator("img").count() == 2, "the picture and its heat map"
+    assert first.locator("img").count() == 2, "the image and its heat map"
     playwright.expect(first.locator("img").nth(1)).to_have_js_property("naturalWidth", 24)
 
     assert "refused" in cards.nth(6).get_attribute("class")
     playwright.expect(cards.nth(6).locator("h3")).to_have_text("No answer")
     playwright.expect(cards.nth(6).locator(".reason")).to_have_text(re.compile("confidence|unlike"))
     playwright.expect(cards.nth(7).locator("h3")).to_have_text("Not read")
-    playwright.expect(cards.nth(7).locator(".reason")).to_contain_text("is text, not a picture")
+    playwright.expect(cards.nth(7).locator(".reason")).to_contain_text("is text, not an image")
     playwright.expect(page.locator("#counts")).to_contain_text("no answer: 1, not read: 1")
 
     with page.expect_download() as waiting:
@@ -112,15 +112,15 @@ def test_all_of_it_goes_by_keyboard(page, cells: Cells) -> None:
     assert page.get_by_role("button", name="Clear").is_disabled()
 
 
-def test_a_zip_becomes_its_pictures_and_a_broken_one_says_so(page, cells: Cells) -> None:
+def test_a_zip_becomes_its_images_and_a_broken_one_says_so(page, cells: Cells) -> None:
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for place, one in enumerate(cells.kept[:3]):
-            archive.writestr(f"cells/{place}.png", encode(one))
+        for index, one in enumerate(cells.kept[:3]):
+            archive.writestr(f"cells/{index}.png", encode(one))
     choose(page, ("cells.zip", buffer.getvalue()), ("broken.zip", b"PK\x03\x04 and no more"))
     done(page, 4)
     assert page.locator("#cards .name").all_text_contents() == [
-        *(f"cells/{place}.png" for place in range(3)),
+        *(f"cells/{index}.png" for index in range(3)),
         "broken.zip",
     ]
     playwright.expect(page.locator(".failed .reason")).to_contain_text("is damaged or no zip")

@@ -13,11 +13,11 @@ from hemalens.core.errors import ConfigError, RequestError
 from hemalens.inference.serve.limits import Limits
 from hemalens.inference.serve.metrics import Metrics
 from hemalens.inference.serve.pool import Pool
-from hemalens.inference.serve.work import Answer, PictureTask, Task, Upload, Work
+from hemalens.inference.serve.work import Answer, ImageTask, Task, Upload, Work
 
 
 class Echo(Work):
-    """Answers with the name of the picture and how many came with it; some names do harm."""
+    """Answers with the name of the image and how many came with it; some names do harm."""
 
     def open(self) -> None:
         if self.model.name == "broken":
@@ -37,8 +37,8 @@ class Echo(Work):
         return Echo, (self.model, self.limits)
 
 
-def picture(name: str) -> PictureTask:
-    return PictureTask(Upload(name, b""))
+def image(name: str) -> ImageTask:
+    return ImageTask(Upload(name, b""))
 
 
 def run(test: Callable[[Pool, Metrics], Awaitable[None]], **limits: float) -> None:
@@ -60,7 +60,7 @@ def run(test: Callable[[Pool, Metrics], Awaitable[None]], **limits: float) -> No
 def test_tasks_that_wait_share_a_batch_and_get_their_own_answers() -> None:
     async def test(pool: Pool, metrics: Metrics) -> None:
         names = ["slow", *(f"{number}" for number in range(20))]
-        answers = await asyncio.gather(*(pool.ask(picture(name)) for name in names))
+        answers = await asyncio.gather(*(pool.ask(image(name)) for name in names))
         said = [answer.body.decode().split() for answer in answers]
         assert [name for name, _ in said] == names
         assert {int(size) for _, size in said} <= {16, 5, 1, 4}
@@ -73,34 +73,34 @@ def test_a_process_that_dies_is_replaced_and_only_its_killer_suffers() -> None:
     async def test(pool: Pool, metrics: Metrics) -> None:
         before = pool.pids
         names = ["slow", "a", "kill", "b"]
-        answers = await asyncio.gather(*(pool.ask(picture(name)) for name in names))
+        answers = await asyncio.gather(*(pool.ask(image(name)) for name in names))
         assert [answer.status for answer in answers] == [200, 200, 422, 200]
         assert "ends the process" in str(answers[2].error)
         assert pool.pids != before
         assert metrics.total(metrics.replaced) == 2, "once with the others, once alone"
         os.kill(pool.pids[0], signal.SIGKILL)
-        assert (await pool.ask(picture("after"))).status == 200, "what an outsider kills is asked again"
+        assert (await pool.ask(image("after"))).status == 200, "what an outsider kills is asked again"
 
     run(test)
 
 
 def test_a_process_that_hangs_is_ended() -> None:
     async def test(pool: Pool, metrics: Metrics) -> None:
-        answer = await pool.ask(picture("hang"))
+        answer = await pool.ask(image("hang"))
         assert answer.status == 422
-        assert (await pool.ask(picture("after"))).status == 200
+        assert (await pool.ask(image("after"))).status == 200
 
     run(test, batch_seconds=0.5)
 
 
 def test_a_full_queue_turns_away_and_what_nobody_awaits_is_not_done() -> None:
     async def test(pool: Pool, metrics: Metrics) -> None:
-        first = [asyncio.create_task(pool.ask(picture("slow")))]
+        first = [asyncio.create_task(pool.ask(image("slow")))]
         await asyncio.sleep(0.1)
-        first += [asyncio.create_task(pool.ask(picture("more"))) for _ in range(3)]
+        first += [asyncio.create_task(pool.ask(image("more"))) for _ in range(3)]
         await asyncio.sleep(0)
-        with pytest.raises(RequestError, match="queue: is full: 3 pictures wait") as caught:
-            await pool.ask(picture("late"))
+        with pytest.raises(RequestError, match="queue: is full: 3 images wait") as caught:
+            await pool.ask(image("late"))
         assert (caught.value.status, caught.value.retry) == (503, 1)
         first[1].cancel()
         done = await asyncio.gather(*first, return_exceptions=True)
@@ -112,7 +112,7 @@ def test_a_full_queue_turns_away_and_what_nobody_awaits_is_not_done() -> None:
 
 def test_closing_refuses_what_still_waits() -> None:
     async def test(pool: Pool, metrics: Metrics) -> None:
-        tasks = [asyncio.create_task(pool.ask(picture(name))) for name in ("hang", *"abc")]
+        tasks = [asyncio.create_task(pool.ask(image(name))) for name in ("hang", *"abc")]
         await asyncio.sleep(0.2)
         await pool.close()
         for error in await asyncio.gather(*tasks, return_exceptions=True):

@@ -37,7 +37,7 @@ def test_sigterm_finishes_what_is_under_way_and_says_what_was_done(exported: Exp
         assert reply.status == 200
         code, out = results[0]
         assert code == 0
-        assert json.loads(out)["pictures"] == 1
+        assert json.loads(out)["images"] == 1
         with pytest.raises(OSError, match="refused"):
             server.connect()
     finally:

@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol, parsed: whatever comes, pictures or one kind of error."""
+"""Requests of the Open Inference Protocol, parsed: whatever comes, images or one kind of error."""
 
 import contextlib
 import json
@@ -16,15 +16,15 @@ ANYTHING = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.d
 
 
 def body(**changed: object) -> bytes:
-    tensor = {"name": "pictures", "shape": [1, 1, 2, 3], "datatype": "UINT8", "data": [1, 2, 3, 4, 5, 255], **changed}
+    tensor = {"name": "images", "shape": [1, 1, 2, 3], "datatype": "UINT8", "data": [1, 2, 3, 4, 5, 255], **changed}
     return json.dumps({"inputs": [tensor]}).encode()
 
 
-def test_flat_and_nested_data_are_the_same_pictures() -> None:
+def test_flat_and_nested_data_are_the_same_images() -> None:
     flat = read_tensors(body(), 100)
     nested = read_tensors(body(data=[[[[1, 2, 3], [4, 5, 255]]]]), 100)
-    np.testing.assert_array_equal(flat.pictures, nested.pictures)
-    assert flat.pictures.shape == (1, 1, 2, 3)
+    np.testing.assert_array_equal(flat.images, nested.images)
+    assert flat.images.shape == (1, 1, 2, 3)
     assert flat.outputs == tuple(OUTPUTS)
     assert flat.id is None
 
@@ -38,7 +38,7 @@ def test_too_many_pixels_are_refused() -> None:
 @given(st.sampled_from(["name", "shape", "datatype", "data", "parameters"]), ANYTHING)
 def test_any_value_in_any_place_is_read_or_refused(key: str, value: object) -> None:
     with contextlib.suppress(RequestError):
-        assert read_tensors(body(**{key: value}), 100).pictures.dtype == np.uint8
+        assert read_tensors(body(**{key: value}), 100).images.dtype == np.uint8
 
 
 @given(ANYTHING)

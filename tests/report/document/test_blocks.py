@@ -8,7 +8,7 @@ from PIL import Image
 from pypdf import PdfReader
 
 from hemalens.core.charts import bar_counts, figure_svg
-from hemalens.core.page import picture_uri
+from hemalens.core.page import image_uri
 from hemalens.report.document.blocks import (
     Bullets,
     Code,
@@ -30,7 +30,7 @@ from hemalens.report.document.blocks import (
 )
 from hemalens.report.document.html import render_document
 from hemalens.report.document.markdown import render_markdown
-from hemalens.report.document.pdf import render_pdf, render_pictures
+from hemalens.report.document.pdf import render_images, render_pdf
 from tests.core.test_page import Page
 
 TIME = datetime(2026, 3, 4, 5, 6, tzinfo=UTC)
@@ -63,7 +63,7 @@ def everything():
     cell = np.full((96, 96, 3), (190, 120, 170), np.uint8)
     counts = bar_counts({"ig": 30, "platelet": 12})
     items = [
-        {"uri": picture_uri(cell), "alt": "a cell", "lines": ["ig", "row-1"]},
+        {"uri": image_uri(cell), "alt": "a cell", "lines": ["ig", "row-1"]},
         {"uri": None, "alt": "a lost one", "lines": ["platelet"]},
     ]
     return document(
@@ -111,7 +111,7 @@ def test_every_renderer_says_every_word(everything):
         assert word in html, word
         assert word in card, word
         assert word in pdf, word
-    for word in ("A chart.", "Cells.", "no picture"):
+    for word in ("A chart.", "Cells.", "no image"):
         assert word in html
         assert word in pdf
     assert "audit/audit.html" in pdf
@@ -134,8 +134,8 @@ def test_paper_has_its_fonts_inside_and_draws_charts_as_vectors(everything):
     for font in fonts:
         kind = font["/DescendantFonts"][0].get_object() if "/DescendantFonts" in font else font
         assert {"/FontFile", "/FontFile2", "/FontFile3"} & kind["/FontDescriptor"].keys()
-    pictures = [picture for page in reader.pages for picture in page.images]
-    assert [picture.image.size for picture in pictures] == [(96, 96)]  # the cell, and no chart
+    images = [image for page in reader.pages for image in page.images]
+    assert [image.image.size for image in images] == [(96, 96)]  # the cell, and no chart
     assert "platelet" in text_of(render_pdf(document(everything.sections[0].blocks[5])))  # letters stay letters
 
 
@@ -164,7 +164,7 @@ def test_paper_is_a4_in_two_columns():
 
 
 def test_pages_can_be_looked_at(everything):
-    pages = render_pictures(everything, ppi=40)
+    pages = render_images(everything, ppi=40)
     assert [Image.open(io.BytesIO(page)).size for page in pages] == [(331, 468)] * len(pages)
 
 

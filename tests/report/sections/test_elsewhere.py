@@ -13,7 +13,7 @@ from tests.report.test_report import paper, plain
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-ADAPTED = {"adaptation": {"zoom": 1.25, "words": "zoomed by 1.25: of 50 pictures 60 % are unlike any training cell"}}
+ADAPTED = {"adaptation": {"zoom": 1.25, "words": "zoomed by 1.25: of 50 images 60 % are unlike any training cell"}}
 UNMEASURED = "how the model fares on theirs was not measured here"
 
 
@@ -40,7 +40,7 @@ def abroad(tmp_path_factory):
         "10 blast",
         "neutrophil cells.tar as they are 40 90.0 % [76.9, 96.0]",
         "cells.tar: of the model's 8 classes only neutrophil occurs, with a recall of 90.0 %; at home it is 96.8 %.",
-        "The scale was sought without a look at the labels (zoomed by 1.25: of 50 pictures 60 %",
+        "The scale was sought without a look at the labels (zoomed by 1.25: of 50 images 60 %",
         "for 4 cells of kinds that it does not know, and every one of these answers is wrong: monocyte 3, ig 1.",
         "On other laboratories' cells its accuracy is 90.0 % [",
         "on 40 cells of cells.tar, of which it refuses 75.0 %; 90.0 % [",
@@ -69,12 +69,12 @@ def test_limits_and_card_say_what_was_measured_and_no_longer_that_nothing_was(ab
         assert "Of basophil, eosinophil, erythroblast, ig, lymphocyte, monocyte and platelet nothing is known" in page
     assert "Universality: accuracy 90.0 % [" in abroad[2]
     assert "On other laboratories' cells" in abroad[2]
-    assert "not measured on pictures from another laboratory" not in abroad[2]
+    assert "not measured on images from another laboratory" not in abroad[2]
 
 
 def test_the_report_vouches_for_what_it_read_elsewhere(abroad):
     read = set(require_complete(abroad[0] / "out", "report")["inputs"])
-    names = {f"elsewhere-{place}/{name}" for place in (1, 2) for name in ("evaluation.json", "predictions.csv")}
+    names = {f"elsewhere-{index}/{name}" for index in (1, 2) for name in ("evaluation.json", "predictions.csv")}
     assert {name.partition("/")[2] for name in read} >= names
 
 
@@ -83,7 +83,7 @@ def test_without_a_measurement_elsewhere_nothing_is_claimed(tmp_path):
     html, card = (plain((tmp_path / "out" / name).read_text("utf-8")) for name in ("report.html", "model_card.md"))
     assert "Other laboratories have other stains" in html
     assert UNMEASURED in html
-    assert "Universality: not measured on pictures from another laboratory." in card
+    assert "Universality: not measured on images from another laboratory." in card
 
 
 def test_a_run_that_was_scored_only_elsewhere_says_so(tmp_path):
@@ -107,8 +107,8 @@ def test_all_cells_refused_and_no_strangers_leave_dashes(tmp_path):
 
 def test_sources_of_one_name_are_told_apart_by_their_folders(tmp_path):
     train = make_train(tmp_path / "train")
-    places = [("a", "b", "munich/cells.tar"), ("b", "b", "munich/cells.tar"), ("c", "d", "x/lyon/cells.tar")]
-    there = [make_elsewhere(tmp_path / name, train, source=of, spec=spec) for name, of, spec in places]
+    indices = [("a", "b", "munich/cells.tar"), ("b", "b", "munich/cells.tar"), ("c", "d", "x/lyon/cells.tar")]
+    there = [make_elsewhere(tmp_path / name, train, source=of, spec=spec) for name, of, spec in indices]
     found = load_inputs([train], (), [*there, there[0]]).main.elsewhere
     assert [one.name for one in found] == ["munich/cells.tar", "munich/cells.tar", "lyon/cells.tar"]
     words = "".join(str(one) for one in one_source(found, ["ig", "neutrophil"]).words)

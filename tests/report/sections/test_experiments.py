@@ -25,24 +25,24 @@ def matrix_of(mistakes, per_class=100):
     return matrix
 
 
-def experiment(folder, mistakes, *, answers=True, source="a", perturbed=None, **config):
+def experiment(folder, mistakes, *, answers=True, source="a", distorted=None, **config):
     """Write a training with its evaluation inside."""
     train = make_train(folder, config=CONFIG | config)
     more = extras() | {"ece": mistakes / 1000}
-    if perturbed is not None:
-        more["perturbed"] = {"value": perturbed, "low": perturbed - 0.02, "high": perturbed + 0.02}
+    if distorted is not None:
+        more["distorted"] = {"value": distorted, "low": distorted - 0.02, "high": distorted + 0.02}
     make_evaluation(train / "evaluation", train, matrix=matrix_of(mistakes), answers=answers, source=source, **more)
     return train
 
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory):
-    """Three runs on the same 800 pictures: 4, 6 and 40 mistakes; the second is best on perturbed ones."""
+    """Three runs on the same 800 images: 4, 6 and 40 mistakes; the second is best on distorted ones."""
     base = tmp_path_factory.mktemp("three")
     return [
-        experiment(base / "good", 4, perturbed=0.6),
-        experiment(base / "near", 6, perturbed=0.9, weights="/models/wide_net.safetensors", balance="none"),
-        experiment(base / "bad", 40, perturbed=0.88, augment=[], mix="both"),
+        experiment(base / "good", 4, distorted=0.6),
+        experiment(base / "near", 6, distorted=0.9, weights="/models/wide_net.safetensors", balance="none"),
+        experiment(base / "bad", 40, distorted=0.88, augment=[], mix="both"),
     ]
 
 
@@ -66,17 +66,17 @@ def test_runs_on_the_same_samples_are_compared_pair_by_pair(three):
     # Two samples that only the best one names rightly: 2 * (1/2) ** 2; thirty-six, times two comparisons.
     assert table["accuracy_p"].to_list()[1] == pytest.approx(0.5)
     assert table["accuracy_p"].to_list()[2] == pytest.approx(2 * 2 * 0.5**36)
-    assert table["perturbed_paired"].to_list() == [False, None, False]
+    assert table["distorted_paired"].to_list() == [False, None, False]
 
 
 def test_differences_are_claimed_only_where_they_are_more_than_chance(three):
-    clean, macro, perturbed = experiments_context(load_inputs(three).runs)["verdicts"]
+    clean, macro, distorted = experiments_context(load_inputs(three).runs)["verdicts"]
     assert clean == (
         "The highest accuracy is that of good. No difference from it can be claimed for near. Worse than it is bad."
     )
     assert macro == clean.replace("accuracy", "macro-F1")
-    assert perturbed == (
-        "The highest accuracy on perturbed pictures is that of near. No difference from it can be claimed for bad. "
+    assert distorted == (
+        "The highest accuracy on distorted images is that of near. No difference from it can be claimed for bad. "
         "Worse than it is good."
     )
 
@@ -103,9 +103,9 @@ def test_samples_under_other_labels_are_not_the_same(tmp_path):
 def test_the_best_of_each_column_is_marked_and_ties_share_the_mark(tmp_path):
     runs = [experiment(tmp_path / name, mistakes) for name, mistakes in (("a", 4), ("b", 9), ("c", 4))]
     rows = experiments_context(load_inputs(runs).runs)["rows"]
-    accuracy, perturbed, ece = ([row[place]["best"] for row in rows] for place in (3, 4, 6))
+    accuracy, distorted, ece = ([row[index]["best"] for row in rows] for index in (3, 4, 6))
     assert accuracy == [True, False, True]
-    assert perturbed == [False, False, False]  # all alike: there is no best
+    assert distorted == [False, False, False]  # all alike: there is no best
     assert ece == [True, False, True]  # the least
 
 
@@ -160,14 +160,14 @@ def test_augmentation_is_told_in_a_few_words(config, words):
 # --- where an evaluation may lie
 
 
-@pytest.mark.parametrize("place", ["train/evaluate", "train/evaluation", "evaluate", "evaluation"])
+@pytest.mark.parametrize("index", ["train/evaluate", "train/evaluation", "evaluate", "evaluation"])
 @pytest.mark.parametrize("named", ["", "train"])
-def test_an_evaluation_is_found_inside_and_beside_the_training(tmp_path, place, named):
+def test_an_evaluation_is_found_inside_and_beside_the_training(tmp_path, index, named):
     train = make_train(tmp_path / "run" / "train")
-    make_evaluation(tmp_path / "run" / place, train)
+    make_evaluation(tmp_path / "run" / index, train)
     found = load_inputs([tmp_path / "run" / named]).main.evaluation
     assert found is not None
-    assert found.directory == tmp_path / "run" / place
+    assert found.directory == tmp_path / "run" / index
 
 
 def test_an_evaluation_from_elsewhere_goes_to_the_run_whose_model_it_scored(tmp_path):

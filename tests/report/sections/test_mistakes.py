@@ -20,10 +20,10 @@ NEW = ("cell-2", "basophil", "ig")
 
 
 def make_mapped(path, train, count, *, mapped):
-    """Write an evaluation with pictures of mistakes, the first of them with a heat map of its own."""
+    """Write an evaluation with images of mistakes, the first of them with a heat map of its own."""
     entries = make_mistakes(path, count)
     for one in entries[:mapped]:
-        one["map"] = one["picture"].replace(".jpg", "-map.png")
+        one["map"] = one["image"].replace(".jpg", "-map.png")
         Image.new("RGB", (40, 40), (250, 240, 60)).save(path / one["map"])
     return make_evaluation(path, train, worst_mistakes=entries)
 
@@ -41,24 +41,24 @@ def test_mistakes_stand_beside_their_heat_maps_and_none_is_shown_twice(tmp_path)
     train = make_train(tmp_path / "train")
     make_mapped(tmp_path / "evaluate", train, 12, mapped=12)
     found = galleries(train)
-    assert names(found["maps"]) == [f"row-{place:06d}" for place in range(8)]
-    assert names(found["mistakes"]) == [f"row-{place:06d}" for place in range(8, 12)]
+    assert names(found["maps"]) == [f"row-{index:06d}" for index in range(8)]
+    assert names(found["mistakes"]) == [f"row-{index:06d}" for index in range(8, 12)]
     assert all(item["uri"] and item["beside"]["uri"] for item in found["maps"].items)
     assert "Further wrong answers" in found["mistakes"].caption
 
 
-@pytest.mark.parametrize("place", ["explain", "explained", "train/explain", "train/explained"])
-def test_an_explanation_inside_or_beside_the_training_adds_its_maps_mistakes_first(tmp_path, place):
+@pytest.mark.parametrize("index", ["explain", "explained", "train/explain", "train/explained"])
+def test_an_explanation_inside_or_beside_the_training_adds_its_maps_mistakes_first(tmp_path, index):
     train = make_train(tmp_path / "train")
     make_mapped(tmp_path / "evaluate", train, 2, mapped=1)
-    make_explanation(tmp_path / place, train, [RIGHT, ("row-000001", "ig", "monocyte"), NEW, ("x", None, "ig")])
+    make_explanation(tmp_path / index, train, [RIGHT, ("row-000001", "ig", "monocyte"), NEW, ("x", None, "ig")])
     found = galleries(train)
     assert names(found["maps"]) == ["row-000000", "row-000001", "cell-2", "cell-1", "x"]
     assert ["beside" in item for item in found["maps"].items] == [True, True, False, False, False]
     assert "mistakes" not in found
     lines = [item["lines"][0] for item in found["maps"].items]
     assert lines[2:] == ["basophil → ig", "platelet, named rightly", "named ig"]
-    assert "A single picture was kept under its map only." in found["maps"].caption
+    assert "A single image was kept under its map only." in found["maps"].caption
 
 
 def test_samples_of_another_source_are_not_taken_for_the_same_by_their_names(tmp_path):
@@ -86,8 +86,8 @@ def test_the_report_shows_the_maps_and_tells_whether_they_mean_something(tmp_pat
     ):
         assert words in plain(html), words
     assert "were tried against random maps and mean something." in plain(card)
-    pictures = [picture for page in PdfReader(tmp_path / "out" / "report.pdf").pages for picture in page.images]
-    assert len(pictures) == 3
+    images = [image for page in PdfReader(tmp_path / "out" / "report.pdf").pages for image in page.images]
+    assert len(images) == 3
     read = require_complete(tmp_path / "out", "report")["inputs"]
     assert {name.partition("/")[2] for name in read} >= {"explain/explain.json", "explain/explain.csv"}
 

@@ -33,7 +33,7 @@ def seeded(tmp_path_factory):
 
 def test_runs_that_differ_in_the_seed_alone_are_one_recipe(seeded):
     found = find_recipes(load_inputs(seeded).runs)
-    assert [(recipe.name, recipe.places) for recipe in found] == [
+    assert [(recipe.name, recipe.indices) for recipe in found] == [
         ("plain", (0, 1, 2)),
         ("bare", (3, 4, 5)),
         ("lone", (6,)),
@@ -47,7 +47,7 @@ def test_where_it_ran_makes_no_other_recipe_and_a_seed_again_does(tmp_path):
         trained(tmp_path / "c", 4, seed=0),
         trained(tmp_path / "d", 4, seed=1, lr=0.5),
     ]
-    assert [recipe.places for recipe in find_recipes(load_inputs(runs).runs)] == [(0, 1), (2,), (3,)]
+    assert [recipe.indices for recipe in find_recipes(load_inputs(runs).runs)] == [(0, 1), (2,), (3,)]
 
 
 def test_several_seeds_are_mean_spread_and_range_in_one_row(seeded):
@@ -113,7 +113,7 @@ def test_a_recipe_in_which_one_seed_lacks_a_score_has_none(tmp_path):
     make_evaluation(tmp_path / "other", runs[1], matrix=matrix_of(4), answers=True)
     loaded = load_inputs(runs, [tmp_path / "other"]).runs
     row = experiments_context(loaded)["table"][0]
-    assert row["perturbed"] is None
+    assert row["distorted"] is None
     assert row["accuracy"] == pytest.approx(0.995)
 
 

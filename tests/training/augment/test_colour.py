@@ -23,7 +23,7 @@ from hemalens.training.augment.colour import (
 
 
 @pytest.fixture
-def pictures() -> Tensor:
+def images() -> Tensor:
     return torch.rand(8, 3, 12, 12, generator=torch.Generator().manual_seed(0))
 
 
@@ -36,11 +36,11 @@ def test_signed_draws_reach_from_minus_one_to_one() -> None:
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0, 4.0])
-def test_hue_turns_as_torchvision_does(strength: float, pictures: Tensor) -> None:
-    pictures[0] = 0.4  # grey has no hue
-    pictures[1, :, 0] = torch.tensor([1.0, 0.0, 0.0])[:, None]
+def test_hue_turns_as_torchvision_does(strength: float, images: Tensor) -> None:
+    images[0] = 0.4  # grey has no hue
+    images[1, :, 0] = torch.tensor([1.0, 0.0, 0.0])[:, None]
     drawn = draws(1)
-    for before, after, (draw,) in zip(pictures, hue(pictures, drawn, strength), drawn.tolist(), strict=True):
+    for before, after, (draw,) in zip(images, hue(images, drawn, strength), drawn.tolist(), strict=True):
         wanted = vision.adjust_hue(before, 0.1 * strength * (2 * draw - 1))
         # Float32 on both sides, in another order of operations.
         torch.testing.assert_close(after, wanted, rtol=0, atol=1e-5)
@@ -52,34 +52,34 @@ def test_hue_of_one_colour_is_that_of_the_standard_library() -> None:
     np.testing.assert_allclose(turned.numpy(), colorsys.hsv_to_rgb((h + 0.1) % 1, s, v), atol=1e-6)
 
 
-def test_permute_uses_all_six_orders_and_nothing_else(pictures: Tensor) -> None:
+def test_permute_uses_all_six_orders_and_nothing_else(images: Tensor) -> None:
     drawn = (torch.arange(6) + 0.5)[:, None] / 6
     orders = set()
-    for before, after in zip(pictures, permute(pictures[:6], drawn, 1.0), strict=False):
+    for before, after in zip(images, permute(images[:6], drawn, 1.0), strict=False):
         order = [int(np.argmax([torch.equal(plane, source) for source in before])) for plane in after]
         assert torch.equal(after, vision.permute_channels(before, order))
         orders.add(tuple(order))
     assert len(orders) == 6
 
 
-def test_hed_changes_the_amounts_of_three_dyes(pictures: Tensor) -> None:
+def test_hed_changes_the_amounts_of_three_dyes(images: Tensor) -> None:
     matrix = np.array([[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]])
     drawn, strength = draws(6), 2.0
     alpha = 1 + 0.05 * strength * (2 * drawn[:, :3].double().numpy() - 1)
     beta = 0.05 * strength * (2 * drawn[:, 3:].double().numpy() - 1)
-    for place, after in enumerate(hed(pictures, drawn, strength)):
-        values = (pictures[place].double().numpy() + 1 / 256) / (1 + 1 / 256)
+    for index, after in enumerate(hed(images, drawn, strength)):
+        values = (images[index].double().numpy() + 1 / 256) / (1 + 1 / 256)
         amounts = -np.log10(values).transpose(1, 2, 0) @ np.linalg.inv(matrix)
-        density = (amounts * alpha[place] + beta[place]) @ matrix
+        density = (amounts * alpha[index] + beta[index]) @ matrix
         wanted = (10**-density * (1 + 1 / 256) - 1 / 256).transpose(2, 0, 1)
         # The inverse of the matrix is up to 6 in size, so float32 loses a digit.
         np.testing.assert_allclose(after.numpy(), wanted, atol=2e-5)
 
 
-def test_vivid_adds_to_the_saturation_alone(pictures: Tensor) -> None:
+def test_vivid_adds_to_the_saturation_alone(images: Tensor) -> None:
     drawn = draws(1)
     for before, draw, after in zip(
-        pictures.flatten(2), drawn[:, 0].tolist(), vivid(pictures, drawn, 2.0).flatten(2), strict=True
+        images.flatten(2), drawn[:, 0].tolist(), vivid(images, drawn, 2.0).flatten(2), strict=True
     ):
         for old, new in zip(before.T.tolist(), after.T.tolist(), strict=True):
             hue_, saturation_, value = colorsys.rgb_to_hsv(*old)
@@ -93,8 +93,8 @@ def test_vivid_leaves_grey_grey() -> None:
 
 
 @pytest.mark.parametrize("step", [brightness, channels, contrast, hed, hue, saturation, stain, vivid])
-def test_by_no_strength_colours_stay(step, pictures: Tensor) -> None:
-    torch.testing.assert_close(step(pictures, draws(6), 0.0), pictures, rtol=0, atol=1e-5)
+def test_by_no_strength_colours_stay(step, images: Tensor) -> None:
+    torch.testing.assert_close(step(images, draws(6), 0.0), images, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("step", [hed, stain])

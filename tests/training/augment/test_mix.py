@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from hemalens.training.augment.mix import MixPlan, mix_pictures, mix_plan
+from hemalens.training.augment.mix import MixPlan, mix_images, mix_plan
 
 
 def plan_of(n: int, *, kind: str = "both", probability: float = 1.0, total: int = 1000, epoch: int = 1) -> MixPlan:
@@ -39,7 +39,7 @@ def test_shares_of_cutmix_are_even() -> None:
     assert stats.kstest(plan_of(20_000, kind="cutmix").share.numpy(), "uniform").pvalue > 1e-3
 
 
-def test_partners_are_every_picture_of_the_set_evenly() -> None:
+def test_partners_are_every_image_of_the_set_evenly() -> None:
     counts = torch.bincount(plan_of(20_000, total=50).partner, minlength=50).numpy()
     assert len(counts) == 50
     assert stats.chisquare(counts).pvalue > 1e-3
@@ -72,9 +72,9 @@ def test_a_key_is_mixed_the_same_in_any_batch(order: list[int], count: int, kind
     together, alone = plan(keys), plan(keys[chosen])
     for one, another in zip(fields(together.of(chosen)), fields(alone), strict=True):
         assert torch.equal(one, another)
-    pictures, share = mix_pictures(own, other, together)
-    part, own_share = mix_pictures(own[chosen], other[chosen], alone)
-    assert torch.equal(pictures[chosen], part)
+    images, share = mix_images(own, other, together)
+    part, own_share = mix_images(own[chosen], other[chosen], alone)
+    assert torch.equal(images[chosen], part)
     assert torch.equal(share[chosen], own_share)
 
 
@@ -85,7 +85,7 @@ def test_another_epoch_mixes_with_others() -> None:
 def test_mixup_blends_by_its_share() -> None:
     own, other = pair(40)
     plan = plan_of(40, kind="mixup")
-    mixed, share = mix_pictures(own, other, plan)
+    mixed, share = mix_images(own, other, plan)
     assert torch.equal(share, plan.share)
     weight = share.numpy()[:, None, None, None]
     np.testing.assert_allclose(mixed.numpy(), own.numpy() * weight + other.numpy() * (1 - weight), atol=1e-6)
@@ -94,21 +94,21 @@ def test_mixup_blends_by_its_share() -> None:
 def test_cutmix_pastes_the_papers_box_and_shares_by_its_area() -> None:
     own, other = pair(200)
     plan = plan_of(200, kind="cutmix")
-    mixed, share = mix_pictures(own, other, plan)
-    for place in range(200):
+    mixed, share = mix_images(own, other, plan)
+    for index in range(200):
         # rand_bbox of the paper's code.
-        cut = int(16 * np.sqrt(1 - np.float32(plan.share[place])))
-        row, column = (int(16 * float(value)) for value in plan.centre[place])
+        cut = int(16 * np.sqrt(1 - np.float32(plan.share[index])))
+        row, column = (int(16 * float(value)) for value in plan.centre[index])
         top, bottom = np.clip([row - cut // 2, row + cut // 2], 0, 16)
         left, right = np.clip([column - cut // 2, column + cut // 2], 0, 16)
-        wanted = own[place].clone()
-        wanted[:, top:bottom, left:right] = other[place, :, top:bottom, left:right]
-        assert torch.equal(mixed[place], wanted)
-        assert float(share[place]) == pytest.approx(1 - (bottom - top) * (right - left) / 256, abs=1e-6)
+        wanted = own[index].clone()
+        wanted[:, top:bottom, left:right] = other[index, :, top:bottom, left:right]
+        assert torch.equal(mixed[index], wanted)
+        assert float(share[index]) == pytest.approx(1 - (bottom - top) * (right - left) / 256, abs=1e-6)
 
 
 def test_what_is_not_mixed_stays() -> None:
     own, other = pair(20)
-    mixed, share = mix_pictures(own, other, plan_of(20, probability=0.0))
+    mixed, share = mix_images(own, other, plan_of(20, probability=0.0))
     assert torch.equal(mixed, own)
     assert torch.equal(share, torch.ones(20))

@@ -1,4 +1,4 @@
-"""The policies against torchvision's tables, and their promises: own draws, valid pictures, mixing weights."""
+"""The policies against torchvision's tables, and their promises: own draws, valid images, mixing weights."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ POLICIES = {
 
 
 @pytest.fixture
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     return torch.randint(0, 256, (24, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
@@ -67,19 +67,19 @@ def test_magnitudes_are_torchvisions(space, tables) -> None:
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_a_sample_is_augmented_the_same_in_any_batch(name: str, pictures: torch.Tensor) -> None:
+def test_a_sample_is_augmented_the_same_in_any_batch(name: str, images: torch.Tensor) -> None:
     policy, count = POLICIES[name]
-    whole = policy(pictures, draws(count))
-    part = policy(pictures[5:9], draws(count)[5:9])
+    whole = policy(images, draws(count))
+    part = policy(images[5:9], draws(count)[5:9])
     assert whole.dtype == torch.uint8
-    assert whole.shape == pictures.shape
+    assert whole.shape == images.shape
     assert torch.equal(whole[5:9], part)
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_policies_change_most_pictures_each_in_its_way(name: str, pictures: torch.Tensor) -> None:
+def test_policies_change_most_images_each_in_its_way(name: str, images: torch.Tensor) -> None:
     policy, count = POLICIES[name]
-    same = pictures[:1].expand(24, -1, -1, -1)
+    same = images[:1].expand(24, -1, -1, -1)
     changed = policy(same, draws(count))
     assert len(changed.flatten(1).unique(dim=0)) > 12
 
@@ -109,18 +109,18 @@ def test_augmix_is_torchvisions_functions_in_turn_mixed_by_the_drawn_weights() -
     assert gap.flatten().quantile(0.99) <= 2
 
 
-def test_a_batch_cut_into_stretches_is_one_batch(monkeypatch: pytest.MonkeyPatch, pictures: torch.Tensor) -> None:
-    whole = augmix(pictures, draws(AUGMIX_DRAWS))
-    monkeypatch.setattr(policies, "_STRETCH", 5 * pictures[0].numel())
-    assert torch.equal(augmix(pictures, draws(AUGMIX_DRAWS)), whole)
+def test_a_batch_cut_into_stretches_is_one_batch(monkeypatch: pytest.MonkeyPatch, images: torch.Tensor) -> None:
+    whole = augmix(images, draws(AUGMIX_DRAWS))
+    monkeypatch.setattr(policies, "_STRETCH", 5 * images[0].numel())
+    assert torch.equal(augmix(images, draws(AUGMIX_DRAWS)), whole)
     monkeypatch.setattr(operations, "_PIECE", 1)
-    assert torch.equal(augmix(pictures, draws(AUGMIX_DRAWS)), whole)
+    assert torch.equal(augmix(images, draws(AUGMIX_DRAWS)), whole)
 
 
-def test_augmix_without_a_share_is_the_picture_itself(pictures: torch.Tensor) -> None:
+def test_augmix_without_a_share_is_the_image_itself(images: torch.Tensor) -> None:
     nothing = draws(AUGMIX_DRAWS)
     nothing[:, 0] = 0.0
-    assert torch.equal(augmix(pictures, nothing), pictures)
+    assert torch.equal(augmix(images, nothing), images)
 
 
 def test_augmix_stays_between_what_it_mixes() -> None:
@@ -128,9 +128,9 @@ def test_augmix_stays_between_what_it_mixes() -> None:
     assert augmix(white, draws(AUGMIX_DRAWS)).float().mean() > 100
 
 
-def test_stronger_randaugment_moves_further(pictures: torch.Tensor) -> None:
+def test_stronger_randaugment_moves_further(images: torch.Tensor) -> None:
     def change(magnitude: int) -> float:
-        moved = rand_augment(pictures, draws(RANDAUGMENT_DRAWS), magnitude=magnitude)
-        return float((moved.float() - pictures.float()).abs().mean())
+        moved = rand_augment(images, draws(RANDAUGMENT_DRAWS), magnitude=magnitude)
+        return float((moved.float() - images.float()).abs().mean())
 
     assert change(20) > change(2)

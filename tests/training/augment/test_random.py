@@ -22,12 +22,12 @@ def mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def expected(key: int, *, seed: int, epoch: int, stream: str, place: int) -> float:
+def expected(key: int, *, seed: int, epoch: int, stream: str, index: int) -> float:
     state = seed
     for part in (epoch, zlib.crc32(stream.encode())):
         state = mix((state + _GOLDEN + part) & _MASK)
     state = mix((key * _GOLDEN + state) & _MASK)
-    return (mix(mix((state + (place + 1) * _GOLDEN) & _MASK)) >> 40) / 2**24
+    return (mix(mix((state + (index + 1) * _GOLDEN) & _MASK)) >> 40) / 2**24
 
 
 def draw(keys: list[int], *, seed: int = 0, epoch: int = 1, stream: str = "test", count: int = 4) -> np.ndarray:
@@ -43,7 +43,7 @@ def draw(keys: list[int], *, seed: int = 0, epoch: int = 1, stream: str = "test"
 )
 def test_numbers_are_those_of_splitmix64_in_plain_integers(keys: list[int], seed: int, epoch: int, stream: str) -> None:
     found = draw(keys, seed=seed, epoch=epoch, stream=stream, count=3)
-    wanted = [[expected(key, seed=seed, epoch=epoch, stream=stream, place=place) for place in range(3)] for key in keys]
+    wanted = [[expected(key, seed=seed, epoch=epoch, stream=stream, index=index) for index in range(3)] for key in keys]
     assert found.tolist() == wanted
 
 

@@ -19,11 +19,11 @@ from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
 from hemalens.data.audit.checks.finding import ISSUES, Finding
 from hemalens.data.audit.checks.labels import LabelCheck, check_labels
 from hemalens.data.audit.checks.leakage import Against
-from hemalens.data.audit.checks.near_pictures import check_scale
+from hemalens.data.audit.checks.near_images import check_scale
 from hemalens.data.audit.checks.outliers import OutlierAnalysis
 from hemalens.data.audit.checks.shortcuts import Shortcut, find_shortcuts
 from hemalens.data.audit.findings import arrange, find_all
-from hemalens.data.audit.images import write_pictures
+from hemalens.data.audit.images import write_images
 from hemalens.data.audit.page import AuditView, render_audit
 from hemalens.data.audit.probabilities import read_probabilities
 from hemalens.data.audit.statistics import Engine, Statistics, measure_source
@@ -67,7 +67,7 @@ def audit(
     Args:
         source: any SOURCE.
         out: directory to write; refused where it exists, unless ``overwrite``.
-        against: another SOURCE that must share no picture and no group with this one.
+        against: another SOURCE that must share no image and no group with this one.
         splits: a ``splits.csv`` of this source, to look for what lies on two sides; the source's own splits where None.
         classes: class names in label order, instead of the source's own.
         workers: processes that decode; None for one a core.
@@ -78,7 +78,7 @@ def audit(
 
     Raises:
         ArtifactError: ``splits`` is not of this source, or ``out`` exists.
-        MissingExtraError: more than a million pictures, and faiss is not installed.
+        MissingExtraError: more than a million images, and faiss is not installed.
     """
     started = time.monotonic()
     opened = open_source(source, classes=classes)
@@ -115,7 +115,7 @@ def audit(
             summary |= {"against": escape(other.spec), "n_against": len(other)}
         view = AuditView(opened, statistics, analysis, tuple(findings), summary, other)
         page = render_audit(view)
-        summary |= write_pictures(view, out)
+        summary |= write_images(view, out)
         summary["seconds"] = round(time.monotonic() - started, 2)
         write_json(out / "audit.json", summary)
         write_text(out / "audit.html", page)

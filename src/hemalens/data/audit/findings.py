@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hemalens.core.types import Sample
-from hemalens.data.audit.checks.background import find_colour_clusters
+from hemalens.data.audit.checks.background import find_background_batches
 from hemalens.data.audit.checks.duplicates import find_duplicates, find_label_conflicts
 from hemalens.data.audit.checks.files import find_converted, find_odd_sizes, find_unreadable
 from hemalens.data.audit.checks.finding import ISSUES, Finding
@@ -45,7 +45,7 @@ def find_all(
         *find_near_conflicts(near, statistics, samples),
         *find_foreign(statistics),
         *analysis.findings,
-        *find_colour_clusters(statistics),
+        *find_background_batches(statistics),
         *find_blurry(statistics),
         *find_dark(statistics),
         *find_bright(statistics),
@@ -56,5 +56,5 @@ def find_all(
 
 def arrange(findings: Sequence[Finding]) -> list[Finding]:
     """Return findings ordered by issue, group and falling score."""
-    order = {issue: place for place, issue in enumerate(ISSUES)}
+    order = {issue: index for index, issue in enumerate(ISSUES)}
     return sorted(findings, key=lambda f: (order[f.issue], f.group, -f.score, f.index))

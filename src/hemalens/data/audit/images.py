@@ -1,4 +1,4 @@
-"""The audit to small pictures in files: cells of each class and what was found, for the report to show.
+"""The audit to small images in files: cells of each class and what was found, for the report to show.
 
 Needs Pillow; no torch.
 """
@@ -12,45 +12,45 @@ import numpy as np
 
 from hemalens.core.artifacts import write_atomically
 from hemalens.core.errors import UserError
-from hemalens.core.page import encode_picture
+from hemalens.core.page import encode_image
 from hemalens.data.audit.checks.finding import Finding, Issue
 from hemalens.data.audit.page import AuditView
 from hemalens.data.sources.entries import escape
 
-__all__ = ["write_pictures"]
+__all__ = ["write_images"]
 
 _EACH_CLASS = 2
 _EACH_FINDING = 8
-_SHOWN: tuple[Issue, ...] = ("foreign", "outlier", "colour_cluster")
+_SHOWN: tuple[Issue, ...] = ("foreign", "outlier", "background_batch")
 _SIDE = 128  # pixels: as large as paper and a page show them
 
 
-def write_pictures(view: AuditView, out: Path) -> dict[str, Any]:
-    """Write pictures into ``out/pictures`` and return what ``audit.json`` says of them.
+def write_images(view: AuditView, out: Path) -> dict[str, Any]:
+    """Write images into ``out/images`` and return what ``audit.json`` says of them.
 
-    ``pictures`` has lists of ``{file, sample_id, label, words}``: under ``classes`` readable cells of each class that
+    ``images`` has lists of ``{file, sample_id, label, words}``: under ``classes`` readable cells of each class that
     nothing suggests to drop, nearest to the middle of their class first, then half way out; under ``foreign``,
-    ``outlier`` and ``colour_cluster`` the surest findings, each picture once. ``map`` has the shares of variance that
+    ``outlier`` and ``background_batch`` the surest findings, each image once. ``map`` has the shares of variance that
     the first two principal components explain and the limit of the squared Mahalanobis distance (0 where the set is
     too small to say).
     """
-    (out / "pictures").mkdir(exist_ok=True)
+    (out / "images").mkdir(exist_ok=True)
     shown: dict[str, list[dict[str, str]]] = {"classes": []}
     for number, name in enumerate(view.source.classes):
-        for place, index in enumerate(_members(view, name)):
-            shown["classes"] += _written(view, index, out, f"class-{number + 1:02d}-{place + 1}", name)
+        for number_of, index in enumerate(_members(view, name)):
+            shown["classes"] += _written(view, index, out, f"class-{number + 1:02d}-{number_of + 1}", name)
     foreign = {finding.index for finding in view.findings if finding.issue == "foreign"}
     for issue in _SHOWN:
         seen = foreign if issue == "outlier" else frozenset()  # what is no cell is an outlier too: it is shown once
         findings = [finding for finding in view.findings if finding.issue == issue and finding.index not in seen]
         shown[issue] = []
-        for place, (finding, copies) in enumerate(_distinct(view, findings)):
+        for number_of, (finding, copies) in enumerate(_distinct(view, findings)):
             words = f"{copies} copies" if copies > 1 else ""
             if issue == "outlier":
                 words = f"distance {view.analysis.distances[finding.index]:.0f}"
-            shown[issue] += _written(view, finding.index, out, f"{issue}-{place + 1}", words)
+            shown[issue] += _written(view, finding.index, out, f"{issue}-{number_of + 1}", words)
     explained = [round(float(share), 4) for share in view.analysis.explained[:2]]
-    return {"pictures": shown, "map": {"explained": explained, "limit": round(float(view.analysis.threshold), 3)}}
+    return {"images": shown, "map": {"explained": explained, "limit": round(float(view.analysis.threshold), 3)}}
 
 
 def _members(view: AuditView, name: str) -> list[int]:
@@ -62,12 +62,12 @@ def _members(view: AuditView, name: str) -> list[int]:
         return []
     scores = view.analysis.scores[members]
     order = members[np.argsort(np.square(scores - np.median(scores, axis=0)).sum(axis=1), kind="stable")]
-    steps = [place * len(order) // (2 * max(_EACH_CLASS - 1, 1)) for place in range(_EACH_CLASS)]
+    steps = [index * len(order) // (2 * max(_EACH_CLASS - 1, 1)) for index in range(_EACH_CLASS)]
     return [int(order[step]) for step in dict.fromkeys(steps) if step < len(order)]
 
 
 def _distinct(view: AuditView, findings: Sequence[Finding]) -> list[tuple[Finding, int]]:
-    """Return the surest findings, each picture once, with the number of its copies among them."""
+    """Return the surest findings, each image once, with the number of its copies among them."""
     contents = view.statistics.column("pixel_sha256")
     copies = Counter(contents[finding.index] for finding in findings)
     first: dict[Any, Finding] = {}
@@ -77,12 +77,12 @@ def _distinct(view: AuditView, findings: Sequence[Finding]) -> list[tuple[Findin
 
 
 def _written(view: AuditView, index: int, out: Path, name: str, words: str) -> list[dict[str, str]]:
-    """Write one picture; none where it cannot be read."""
+    """Write one image; none where it cannot be read."""
     try:
-        data, kind = encode_picture(view.source.picture(index).pixels, quality=90, max_side=_SIDE)
+        data, kind = encode_image(view.source.image(index).pixels, quality=90, max_side=_SIDE)
     except UserError:
         return []
-    file = f"pictures/{name}.{kind.removeprefix('image/').replace('jpeg', 'jpg')}"
+    file = f"images/{name}.{kind.removeprefix('image/').replace('jpeg', 'jpg')}"
     write_atomically(out / file, lambda handle: handle.write(data))
     sample = view.source.samples[index]
     return [{"file": file, "sample_id": escape(sample.sample_id), "label": sample.label or "", "words": words}]

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from hemalens.core.charts import bar_counts, figure_svg, house_style, scatter_map
 from hemalens.core.errors import UserError
-from hemalens.core.page import picture_uri, render_page
+from hemalens.core.page import image_uri, render_page
 from hemalens.core.text import ABSENT, interval, number, percent, thousands
 from hemalens.core.types import IntArray
 from hemalens.data.audit.checks.finding import ISSUES, Finding, Issue
@@ -29,41 +29,41 @@ _GALLERY = 12
 _NAMED = 3  # classes given away that are named; audit.json has all
 _RANKED = 48  # doubted labels are to be looked through, not only exemplified
 _MEANINGS: dict[Issue, tuple[str, str]] = {
-    "unreadable": ("Unreadable", "Files that are no picture, are damaged, or are refused by a rule of safety."),
+    "unreadable": ("Unreadable", "Files that are no image, are damaged, or are refused by a rule of safety."),
     "converted": ("Converted while reading", "Read by a rule for their format; the rule is named for each."),
-    "odd_size": ("Odd sizes", "Pictures whose shape or size departs from the usual. Size may give the class away."),
-    "exact_duplicate": ("Exact duplicates", "Pictures with the same pixels. The first of each group is kept."),
+    "odd_size": ("Odd sizes", "Images whose shape or size departs from the usual. Size may give the class away."),
+    "exact_duplicate": ("Exact duplicates", "Images with the same pixels. The first of each group is kept."),
     "near_duplicate": (
         "Near duplicates",
         "Copies encoded anew, resized, cropped by a hair, turned, mirrored, brighter, darker. The best of each stays.",
     ),
     "label_conflict": (
         "Label conflicts",
-        "One picture under several labels. No label can be believed: equal pictures all go, nearly equal ones wait.",
+        "One image under several labels. No label can be believed: equal images all go, nearly equal ones wait.",
     ),
-    "foreign": ("Foreign pictures", "Pictures that are no stained cell and resemble nothing else in the set."),
+    "foreign": ("Foreign images", "Images that are no stained cell and resemble nothing else in the set."),
     "outlier": ("Outliers", "Far from the bulk by the robust Mahalanobis distance; often rare cells, so look first."),
-    "colour_cluster": (
+    "background_batch": (
         "Background batches",
-        "Pictures on another background: another microscope, camera or day. Kept.",
+        "Images on another background: another microscope, camera or day. Kept.",
     ),
-    "blurry": ("Blurry", "Far less sharp than the median picture."),
-    "dark": ("Dark", "Pictures without light."),
-    "bright": ("Bright", "Washed-out pictures."),
+    "blurry": ("Blurry", "Far less sharp than the median image."),
+    "dark": ("Dark", "Images without light."),
+    "bright": ("Bright", "Washed-out images."),
     "label_issue": (
         "Doubted labels",
         "Labels that a model which never saw the sample contradicts, the surest first. It errs too: look, then decide.",
     ),
     "leakage": (
         "Leakage",
-        "The same or nearly the same picture, patient or slide in two splits or sources: scores would be too good.",
+        "The same or nearly the same image, patient or slide in two splits or sources: scores would be too good.",
     ),
 }
 
 
-# In these findings a group is one picture many times over.
+# In these findings a group is one image many times over.
 _COPIES = frozenset({"exact_duplicate", "label_conflict", "foreign"})
-# These are shown in pairs: the picture and what it resembles.
+# These are shown in pairs: the image and what it resembles.
 _PAIRS = frozenset({"near_duplicate", "leakage"})
 
 
@@ -102,7 +102,7 @@ def render_audit(view: AuditView) -> str:
         "counts_figure": figure_svg(bar_counts(before, after), label="samples per class before and after cleaning"),
         "samples": _class_samples(view),
         "outliers": _items(view, _most_distant(view)),
-        "map_figure": _map(view, _clusters(by_issue["colour_cluster"])) if mapped else None,
+        "map_figure": _map(view, _clusters(by_issue["background_batch"])) if mapped else None,
         "distance_figure": _distances(view.analysis, view.statistics) if mapped else None,
         "components": view.analysis.scores.shape[1],
         "explained": float(view.analysis.explained[:2].sum()),
@@ -154,7 +154,7 @@ def _cell(*lines: str) -> dict[str, Any]:
 
 
 def _gallery(view: AuditView, issue: Issue, rows: Sequence[Finding]) -> dict[str, Any]:
-    """Show up to 12 findings, one of each group first; where a group is one picture, its copies are only counted."""
+    """Show up to 12 findings, one of each group first; where a group is one image, its copies are only counted."""
     seen: set[str] = set()
     first: list[Finding] = []
     more: list[Finding] = []
@@ -190,12 +190,12 @@ def _pairs(view: AuditView, rows: Sequence[Finding]) -> list[dict[str, Any]]:
     chosen = (first + more)[: _GALLERY // 2]
     items = _items(view, chosen)
     for item, finding in zip(items, chosen, strict=True):
-        assert finding.counterpart is not None  # these checks compare two pictures
-        source, place = view.source, finding.counterpart
-        if view.against is not None and place >= len(source):
-            source, place = view.against, place - len(source)
-        sample = source.samples[place]
-        item["beside"] = {"uri": _uri(source, place), "alt": sample.sample_id}
+        assert finding.counterpart is not None  # these checks compare two images
+        source, index = view.source, finding.counterpart
+        if view.against is not None and index >= len(source):
+            source, index = view.against, index - len(source)
+        sample = source.samples[index]
+        item["beside"] = {"uri": _uri(source, index), "alt": sample.sample_id}
         item["lines"].insert(2, f"right: {sample.sample_id} ({sample.label or 'no label'})")
     return items
 
@@ -214,13 +214,13 @@ def _items(view: AuditView, findings: Sequence[Finding]) -> list[dict[str, Any]]
 
 def _uri(source: Source, index: int) -> str | None:
     try:
-        return picture_uri(source.picture(index).pixels, max_side=128)
+        return image_uri(source.image(index).pixels, max_side=128)
     except UserError:
         return None  # listed as unreadable, with its reason beside the empty frame
 
 
 def _class_samples(view: AuditView) -> list[dict[str, Any]]:
-    """Return one picture a class: the readable sample nearest to its class's centre on the map, no suggested drop."""
+    """Return one image a class: the readable sample nearest to its class's centre on the map, no suggested drop."""
     dropped = {finding.index for finding in view.findings if finding.suggestion == "drop"}
     labels = np.array([sample.label or "" for sample in view.source.samples], dtype=object)
     usable = view.statistics.readable & ~np.isin(np.arange(len(labels)), list(dropped))
@@ -235,7 +235,7 @@ def _class_samples(view: AuditView) -> list[dict[str, Any]]:
 
 
 def _most_distant(view: AuditView) -> list[Finding]:
-    """Return the outliers farthest out, one of each picture, those no other check explains away."""
+    """Return the outliers farthest out, one of each image, those no other check explains away."""
     copies = {f.index for f in view.findings if f.issue == "exact_duplicate" and f.suggestion == "drop"}
     outliers = [f for f in view.findings if f.issue == "outlier" and f.index not in copies]
     return sorted(outliers, key=lambda f: -f.score)[:_GALLERY]
@@ -244,8 +244,8 @@ def _most_distant(view: AuditView) -> list[Finding]:
 def _clusters(findings: Sequence[Finding]) -> dict[str, IntArray]:
     groups = sorted({finding.group for finding in findings})
     return {
-        f"background batch {place}": np.array([f.index for f in findings if f.group == group], np.int64)
-        for place, group in enumerate(groups, 1)
+        f"background batch {index}": np.array([f.index for f in findings if f.group == group], np.int64)
+        for index, group in enumerate(groups, 1)
     }
 
 
@@ -253,7 +253,7 @@ def _map(view: AuditView, clusters: Mapping[str, IntArray]) -> str:
     points = np.where(view.statistics.readable[:, None], view.analysis.scores[:, :2], np.nan)
     foreign = np.array(sorted({f.index for f in view.findings if f.issue == "foreign"}), np.int64)
     groups = {**clusters, **({"foreign": foreign} if len(foreign) else {})}
-    shares = [f"component {place + 1} ({100 * view.analysis.explained[place]:.0f} % of variance)" for place in (0, 1)]
+    shares = [f"component {index + 1} ({100 * view.analysis.explained[index]:.0f} % of variance)" for index in (0, 1)]
     figure = scatter_map(points, groups, axes_labels=(shares[0], shares[1]))
     return figure_svg(figure, label="map of the samples by their first two principal components")
 

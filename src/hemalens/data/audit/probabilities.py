@@ -61,16 +61,16 @@ def _table(path: Path, samples: Sequence[Sample], classes: Sequence[str]) -> Flo
     used = {sample.label for sample in samples}
     needed = {f"{_PREFIX}{name}": pl.Float64 for name in classes if name in used}
     table = read_table(path, {"sample_id": pl.String, **needed})
-    places = {sample.sample_id: place for place, sample in enumerate(samples)}
+    indices = {sample.sample_id: index for index, sample in enumerate(samples)}
     values = np.full((len(samples), len(classes)), np.nan)
     ids = table["sample_id"].to_list()
-    unknown = next((name for name in ids if name not in places), None)
+    unknown = next((name for name in ids if name not in indices), None)
     if unknown is not None:
         raise ArtifactError(f"sample {unknown} in {path}", "is not in the source", "give probabilities of this source")
     if len(set(ids)) < len(ids):
         lone = table["sample_id"].filter(table["sample_id"].is_duplicated())[0]
         raise ArtifactError(f"sample {lone} in {path}", "is there twice", "delete one of its lines")
-    chosen = [places[name] for name in ids]
+    chosen = [indices[name] for name in ids]
     for number, name in enumerate(classes):
         column = f"{_PREFIX}{name}"
         known = column in table.columns

@@ -1,4 +1,4 @@
-"""Pictures to numbers: one parallel pass that decodes each sample once and keeps a row and a 16 x 16 thumbnail of it.
+"""Images to numbers: one parallel pass that decodes each sample once and keeps a row and a 16 x 16 thumbnail of it.
 
 Everything later in the audit works on these rows, so a new threshold needs no new pass over the pixels. Memory is one
 row and 768 bytes a sample. Needs numpy and Pillow (workers are spawned and must start fast); no torch, no polars.
@@ -16,7 +16,7 @@ from PIL import Image
 
 from hemalens.core.errors import ConfigError, DecodeError, SourceError
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
-from hemalens.data.reading.decode import Picture, decode, decode_array
+from hemalens.data.reading.decode import Decoded, decode, decode_array
 from hemalens.data.reading.parallel import map_chunks
 from hemalens.data.reading.ray import map_chunks_by_ray
 from hemalens.data.sources import Source
@@ -24,26 +24,26 @@ from hemalens.data.sources import Source
 __all__ = ["THUMBNAIL", "Engine", "Measurement", "Statistics", "joined", "measure", "measure_source"]
 
 Engine = Literal["local", "ray"]
-"""Where pictures are measured."""
+"""Where images are measured."""
 
 THUMBNAIL = 16
 _HASH_SIDE, _HASH_BITS = 32, 8
-# Sharpness is measured at one scale whatever the camera: pictures with a longer side are reduced to it first.
+# Sharpness is measured at one scale whatever the camera: images with a longer side are reduced to it first.
 _SHARPNESS_SIDE = 128
-# 64 pictures a task: 96 px pictures take about 40 ms then, so the pool's overhead of 0.3 ms a task vanishes.
+# 64 images a task: 96 px images take about 40 ms then, so the pool's overhead of 0.3 ms a task vanishes.
 _CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one pass learns of one picture; luminance and colours are 0-255, hashes hexadecimal.
+    """What one pass learns of one image; luminance and colours are 0-255, hashes hexadecimal.
 
     Attributes:
         width, height: pixels, after EXIF orientation.
         mode: the file's own colour mode.
         bytes: encoded size.
         sha256: of the encoded bytes.
-        pixel_sha256: of the decoded RGB pixels and their shape: equal for equal pictures whatever the file.
+        pixel_sha256: of the decoded RGB pixels and their shape: equal for equal images whatever the file.
         phash: 64-bit perceptual hash (signs of the lowest 8 x 8 DCT coefficients but the constant one).
         brightness, contrast: mean and standard deviation of the luminance (Rec. 601).
         dark_tail, bright_tail: its 5th and 95th percentile.
@@ -100,9 +100,9 @@ def joined(first: Statistics, second: Statistics) -> Statistics:
     return Statistics(first.measurements + second.measurements, first.reasons + second.reasons, thumbnails)
 
 
-def measure(picture: Picture, *, encoded: bytes) -> tuple[Measurement, Images]:
-    """Return a picture's measurement and its (16, 16, 3) uint8 thumbnail (area average)."""
-    return _measure_reduced([_reduce(picture, encoded)])[0]
+def measure(image: Decoded, *, encoded: bytes) -> tuple[Measurement, Images]:
+    """Return an image's measurement and its (16, 16, 3) uint8 thumbnail (area average)."""
+    return _measure_reduced([_reduce(image, encoded)])[0]
 
 
 def measure_source(
@@ -121,8 +121,8 @@ def measure_source(
         MissingExtraError: for Ray where it is not installed.
     """
     if engine == "ray" and source.in_memory:
-        rule = "reads pictures where they lie, an array file is held in memory"
-        raise ConfigError("engine ray", rule, "leave --engine out, or save the pictures as files or tar shards")
+        rule = "reads images where they lie, an array file is held in memory"
+        raise ConfigError("engine ray", rule, "leave --engine out, or save the images as files or tar shards")
     mapped = map_chunks_by_ray if engine == "ray" else map_chunks
     total = len(source)
     thumbnails = np.zeros((total, THUMBNAIL, THUMBNAIL, 3), np.uint8)
@@ -162,11 +162,11 @@ def _row(source: Source, index: int) -> np.ndarray | str:
 
 
 def _measure_chunk(task: _Task) -> list[_Result]:
-    """Decode and reduce one picture after the other, so that one is in memory, then measure all that were read."""
+    """Decode and reduce one image after the other, so that one is in memory, then measure all that were read."""
     source, indices, rows = task
     reduced: list[_Reduced] = []
     reasons: list[str] = []
-    for place, index in enumerate(indices):
+    for row, index in enumerate(indices):
         try:
             if source is not None:
                 data = source.read(index)
@@ -174,7 +174,7 @@ def _measure_chunk(task: _Task) -> list[_Result]:
                 reduced.append(_reduce(decode(data, name=source.samples[index].sample_id), data))
                 reasons.append("")
             elif rows is not None:
-                held = rows[place]
+                held = rows[row]
                 if not isinstance(held, str):
                     reduced.append(_reduce(decode_array(held), np.ascontiguousarray(held).tobytes()))
                 reasons.append(held if isinstance(held, str) else "")
@@ -197,7 +197,7 @@ def _lost(task: _Task) -> list[_Result]:
 
 @dataclass(frozen=True, slots=True)
 class _Reduced:
-    """What is kept of a picture once its pixels are let go: under 20 KB, for any size.
+    """What is kept of an image once its pixels are let go: under 20 KB, for any size.
 
     Attributes:
         facts: the first six fields of its Measurement.
@@ -216,8 +216,8 @@ class _Reduced:
     grey: Images
 
 
-def _reduce(picture: Picture, encoded: bytes) -> _Reduced:
-    pixels = picture.pixels
+def _reduce(decoded: Decoded, encoded: bytes) -> _Reduced:
+    pixels = decoded.pixels
     height, width = pixels.shape[:2]
     image = Image.fromarray(pixels)
     grey = image.convert("L")
@@ -230,8 +230,8 @@ def _reduce(picture: Picture, encoded: bytes) -> _Reduced:
     digest.update(pixels.data)
     sha256 = hashlib.sha256(encoded).hexdigest()
     return _Reduced(
-        (width, height, picture.mode, len(encoded), sha256, digest.hexdigest()),
-        "; ".join(picture.conversions),
+        (width, height, decoded.mode, len(encoded), sha256, digest.hexdigest()),
+        "; ".join(decoded.conversions),
         counts,
         np.asarray(image.resize((THUMBNAIL, THUMBNAIL), box)),
         small,
@@ -239,23 +239,23 @@ def _reduce(picture: Picture, encoded: bytes) -> _Reduced:
     )
 
 
-def _measure_reduced(pictures: Sequence[_Reduced]) -> list[tuple[Measurement, Images]]:
-    """Measure many pictures at once: numpy costs more per call than per picture of 96 px.
+def _measure_reduced(images: Sequence[_Reduced]) -> list[tuple[Measurement, Images]]:
+    """Measure many images at once: numpy costs more per call than per image of 96 px.
 
     Every number is a sum of whole numbers below 2^53 or a sum along its own row, so it does not depend on the others.
     """
-    if not pictures:
+    if not images:
         return []
-    thumbnails = np.stack([picture.thumbnail for picture in pictures])
-    hashes = _perceptual_hashes(np.stack([picture.small for picture in pictures]))
-    light = _light(np.array([picture.counts for picture in pictures]))
-    sharpness = _sharpness([picture.grey for picture in pictures])
+    thumbnails = np.stack([image.thumbnail for image in images])
+    hashes = _perceptual_hashes(np.stack([image.small for image in images]))
+    light = _light(np.array([image.counts for image in images]))
+    sharpness = _sharpness([image.grey for image in images])
     backgrounds = _backgrounds(thumbnails)
     measured = []
-    for place, picture in enumerate(pictures):
-        width, height, mode, size, sha256, pixel_sha256 = picture.facts
-        mean, deviation, dark, bright = light[place].tolist()
-        red, green, blue = backgrounds[place].tolist()
+    for index, image in enumerate(images):
+        width, height, mode, size, sha256, pixel_sha256 = image.facts
+        mean, deviation, dark, bright = light[index].tolist()
+        red, green, blue = backgrounds[index].tolist()
         row = Measurement(
             width=width,
             height=height,
@@ -263,18 +263,18 @@ def _measure_reduced(pictures: Sequence[_Reduced]) -> list[tuple[Measurement, Im
             bytes=size,
             sha256=sha256,
             pixel_sha256=pixel_sha256,
-            phash=hashes[place],
+            phash=hashes[index],
             brightness=round(mean, 3),
             contrast=round(deviation, 3),
             dark_tail=dark,
             bright_tail=bright,
-            sharpness=round(float(sharpness[place]), 5),
+            sharpness=round(float(sharpness[index]), 5),
             background_red=round(red, 2),
             background_green=round(green, 2),
             background_blue=round(blue, 2),
-            conversions=picture.conversions,
+            conversions=image.conversions,
         )
-        measured.append((row, thumbnails[place]))
+        measured.append((row, thumbnails[index]))
     return measured
 
 
@@ -302,20 +302,20 @@ def _backgrounds(thumbnails: Images) -> FloatArray:
 
 
 def _sharpness(greys: Sequence[Images]) -> FloatArray:
-    """Return the variance of the Laplacian over that of the luminance (N,) of pictures (H, W) uint8; 0 under 3 px."""
+    """Return the variance of the Laplacian over that of the luminance (N,) of images (H, W) uint8; 0 under 3 px."""
     of_shape: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
-    for place, grey in enumerate(greys):
-        of_shape[grey.shape].append(place)
+    for index, grey in enumerate(greys):
+        of_shape[grey.shape].append(index)
     found = np.zeros(len(greys))
-    for shape, places in of_shape.items():
+    for shape, indices in of_shape.items():
         if min(shape) < 3:
             continue
-        values = np.stack([greys[place] for place in places]).astype(np.int16)
+        values = np.stack([greys[index] for index in indices]).astype(np.int16)
         across = values[:, 1:-1, :-2] + values[:, 1:-1, 2:]
         laplacian = values[:, :-2, 1:-1] + values[:, 2:, 1:-1] + across - 4 * values[:, 1:-1, 1:-1]
         variance = _mean_square(values) - np.square(values.mean(axis=(1, 2)))
         # One grey level of variance is added so that an empty field is not called sharp for its rounding noise.
-        found[places] = _mean_square(laplacian) / (variance + 1.0)
+        found[indices] = _mean_square(laplacian) / (variance + 1.0)
     return found
 
 
@@ -327,8 +327,8 @@ def _mean_square(values: npt.NDArray[np.int16]) -> FloatArray:
 
 def _dct_rows() -> FloatArray:
     """Return the first 8 rows of the orthonormal DCT-II matrix of size 32, (8, 32)."""
-    frequency, place = np.mgrid[:_HASH_BITS, :_HASH_SIDE]
-    return np.asarray(np.cos(np.pi * frequency * (2 * place + 1) / (2 * _HASH_SIDE)))
+    frequency, index = np.mgrid[:_HASH_BITS, :_HASH_SIDE]
+    return np.asarray(np.cos(np.pi * frequency * (2 * index + 1) / (2 * _HASH_SIDE)))
 
 
 _DCT = _dct_rows()

@@ -1,8 +1,8 @@
-"""From the bytes of one picture file, or one row of an array, to (H, W, 3) uint8 by stated rules, or a refusal.
+"""From the bytes of one image file, or one row of an array, to (H, W, 3) uint8 by stated rules, or a refusal.
 
-Every departure from plain 8-bit RGB is either converted by a rule and noted in ``Picture.conversions``, or refused by
+Every departure from plain 8-bit RGB is either converted by a rule and noted in ``Image.conversions``, or refused by
 name with a DecodeError; nothing else is ever raised and no warning escapes. The pixel count is checked in the header,
-before a pixel is unpacked: a PNG of 0.5 MB can hold 179 million. Colour profiles (ICC) are not applied: cell pictures
+before a pixel is unpacked: a PNG of 0.5 MB can hold 179 million. Colour profiles (ICC) are not applied: cell images
 rarely carry one and a network sees the stored values. Needs numpy and Pillow.
 """
 
@@ -29,13 +29,13 @@ from hemalens.data.reading.headers import Header, foreign_content, read_header
 from hemalens.data.reading.libtiff import silence_libtiff
 from hemalens.data.reading.resize import resize, resize_image
 
-__all__ = ["MAX_PIXELS", "Picture", "decode", "decode_array"]
+__all__ = ["MAX_PIXELS", "Decoded", "decode", "decode_array"]
 
 MAX_PIXELS = 25_000_000
-"""Pixels a picture may have unless told otherwise: 5000 x 5000, 75 MB as RGB."""
+"""Pixels an image may have unless told otherwise: 5000 x 5000, 75 MB as RGB."""
 
 # What Pillow 13 and the libraries below it raise for damaged files (found by mutating valid ones, and listed one by
-# one so that a defect of ours, a NameError say, is not mistaken for a damaged picture).
+# one so that a defect of ours, a NameError say, is not mistaken for a damaged image).
 _DAMAGE = (
     OSError,  # truncated data, broken streams, and UnidentifiedImageError
     SyntaxError,  # Pillow's own word for a broken header
@@ -117,13 +117,13 @@ _QUIET = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
-    """One decoded picture.
+class Decoded:
+    """One decoded image.
 
     Attributes:
         pixels: (H, W, 3) uint8, RGB, 0-255, contiguous and writable.
         mode: Pillow's mode of the file ("RGB", "L", "I;16", ...), or "array:uint8" for a row of an array.
-        size: width and height of the whole picture, upright, before it was resized to a ``side``.
+        size: width and height of the whole image, upright, before it was resized to a ``side``.
         conversions: each rule applied to come to RGB uint8, in words, in order; empty for plain RGB.
     """
 
@@ -133,22 +133,22 @@ class Picture:
     conversions: tuple[str, ...] = ()
 
 
-def decode(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS, side: int | None = None) -> Picture:
-    """Decode the bytes of one picture file by its content, whatever its name says.
+def decode(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS, side: int | None = None) -> Decoded:
+    """Decode the bytes of one image file by its content, whatever its name says.
 
     Args:
         data: the file's bytes: PNG, JPEG, BMP, TIFF, WebP, GIF or PNM.
         name: what to call it in errors; its extension is compared with the content.
         max_pixels: the largest width x height to unpack.
-        side: return (side, side, 3), what ``resize`` makes of the picture; a fifth faster than one after the other.
+        side: return (side, side, 3), what ``resize`` makes of the image; a fifth faster than one after the other.
 
     Raises:
-        DecodeError: for anything that is not one whole picture of a known mode within ``max_pixels``.
+        DecodeError: for anything that is not one whole image of a known mode within ``max_pixels``.
 
     >>> decode(b"P6 2 1 255 " + bytes(6), name="two.ppm").pixels.shape
     (1, 2, 3)
     """
-    what = f"picture {name!r}" if name else "picture"
+    what = f"image {name!r}" if name else "image"
     header = read_header(data)
     if header is None:
         _refuse_foreign(data, what)
@@ -170,8 +170,8 @@ def decode(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS, side: i
             raise _damaged(error, header, len(data), what) from error
 
 
-def decode_array(array: npt.NDArray[Any], *, name: str = "", max_pixels: int = MAX_PIXELS) -> Picture:
-    """Turn one row of an array of pictures into RGB uint8.
+def decode_array(array: npt.NDArray[Any], *, name: str = "", max_pixels: int = MAX_PIXELS) -> Decoded:
+    """Turn one row of an array of images into RGB uint8.
 
     Args:
         array: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); uint8, uint16 (scaled by 1/257), bool (to 0 and 255), or
@@ -185,11 +185,11 @@ def decode_array(array: npt.NDArray[Any], *, name: str = "", max_pixels: int = M
     >>> decode_array(np.full((2, 2), 65535, np.uint16)).conversions
     ('16-bit values scaled by 1/257', 'grey repeated to three channels')
     """
-    what = f"picture {name!r}" if name else "picture"
+    what = f"image {name!r}" if name else "image"
     shape = array.shape
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
         step = "move the channels to the last axis" if array.ndim == 3 and shape[0] in (1, 3, 4) else ""
-        raise DecodeError(what, f"has the shape {shape}, pictures are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)", step)
+        raise DecodeError(what, f"has the shape {shape}, images are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)", step)
     _check_pixels((shape[1], shape[0]), max_pixels, what)
     values, notes = _array_to_bytes(array, what)
     if values.ndim == 2:
@@ -201,10 +201,10 @@ def decode_array(array: npt.NDArray[Any], *, name: str = "", max_pixels: int = M
         values, note = _on_white(values)
         notes.append(note)
     pixels = np.array(values, dtype=np.uint8, order="C")
-    return Picture(pixels, f"array:{array.dtype}", (shape[1], shape[0]), tuple(notes))
+    return Decoded(pixels, f"array:{array.dtype}", (shape[1], shape[0]), tuple(notes))
 
 
-def _decode(data: bytes, header: Header, max_pixels: int, what: str, notes: list[str], side: int | None) -> Picture:
+def _decode(data: bytes, header: Header, max_pixels: int, what: str, notes: list[str], side: int | None) -> Decoded:
     _register(header.format)
     with Image.open(io.BytesIO(data), formats=[header.format]) as image:
         _check_pixels(image.size, max_pixels, what)
@@ -229,7 +229,7 @@ def _decode(data: bytes, header: Header, max_pixels: int, what: str, notes: list
     whole = np.array(pixels, dtype=np.uint8, order="C")
     if not direct:
         size = whole.shape[1], whole.shape[0]
-    return Picture(whole if side is None else np.array(resize(whole, side)), mode, size, tuple(notes))
+    return Decoded(whole if side is None else np.array(resize(whole, side)), mode, size, tuple(notes))
 
 
 def _damaged(error: BaseException, header: Header, size: int, what: str) -> DecodeError:
@@ -268,12 +268,12 @@ def _check_frames(image: Image.Image, what: str, notes: list[str]) -> None:
         return
     if image.format != "MPO":  # a camera's JPEG with a preview or a second view behind it
         count = f"more than {_MOST_COUNTED}" if image.format == "TIFF" and frames > _MOST_COUNTED else f"{frames}"
-        raise DecodeError(what, f"holds {count} frames, one picture is expected", "save the frame you want alone")
-    notes.append(f"first of {frames} pictures taken (MPO)")
+        raise DecodeError(what, f"holds {count} frames, one image is expected", "save the frame you want alone")
+    notes.append(f"first of {frames} images taken (MPO)")
 
 
 def _count_frames(image: Image.Image) -> int:
-    """Return the number of pictures in a file; of a TIFF at most one more than are counted."""
+    """Return the number of images in a file; of a TIFF at most one more than are counted."""
     if image.format != "TIFF":
         return int(getattr(image, "n_frames", 1))
     frames = 1
@@ -295,7 +295,7 @@ def _name_notes(content: str, name: str) -> list[str]:
 
 def _refuse_foreign(data: bytes, what: str) -> NoReturn:
     step = "take it out of the source, or save it as PNG, JPEG, BMP, TIFF, WebP, GIF or PNM"
-    raise DecodeError(what, f"is {foreign_content(data)}, not a picture", step)
+    raise DecodeError(what, f"is {foreign_content(data)}, not an image", step)
 
 
 def _tiff_depth(image: Image.Image) -> int | None:
@@ -305,7 +305,7 @@ def _tiff_depth(image: Image.Image) -> int | None:
 
 
 def _to_rgb(image: Image.Image, what: str, notes: list[str]) -> npt.NDArray[Any]:
-    """Return the loaded picture as (H, W, 3) uint8 and write down the rules applied."""
+    """Return the loaded image as (H, W, 3) uint8 and write down the rules applied."""
     mode = image.mode
     if mode == "RGB" and "transparency" not in image.info:
         return np.asarray(image)

@@ -7,9 +7,9 @@ import re
 import struct
 from dataclasses import dataclass
 
-__all__ = ["PICTURE_FORMATS", "Header", "foreign_content", "read_header"]
+__all__ = ["IMAGE_FORMATS", "Header", "foreign_content", "read_header"]
 
-PICTURE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
+IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 """The formats that are decoded; everything else is refused by name."""
 
 _MAGIC = (
@@ -25,27 +25,27 @@ _MAGIC = (
 )
 _PPM = re.compile(rb"P[1-6f][\s#]")
 
-# Seen in folders of pictures, and worth a name in the message; longer signatures first where one begins another.
+# Seen in folders of images, and worth a name in the message; longer signatures first where one begins another.
 _FOREIGN = (
     (0, b"%PDF-", "a PDF document"),
     (0, b"8BPS", "a Photoshop file"),
     (0, b"\x00\x00\x01\x00", "an icon (ICO)"),
-    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture"),
-    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
     (0, b"PK\x03\x04", "a zip archive"),
     (0, b"\x1f\x8b", "a gzip file"),
     (0, b"BZh", "a bzip2 file"),
     (0, b"\xfd7zXZ\x00", "an xz file"),
     (0, b"\x93NUMPY", "a numpy array"),
     (0, b"\x7fELF", "a program"),
-    (0, b"\xff\xd8", "a JPEG picture cut short"),
+    (0, b"\xff\xd8", "a JPEG image cut short"),
     (4, b"ftyp", "an AVIF, HEIC or video file"),
     (128, b"DICM", "a DICOM file"),
     (257, b"ustar", "a tar archive"),
 )
 
 # Chunks and segments that only hold pixels or plain numbers. With no other in a file Pillow parses no metadata, no
-# animation and no second picture, which are the only places where it warns while decoding PNG and JPEG.
+# animation and no second image, which are the only places where it warns while decoding PNG and JPEG.
 _PLAIN_CHUNKS = frozenset(
     {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"pHYs", b"gAMA", b"sRGB", b"cHRM", b"bKGD", b"sBIT", b"tIME"}
 )
@@ -56,13 +56,13 @@ _SOS = 0xDA
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a picture says of itself before it is decoded.
+    """What an image says of itself before it is decoded.
 
     Attributes:
-        format: one of PICTURE_FORMATS.
+        format: one of IMAGE_FORMATS.
         size: (width, height) in pixels, None where only the decoder's own parser can tell (TIFF, BMP, PPM).
         depth: bits per channel of a PNG, else None.
-        plain: True for a PNG or JPEG without metadata, animation or second picture.
+        plain: True for a PNG or JPEG without metadata, animation or second image.
     """
 
     format: str
@@ -72,7 +72,7 @@ class Header:
 
 
 def read_header(data: bytes) -> Header | None:
-    """Return the header of an encoded picture, None where the bytes are none of PICTURE_FORMATS.
+    """Return the header of an encoded image, None where the bytes are none of IMAGE_FORMATS.
 
     >>> read_header(b"GIF89a" + bytes([96, 0, 64, 0]))
     Header(format='GIF', size=(96, 64), depth=None, plain=False)
@@ -94,7 +94,7 @@ def read_header(data: bytes) -> Header | None:
 
 
 def foreign_content(data: bytes) -> str:
-    """Name the content of a file that is not a picture we decode, with its article.
+    """Name the content of a file that is not an image we decode, with its article.
 
     >>> foreign_content(b"%PDF-1.7"), foreign_content(b"hello"), foreign_content(b"")
     ('a PDF document', 'text', 'an empty file (0 bytes)')
@@ -109,7 +109,7 @@ def foreign_content(data: bytes) -> str:
         return "an SVG drawing"
     if b"<!doctype html" in start or b"<html" in start:
         return "an HTML page"
-    return "text" if _is_text(data[:4096]) else "no known picture format"
+    return "text" if _is_text(data[:4096]) else "no known image format"
 
 
 def _is_text(start: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""Samples to uint8 pictures of one size, all at once or ahead of need in worker processes.
+"""Samples to uint8 images of one size, all at once or ahead of need in worker processes.
 
 Needs numpy and Pillow; no torch, which would cost each worker 1.7 s of processor time to import.
 """
@@ -24,13 +24,13 @@ from hemalens.data.sources import Source
 __all__ = ["Begun", "Decoder", "cancel", "load_images", "resize"]
 
 _CHUNK = 256
-# Of pictures decoded ahead: what is lost to waiting at the end of a window, against the cost of handing one over.
+# Of images decoded ahead: what is lost to waiting at the end of a window, against the cost of handing one over.
 _SMALL_CHUNK = 32
 # Decoding ahead takes the cores that training leaves: torch's threads slow down together when one of them has to wait.
 _NICENESS = 10
 
 Begun = deque[tuple[IntArray, "Future[Images] | None"]]
-"""Pictures under way: the samples of each chunk, and where its pictures will arrive (None: decoded when asked for)."""
+"""Images under way: the samples of each chunk, and where its images will arrive (None: decoded when asked for)."""
 
 
 def load_images(
@@ -48,20 +48,20 @@ def load_images(
     """
     images = np.empty((len(indices), size, size, 3), np.uint8)
     done = 0
-    progress("loading pictures", 0, len(indices))
-    # Workers get the listing of the source once, tasks carry numbers; of arrays they carry the pictures.
+    progress("loading images", 0, len(indices))
+    # Workers get the listing of the source once, tasks carry numbers; of arrays they carry the images.
     load = partial(_load, None if source.in_memory else source, size, zoom)
     crashed = partial(_crashed, source)
     workers = 0 if source.in_process else workers
     for part in map_chunks(load, _tasks(source, indices), halve=_singly, lost=crashed, workers=workers):
         images[done : done + len(part)] = part
         done += len(part)
-        progress("loading pictures", done, len(indices))
+        progress("loading images", done, len(indices))
     return images
 
 
 class Decoder:
-    """Decodes pictures ahead of need: what was begun first is ready first.
+    """Decodes images ahead of need: what was begun first is ready first.
 
     Files are decoded in spawned processes that hold the listing of the source; arrays, which are in memory anyway, in
     threads. A process that dies costs its time alone, and the sample that kills it is named.
@@ -83,7 +83,7 @@ class Decoder:
             return self._submit(chunks)
 
     def finish(self, begun: Begun) -> Images:
-        """Wait for pictures (N, size, size, 3) uint8 in the order of their samples; ``begun`` is emptied.
+        """Wait for images (N, size, size, 3) uint8 in the order of their samples; ``begun`` is emptied.
 
         Raises DecodeError or SourceError naming the sample that cannot be read.
         """
@@ -99,7 +99,7 @@ class Decoder:
                 part = load_images(self._source, chunk.tolist(), size=self._size, workers=self._workers)
             images[done : done + len(part)] = part
             done += len(part)
-            del part, future  # they hold their pictures as long as they live
+            del part, future  # they hold their images as long as they live
         return images
 
     def close(self) -> None:
@@ -123,7 +123,7 @@ class Decoder:
 
 
 def cancel(begun: Begun) -> None:
-    """Give up pictures that were begun; those under way are let go when they are done."""
+    """Give up images that were begun; those under way are let go when they are done."""
     for _, future in begun:
         if future is not None:
             future.cancel()
@@ -136,27 +136,27 @@ _Task = tuple[Sequence[int], Sequence[Images] | None]
 def _tasks(source: Source, indices: Sequence[int]) -> Iterator[_Task]:
     for start in range(0, len(indices), _CHUNK):
         chosen = [int(index) for index in indices[start : start + _CHUNK]]
-        yield chosen, [source.picture(index).pixels for index in chosen] if source.in_memory else None
+        yield chosen, [source.image(index).pixels for index in chosen] if source.in_memory else None
 
 
 def _load(source: Source | None, size: int, zoom: float, task: _Task) -> Images:
-    indices, pictures = task
-    if pictures is None:
+    indices, images = task
+    if images is None:
         assert source is not None
         return _read(source, indices, size, zoom)
-    return np.stack([zoomed(picture, zoom, size) for picture in pictures])
+    return np.stack([zoomed(image, zoom, size) for image in images])
 
 
 def _singly(task: _Task) -> list[_Task]:
-    indices, pictures = task
+    indices, images = task
     if len(indices) == 1:
         return []
-    return [([index], None if pictures is None else [pictures[place]]) for place, index in enumerate(indices)]
+    return [([index], None if images is None else [images[position]]) for position, index in enumerate(indices)]
 
 
 def _crashed(source: Source, task: _Task) -> Images:
     name = source.samples[task[0][0]].sample_id
-    raise SourceError(f"picture {name}", "crashed its decoder", "audit and clean the source first")
+    raise SourceError(f"image {name}", "crashed its decoder", "audit and clean the source first")
 
 
 # The source of a worker process, sent once: a listing of a million samples is 100 MB and more.
@@ -176,7 +176,7 @@ def _read_opened(indices: IntArray, size: int) -> Images:
 
 
 def _read(source: Source, indices: Sequence[int] | IntArray, size: int, zoom: float = 1.0) -> Images:
-    pictures = np.empty((len(indices), size, size, 3), np.uint8)
-    for place, index in enumerate(indices):
-        pictures[place] = zoomed(source.picture(int(index)).pixels, zoom, size)
-    return pictures
+    images = np.empty((len(indices), size, size, 3), np.uint8)
+    for position, index in enumerate(indices):
+        images[position] = zoomed(source.image(int(index)).pixels, zoom, size)
+    return images

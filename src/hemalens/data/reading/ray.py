@@ -57,7 +57,7 @@ def map_chunks_by_ray(
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         done = 0
-        # Ray Data's own number of retries is -1: a picture that kills its process would be tried for ever.
+        # Ray Data's own number of retries is -1: an image that kills its process would be tried for ever.
         mapped = dataset.map(_Work(function), ray_remote_args_fn=lambda: {"max_retries": 1})
         for row in mapped.iter_rows():
             yield from _here(function, handed[done : row["number"]], halve, lost)

@@ -95,8 +95,8 @@ def review_app(session: ReviewSession, token: str, *, stop: Callable[[], None]) 
 
     @app.middleware("http")
     async def guard(request: Request, respond: Callable[[Request], Awaitable[Response]]) -> Response:
-        refusal = _refusal(request, token)
-        response = PlainTextResponse(refusal[1], refusal[0]) if refusal else await respond(request)
+        abstention = _abstention(request, token)
+        response = PlainTextResponse(abstention[1], abstention[0]) if abstention else await respond(request)
         response.headers.update(_HEADERS)
         return response
 
@@ -108,7 +108,7 @@ def review_app(session: ReviewSession, token: str, *, stop: Callable[[], None]) 
     return app
 
 
-def _refusal(request: Request, token: str) -> tuple[int, str] | None:
+def _abstention(request: Request, token: str) -> tuple[int, str] | None:
     """Return status and text where a request does not come from the page itself."""
     first = request.url.path.split("/")[1]
     if not secrets.compare_digest(first.encode(), token.encode()):
@@ -152,9 +152,9 @@ def _routes(session: ReviewSession, stop: Callable[[], None]) -> APIRouter:
     ) -> dict[str, Any]:
         return session.view(issue, show, start=start, backwards=backwards)
 
-    @routes.get("/picture/{place}")
-    def picture(place: int, large: bool = False) -> Response:
-        data, kind = session.thumbnail(place, LARGE if large else THUMBNAIL)
+    @routes.get("/image/{place}")
+    def image(index: int, large: bool = False) -> Response:
+        data, kind = session.thumbnail(index, LARGE if large else THUMBNAIL)
         return Response(data, media_type=kind)
 
     @routes.post("/api/decide")

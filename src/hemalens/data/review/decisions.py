@@ -128,13 +128,13 @@ def fold(issues: pl.DataFrame, pending: Mapping[str, str | Sequence[str]]) -> pl
     for row, sample_id in enumerate(issues["sample_id"].to_list()):
         if sample_id in pending:
             rows.setdefault(sample_id, []).append(row)
-    for sample_id, places in rows.items():
+    for sample_id, indices in rows.items():
         said = pending[sample_id]
         if isinstance(said, str):
-            said = [said] * len(places)
-        elif len(said) != len(places):
-            said = ["review"] * len(places)
-        for row, text in zip(places, said, strict=True):
+            said = [said] * len(indices)
+        elif len(said) != len(indices):
+            said = ["review"] * len(indices)
+        for row, text in zip(indices, said, strict=True):
             suggestions[row] = text
     return issues.with_columns(pl.Series("suggestion", suggestions, pl.String))
 
@@ -172,20 +172,20 @@ def new_labels(issues: pl.DataFrame, samples: Sequence[Sample], classes: Sequenc
 
     Raises ArtifactError where the class is none of ``classes``, or a sample's rows name two of them.
     """
-    places = {sample.sample_id: place for place, sample in enumerate(samples)}
+    indices = {sample.sample_id: index for index, sample in enumerate(samples)}
     dropped = set(issues.filter(pl.col("suggestion") == "drop")["sample_id"].to_list())
     found: dict[int, str] = {}
     for line, (sample_id, suggestion) in enumerate(issues.select("sample_id", "suggestion").iter_rows(), 2):
         if suggestion is None or not suggestion.startswith(RELABEL) or sample_id in dropped:
             continue
         what, label = f"issues.csv line {line}: suggestion {suggestion}", suggestion[len(RELABEL) :]
-        place = places[sample_id]
+        index = indices[sample_id]
         if label not in classes:
             known = ", ".join(classes) or "none: name them with --classes"
             raise ArtifactError(what, f"names no class of the source ({known})", "mend the line")
-        if found.setdefault(place, label) != label:
-            raise ArtifactError(what, f"contradicts an earlier line of the sample ({found[place]})", "mend one of them")
-    return {place: label for place, label in found.items() if label != samples[place].label}
+        if found.setdefault(index, label) != label:
+            raise ArtifactError(what, f"contradicts an earlier line of the sample ({found[index]})", "mend one of them")
+    return {index: label for index, label in found.items() if label != samples[index].label}
 
 
 class Journal:

@@ -1,4 +1,4 @@
-"""An audit to a review in progress: its findings in pages, decisions on them, undo, pictures to look at.
+"""An audit to a review in progress: its findings in pages, decisions on them, undo, images to look at.
 
 Knows nothing of the web: ``review_app`` puts it behind addresses. Every method may be called from several threads.
 Needs polars, numpy and Pillow; no torch.
@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from hemalens.core.errors import ConfigError
-from hemalens.core.page import encode_picture
+from hemalens.core.page import encode_image
 from hemalens.data.audit.checks.finding import ISSUES
 from hemalens.data.audit.page import meaning
 from hemalens.data.clean import decide
@@ -32,9 +32,9 @@ PAGE = 48
 THUMBNAIL = 256
 """Pixels of a thumbnail's longer side: sharp at 11 rem on a screen of two pixels a point."""
 LARGE = 1024
-"""Pixels of an enlarged picture's longer side."""
+"""Pixels of an enlarged image's longer side."""
 _CACHED = 2000  # thumbnails, about 10 KB each
-_AT_ONCE = threading.BoundedSemaphore(3)  # pictures unpacked at a time: each may take 75 MB and a few times that
+_AT_ONCE = threading.BoundedSemaphore(3)  # images unpacked at a time: each may take 75 MB and a few times that
 
 
 class ReviewSession:
@@ -56,15 +56,15 @@ class ReviewSession:
             new_labels(self._issues, source.samples, source.classes)
             otherwise.pop_all()
         self._names = [sample.sample_id for sample in source.samples]
-        self._numbers = {name: place for place, name in enumerate(self._names)}
-        self._places = np.array([self._numbers[name] for name in self._issues["sample_id"]], np.int64)
+        self._numbers = {name: index for index, name in enumerate(self._names)}
+        self._indices = np.array([self._numbers[name] for name in self._issues["sample_id"]], np.int64)
         self._codes = np.array([ISSUES.index(one) for one in self._issues["issue"]], np.int64)
         self._groups: list[str] = [group or "" for group in self._issues["group"]]
         self._sizes = Counter(zip(self._codes.tolist(), self._groups, strict=True))
         self._rows: dict[int, list[int]] = {}
-        for row, place in enumerate(self._places.tolist()):
-            self._rows.setdefault(place, []).append(row)
-        self._unreadable = set(self._places[self._codes == ISSUES.index("unreadable")].tolist())
+        for row, index in enumerate(self._indices.tolist()):
+            self._rows.setdefault(index, []).append(row)
+        self._unreadable = set(self._indices[self._codes == ISSUES.index("unreadable")].tolist())
         self._suggestions: list[str] = self._issues["suggestion"].to_list()
         self._acts: list[dict[int, Sequence[str]]] = []  # of each act standing: place -> what its rows said before
         self._standing = np.zeros(len(source), np.int64)  # acts standing on each sample
@@ -98,9 +98,9 @@ class ReviewSession:
         if show not in get_args(Show):
             raise ConfigError(f"show {show}", f"must be one of {', '.join(get_args(Show))}")
         with self._lock:
-            chosen = self._codes == ISSUES.index(issue) if issue in ISSUES else np.ones(len(self._places), bool)
+            chosen = self._codes == ISSUES.index(issue) if issue in ISSUES else np.ones(len(self._indices), bool)
             if show != "all":
-                chosen &= (self._standing[self._places] > 0) == (show == "decided")
+                chosen &= (self._standing[self._indices] > 0) == (show == "decided")
             rows = np.flatnonzero(chosen)
             cut = int(np.searchsorted(rows, start))
             first, last = (max(cut - size, 0), cut) if backwards else (cut, cut + size)
@@ -116,14 +116,14 @@ class ReviewSession:
 
     def item(self, row: int) -> dict[str, Any]:
         """Return one finding, its sample and what was decided on it, as plain values."""
-        place = int(self._places[row])
-        sample, group, code = self.source.samples[place], self._groups[row], int(self._codes[row])
-        before = self._first.get(place)
-        others = sorted({int(self._codes[one]) for one in self._rows[place]} - {code})
+        index = int(self._indices[row])
+        sample, group, code = self.source.samples[index], self._groups[row], int(self._codes[row])
+        before = self._first.get(index)
+        others = sorted({int(self._codes[one]) for one in self._rows[index]} - {code})
         score = self._issues["score"][row]
         return {
             "row": row,
-            "place": place,
+            "index": index,
             "sample_id": sample.sample_id,
             "label": sample.label,
             "issue": ISSUES[code],
@@ -132,17 +132,17 @@ class ReviewSession:
             "score": None if score is None else round(score, 3),
             "group": group,
             "group_size": self._sizes[code, group] if group else 1,
-            "suggestion": before[self._rows[place].index(row)] if before else self._suggestions[row],
+            "suggestion": before[self._rows[index].index(row)] if before else self._suggestions[row],
             "reason": self._issues["reason"][row] or "",
             "decision": self._suggestions[row] if before else "",
-            "readable": place not in self._unreadable,
+            "readable": index not in self._unreadable,
         }
 
     def counts(self) -> dict[str, Any]:
         """Return samples with findings and samples decided, and findings and those decided of each issue."""
         with self._lock:
             findings = np.bincount(self._codes, minlength=len(ISSUES)).tolist()
-            decided = np.bincount(self._codes[self._standing[self._places] > 0], minlength=len(ISSUES)).tolist()
+            decided = np.bincount(self._codes[self._standing[self._indices] > 0], minlength=len(ISSUES)).tolist()
             return {
                 "samples": len(self._rows),
                 "decided": int((self._standing > 0).sum()),
@@ -170,12 +170,12 @@ class ReviewSession:
             "command": shlex.join(words),
         }
 
-    def _thumbnail(self, place: int, side: int = THUMBNAIL) -> tuple[bytes, str]:
+    def _thumbnail(self, index: int, side: int = THUMBNAIL) -> tuple[bytes, str]:
         """Return a sample decoded and encoded anew, at most ``side`` pixels long, and its media type."""
-        if not 0 <= place < len(self.source):
-            raise ConfigError(f"picture {place}", "is not in the source")
+        if not 0 <= index < len(self.source):
+            raise ConfigError(f"image {index}", "is not in the source")
         with _AT_ONCE:
-            return encode_picture(self.source.picture(place).pixels, max_side=side)
+            return encode_image(self.source.image(index).pixels, max_side=side)
 
     # ------------------------------------------------------------------ deciding
 
@@ -189,16 +189,16 @@ class ReviewSession:
             ConfigError: a decision that means nothing or cannot be followed; none of them stands then.
             ArtifactError: the disk refuses.
         """
-        for place, said in decisions.items():
-            self._check(place, said)
+        for index, said in decisions.items():
+            self._check(index, said)
         with self._lock:
             if decisions:
-                before = {place: [self._suggestions[row] for row in self._rows[place]] for place in decisions}
+                before = {index: [self._suggestions[row] for row in self._rows[index]] for index in decisions}
                 names = self._names
                 self._journal.decide(
                     Act(
-                        {names[place]: said for place, said in decisions.items()},
-                        {names[place]: said for place, said in before.items()},
+                        {names[index]: said for index, said in decisions.items()},
+                        {names[index]: said for index, said in before.items()},
                     )
                 )
                 self._put(decisions)
@@ -212,11 +212,11 @@ class ReviewSession:
         """
         code = next((code for code, one in enumerate(ISSUES) if one == issue and group), -1)
         rows = np.flatnonzero(self._codes == code).tolist()
-        members = list(dict.fromkeys(int(self._places[row]) for row in rows if self._groups[row] == group))
+        members = list(dict.fromkeys(int(self._indices[row]) for row in rows if self._groups[row] == group))
         if not members or (only is not None and only not in members):
             raise ConfigError(f"group {group} of {issue}", "has no such member", "load the page anew")
         return self.decide(
-            {place: "drop" if place in self._unreadable else "keep" if place == only else decision for place in members}
+            {index: "drop" if index in self._unreadable else "keep" if index == only else decision for index in members}
         )
 
     def undo(self) -> dict[str, Any]:
@@ -225,13 +225,13 @@ class ReviewSession:
             if not self._acts:
                 return self._changed([])
             before = self._acts[-1]
-            self._journal.undo({self._names[place]: said for place, said in before.items()})
+            self._journal.undo({self._names[index]: said for index, said in before.items()})
             self._acts.pop()
             self._put(before)
-            for place in before:
-                self._standing[place] -= 1
-                if not self._standing[place]:
-                    del self._first[place]
+            for index in before:
+                self._standing[index] -= 1
+                if not self._standing[index]:
+                    del self._first[index]
             return self._changed(before)
 
     def merge(self) -> None:
@@ -249,27 +249,27 @@ class ReviewSession:
         finally:
             self._journal.close()
 
-    def _check(self, place: int, said: str) -> None:
+    def _check(self, index: int, said: str) -> None:
         """Raise where a decision on a sample could not be followed by ``clean``."""
-        if place not in self._rows:
-            raise ConfigError(f"sample {place}", "has no finding", "load the page anew")
-        name, label = self._names[place], said.removeprefix(RELABEL)
+        if index not in self._rows:
+            raise ConfigError(f"sample {index}", "has no finding", "load the page anew")
+        name, label = self._names[index], said.removeprefix(RELABEL)
         if said == "drop":
             return
-        if place in self._unreadable:
+        if index in self._unreadable:
             raise ConfigError(f"sample {name}", "is unreadable and cannot be kept", "drop it")
         if said.startswith(RELABEL):
             if label not in self.source.classes:
                 raise ConfigError(f"class {label}", "is none of the source's", "choose one of the list")
-            if label == self.source.samples[place].label:
+            if label == self.source.samples[index].label:
                 raise ConfigError(f"sample {name}", f"is labelled {label} already", "keep it if that is right")
         elif said != "keep":
             raise ConfigError(f"decision {said}", f"must be keep, drop or {RELABEL}CLASS")
 
     def _put(self, said: Mapping[int, str | Sequence[str]]) -> None:
         """Set what the rows of samples say: one text for all of them, or one each."""
-        for place, texts in said.items():
-            rows = self._rows[place]
+        for index, texts in said.items():
+            rows = self._rows[index]
             for row, text in zip(rows, [texts] * len(rows) if isinstance(texts, str) else texts, strict=True):
                 self._suggestions[row] = text
         self._merged = False
@@ -277,19 +277,19 @@ class ReviewSession:
     def _remember(self, before: Mapping[int, Sequence[str]]) -> None:
         """Count an act as standing."""
         self._acts.append(dict(before))
-        for place, said in before.items():
-            self._standing[place] += 1
-            self._first.setdefault(place, said)
+        for index, said in before.items():
+            self._standing[index] += 1
+            self._first.setdefault(index, said)
 
     def _says(self, name: str, decision: str, count: int) -> bool:
         """Tell whether a sample still has so many rows and all say what was decided on it."""
         rows = self._rows.get(self._numbers.get(name, -1), [])
         return len(rows) == count and all(self._suggestions[row] == decision for row in rows)
 
-    def _changed(self, places: Iterable[int]) -> dict[str, Any]:
+    def _changed(self, indices: Iterable[int]) -> dict[str, Any]:
         """Return the samples an act changed, what holds of them now, and the counts."""
-        states = {place: self._suggestions[self._rows[place][0]] if place in self._first else "" for place in places}
-        return {"decisions": states, "names": [self._names[place] for place in states][:3], "counts": self.counts()}
+        states = {index: self._suggestions[self._rows[index][0]] if index in self._first else "" for index in indices}
+        return {"decisions": states, "names": [self._names[index] for index in states][:3], "counts": self.counts()}
 
     def _table(self) -> pl.DataFrame:
         return self._issues.with_columns(pl.Series("suggestion", self._suggestions, pl.String))

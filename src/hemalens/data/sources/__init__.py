@@ -1,4 +1,4 @@
-"""From the name of any source of pictures to one face: samples in a stable order, read one by one.
+"""From the name of any source of images to one face: samples in a stable order, read one by one.
 
 ``source`` is the face; ``folders``, ``archives``, ``arrays`` and ``manifests`` are the kinds; ``entries`` and
 ``labels`` hold the rules they share; ``fetch`` gets the public record. Opening lists, it decodes nothing. Needs numpy
@@ -33,7 +33,7 @@ def open_source(
     cache: Path | None = None,
     progress: Progress = no_progress,
 ) -> Source:
-    """Open any source of pictures and list its samples.
+    """Open any source of images and list its samples.
 
     Args:
         spec: a path, or ``bloodmnist``, ``bloodmnist:28``, ``:64``, ``:128`` or ``:224`` (``./bloodmnist`` is a path).
@@ -42,7 +42,7 @@ def open_source(
         progress: called while a record is fetched.
 
     Raises:
-        SourceError: where it does not exist, is of no known kind, cannot be read or holds no picture.
+        SourceError: where it does not exist, is of no known kind, cannot be read or holds no image.
     """
     name = os.fspath(spec)
     if isinstance(spec, str) and (spec == "bloodmnist" or spec.startswith("bloodmnist:")):

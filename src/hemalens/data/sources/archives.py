@@ -48,7 +48,7 @@ _ZipPlace = tuple[int, int, int, int, int]  # first byte of the header, bytes pa
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ZipSource(Source):
-    """Pictures in a zip; ``places`` say where each lies and how it is packed, so that its directory is read once."""
+    """Images in a zip; ``places`` say where each lies and how it is packed, so that its directory is read once."""
 
     path: str
     places: tuple[_ZipPlace, ...]
@@ -64,13 +64,13 @@ class ZipSource(Source):
             with self._handles.use(self.path) as file:
                 return _unpack(file, self.places[index])
         except DAMAGED_ZIP as error:
-            what = f"picture {self.samples[index].sample_id!r}"
+            what = f"image {self.samples[index].sample_id!r}"
             raise DecodeError(what, f"cannot be unpacked ({error})", "pack it again") from error
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TarSource(Source):
-    """Pictures in one tar or in many.
+    """Images in one tar or in many.
 
     Attributes:
         tars: absolute paths of the archives.
@@ -116,12 +116,12 @@ class TarSource(Source):
             if len(data) == size:
                 return data
             reason = f"the archive ends after {len(data):,} of its {size:,} bytes"
-        what = f"picture {self.samples[index].sample_id!r}"
+        what = f"image {self.samples[index].sample_id!r}"
         raise DecodeError(what, f"cannot be read ({reason})", "has the archive changed? open it again")
 
 
 def open_zip(path: Path, *, spec: str, classes: Sequence[str] | None = None) -> ZipSource:
-    """List a zip; raises SourceError where it is damaged or holds no picture."""
+    """List a zip; raises SourceError where it is damaged or holds no image."""
     absolute, handles = os.fspath(path.absolute()), Handles(_open_binary)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -153,7 +153,7 @@ def open_zip(path: Path, *, spec: str, classes: Sequence[str] | None = None) -> 
 
 
 def open_tar(path: Path, *, spec: str, classes: Sequence[str] | None = None) -> TarSource:
-    """List an uncompressed tar; raises SourceError where it is compressed, damaged or holds no picture."""
+    """List an uncompressed tar; raises SourceError where it is compressed, damaged or holds no image."""
     entries = list(_tar_entries(path, 0, "", what=spec))
     return _tar_source("tar", spec, [(path, path.name)], entries, classes)
 

@@ -1,6 +1,6 @@
-"""From .npz and .npy files of pictures to a source that reads one row at a time.
+"""From .npz and .npy files of images to a source that reads one row at a time.
 
-Labels are read when the file is opened, pictures when the first row is asked for; nothing pickled is ever loaded.
+Labels are read when the file is opened, images when the first row is asked for; nothing pickled is ever loaded.
 Needs numpy.
 """
 
@@ -49,7 +49,7 @@ class _Header:
 
 
 class _Arrays:
-    """The pictures of a file, loaded once a process, left behind when pickled."""
+    """The images of a file, loaded once a process, left behind when pickled."""
 
     def __init__(self) -> None:
         self.loaded: dict[str, npt.NDArray[Any]] = {}
@@ -61,7 +61,7 @@ class _Arrays:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ArraySource(Source):
-    """Pictures in rows of arrays.
+    """Images in rows of arrays.
 
     Attributes:
         path: the file.
@@ -92,7 +92,7 @@ class ArraySource(Source):
 
 
 def open_arrays(path: Path, *, spec: str, classes: Sequence[str] | None = None) -> ArraySource:
-    """Open a ``.npy`` of pictures, a ``.npz`` with ``images`` and ``labels``, or a MedMNIST ``.npz``.
+    """Open a ``.npy`` of images, a ``.npz`` with ``images`` and ``labels``, or a MedMNIST ``.npz``.
 
     The ``.npz`` may also hold ``classes`` (names by class number) and, one a row, ``ids``, ``groups`` and ``splits``
     (empty where unknown), so that a cleaned file keeps what its source knew. Raises SourceError for missing arrays,
@@ -118,7 +118,7 @@ def open_arrays(path: Path, *, spec: str, classes: Sequence[str] | None = None) 
 def _open_npz(file: "_File", names: frozenset[str], classes: Sequence[str] | None) -> ArraySource:
     rows = _check_images(file.header("images"), "array 'images'", file.spec)
     if "labels" not in names:
-        step = "add them, or save unlabelled pictures as .npy"
+        step = "add them, or save unlabelled images as .npy"
         raise SourceError(f"source {file.spec}", "lacks the array 'labels'", step)
     raw = _check_labels(file.load("labels"), rows, "array 'labels'", file.spec)
     if classes is None and "classes" in names:
@@ -198,7 +198,7 @@ class _File:
         needed, free = math.prod(header.shape) * header.dtype.itemsize, available_memory()
         if key and needed > free:  # a file of 100 MB may unpack to 100 GB
             rule = f"needs {needed / 2**30:,.1f} GiB of memory, {free / 2**30:,.1f} are free"
-            raise SourceError(f"array {key!r} of {self.spec}", rule, "save the pictures as files or tar shards")
+            raise SourceError(f"array {key!r} of {self.spec}", rule, "save the images as files or tar shards")
         try:
             if not key:
                 mapped: npt.NDArray[Any] = np.load(self.path, mmap_mode="r", allow_pickle=False)
@@ -233,16 +233,16 @@ def _read_header(file: IO[bytes], size: int) -> _Header:
 
 
 def _check_images(header: _Header, what: str, spec: str) -> int:
-    """Return the number of pictures."""
+    """Return the number of images."""
     shape, dtype = header.shape, header.dtype
     if dtype.hasobject:
-        step = "save pictures of one size as one uint8 array, pictures of several sizes as files"
+        step = "save images of one size as one uint8 array, images of several sizes as files"
         raise SourceError(f"{what} of {spec}", "holds Python objects, which are never unpickled", step)
     if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3, 4)) or 0 in shape:
         step = "move the channels to the last axis" if len(shape) == 4 and shape[1] in (1, 3, 4) else "reshape it"
-        raise SourceError(f"{what} of {spec}", f"has the shape {shape}, pictures are (N, H, W, 3) or (N, H, W)", step)
+        raise SourceError(f"{what} of {spec}", f"has the shape {shape}, images are (N, H, W, 3) or (N, H, W)", step)
     if not (dtype == np.uint8 or dtype == np.uint16 or dtype.kind in "bf"):
-        rule = f"has the type {dtype}, pictures are uint8, uint16, bool or float"
+        rule = f"has the type {dtype}, images are uint8, uint16, bool or float"
         raise SourceError(f"{what} of {spec}", rule, "save it as uint8")
     return shape[0]
 
@@ -254,8 +254,8 @@ def _check_labels(labels: npt.NDArray[Any], rows: int, what: str, spec: str) -> 
         step = "save class numbers (of one-hot rows: labels.argmax(axis=1))"
         raise SourceError(f"{what} of {spec}", f"has the shape {labels.shape}, labels are (N,) or (N, 1)", step)
     if len(labels) != rows:
-        rule = f"has {len(labels)} rows for {rows} pictures"
-        raise SourceError(f"{what} of {spec}", rule, "save one label for each picture")
+        rule = f"has {len(labels)} rows for {rows} images"
+        raise SourceError(f"{what} of {spec}", rule, "save one label for each image")
     if labels.dtype.kind in "iu":
         return [int(label) for label in labels]
     if labels.dtype.kind in "US":

@@ -1,4 +1,4 @@
-"""From the paths in a folder or an archive to samples: what is a picture, its label, group and split, its stable id.
+"""From the paths in a folder or an archive to samples: what is an image, its label, group and split, its stable id.
 
 One set of rules for folders, zips, tars and shards. Opens nothing itself. Needs the standard library only.
 """
@@ -16,7 +16,7 @@ from hemalens.data.sources.labels import SPLITS, name_labels
 __all__ = ["LARGEST_FILE", "Catalogue", "Entry", "arrange", "escape", "number_repeats", "refuse_size", "set_aside"]
 
 LARGEST_FILE = 512 << 20
-"""Bytes one picture file may have, unpacked: reading it would otherwise fill the memory."""
+"""Bytes one image file may have, unpacked: reading it would otherwise fill the memory."""
 
 _METADATA = frozenset(
     {".txt", ".csv", ".tsv", ".json", ".md", ".xml", ".yml", ".yaml", ".toml", ".html"}
@@ -40,7 +40,7 @@ class Entry:
         size: bytes, unpacked.
         time: modification time in ns, 0 in archives.
         shard: what goes before the path in the id: the archive's name and ``/`` in a folder of shards.
-        refused: why it will not be read although it seems to be a picture.
+        refused: why it will not be read although it seems to be an image.
         ignored: why it is no sample.
     """
 
@@ -101,8 +101,8 @@ def arrange(
         if entry.path.endswith(_SIDECARS) and entry.refused is None and entry.ignored is None:
             sidecars[entry.shard + entry.path] = entry
     if not kept:
-        step = f"name a source of pictures ({len(ignored)} other entries were met)"
-        raise SourceError(f"source {what}", "holds no file that could be a picture", step)
+        step = f"name a source of images ({len(ignored)} other entries were met)"
+        raise SourceError(f"source {what}", "holds no file that could be an image", step)
     skipped, has_splits = _layout([entry.path for entry in kept if entry.refused is None])
     facts = []
     of_folder: dict[str, _Facts] = {}
@@ -117,7 +117,7 @@ def arrange(
     samples = []
     for index in order:
         fact = facts[index]
-        refused = "has the id of an earlier picture (duplicate id)" if repeated[index] else None
+        refused = "has the id of an earlier image (duplicate id)" if repeated[index] else None
         refused = kept[index].refused or refused or fact.refused
         samples.append(Sample(ids[index], labels[index], fact.group, fact.split, refused))
     return Catalogue(tuple(samples), tuple(kept[index] for index in order), names, tuple(sorted(ignored)))
@@ -207,7 +207,7 @@ def _from_folder(folder: str, skipped: int, *, has_splits: bool) -> _Facts:
 
 
 def _from_sidecars(entry: Entry, facts: _Facts, sidecars: dict[str, Entry], read: Callable[[Entry], bytes]) -> _Facts:
-    """Let the label files beside a picture speak; the WebDataset key ends at the name's first dot."""
+    """Let the label files beside an image speak; the WebDataset key ends at the name's first dot."""
     folder, slash, name = (entry.shard + entry.path).rpartition("/")
     for suffix in _SIDECARS:
         for key in dict.fromkeys((name.rpartition(".")[0] or name, name.partition(".")[0])):

@@ -1,4 +1,4 @@
-"""From a folder of pictures, or a list of paths, to a source that reads one file at a time.
+"""From a folder of images, or a list of paths, to a source that reads one file at a time.
 
 Never opens what is not a regular file inside the folder: links out of it, pipes and devices are listed with their
 reason. Needs the standard library only.
@@ -21,7 +21,7 @@ __all__ = ["FileSource", "open_folder", "read_bytes", "walk"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FileSource(Source):
-    """Pictures in files of their own.
+    """Images in files of their own.
 
     Attributes:
         root: absolute folder that ``paths`` start from.
@@ -46,12 +46,12 @@ class FileSource(Source):
         try:
             return read_bytes(Path(self.root, self.paths[index]))
         except OSError as error:
-            what = f"picture {self.samples[index].sample_id!r}"
+            what = f"image {self.samples[index].sample_id!r}"
             raise DecodeError(what, f"cannot be read ({error.strerror or error})", "was it moved?") from error
 
 
 def open_folder(root: Path, *, spec: str, entries: Sequence[Entry], classes: Sequence[str] | None) -> FileSource:
-    """Make a source of a folder that ``walk`` has listed; raises SourceError where it holds no picture."""
+    """Make a source of a folder that ``walk`` has listed; raises SourceError where it holds no image."""
     base = os.fspath(root.absolute())
     found = arrange(
         entries,

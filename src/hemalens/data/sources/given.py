@@ -19,49 +19,49 @@ from hemalens.data.reading.decode import decode, decode_array
 from hemalens.data.sources.entries import escape, number_repeats
 from hemalens.data.sources.source import Source, content_sha256, digest_facts
 
-__all__ = ["PictureLike", "PictureSource", "Pictures", "open_pictures", "to_pixels"]
+__all__ = ["GivenSource", "ImageInput", "ImageLike", "open_images", "to_pixels"]
 
-PictureLike = npt.NDArray[Any] | Image.Image | str | Path
-"""One picture: an array (H, W, 3) uint8 (or what ``decode_array`` takes), a PIL image, or a path of a file."""
-Pictures = PictureLike | Sequence[PictureLike]
-"""Pictures: one, a sequence of any of these, or an array (N, H, W, 3)."""
+ImageLike = npt.NDArray[Any] | Image.Image | str | Path
+"""One image: an array (H, W, 3) uint8 (or what ``decode_array`` takes), a PIL image, or a path of a file."""
+ImageInput = ImageLike | Sequence[ImageLike]
+"""Images: one, a sequence of any of these, or an array (N, H, W, 3)."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PictureSource(Source):
-    """Pictures that a program has handed over, in their order.
+class GivenSource(Source):
+    """Images that a program has handed over, in their order.
 
     Attributes:
-        pictures: N of them; files are read when asked for.
+        images: N of them; files are read when asked for.
     """
 
-    pictures: Sequence[PictureLike]
+    images: Sequence[ImageLike]
     in_memory: ClassVar[bool] = True
     in_process: ClassVar[bool] = True
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over (id, label, group, split, SHA-256 of the content) of the samples."""
         return digest_facts(
-            (sample.sample_id, sample.label, sample.group, sample.split, content_sha256(self.read(place)))
-            for place, sample in enumerate(self.samples)
+            (sample.sample_id, sample.label, sample.group, sample.split, content_sha256(self.read(index)))
+            for index, sample in enumerate(self.samples)
         )
 
     def _read(self, index: int) -> bytes | npt.NDArray[Any]:
-        return _read(self.pictures[index])
+        return _read(self.images[index])
 
 
-def open_pictures(
-    pictures: Sequence[PictureLike] | npt.NDArray[Any],
+def open_images(
+    images: Sequence[ImageLike] | npt.NDArray[Any],
     labels: Sequence[str] | None = None,
     *,
     classes: Sequence[str] = (),
     groups: Sequence[object] | None = None,
-    name: str = "pictures",
-) -> PictureSource:
-    """Return a source of pictures in memory or in files named one by one.
+    name: str = "images",
+) -> GivenSource:
+    """Return a source of images in memory or in files named one by one.
 
     Args:
-        pictures: an array (N, H, W, 3) uint8 (or what ``decode_array`` takes row by row), or a sequence of pictures of
+        images: an array (N, H, W, 3) uint8 (or what ``decode_array`` takes row by row), or a sequence of images of
             any sizes, each an array, a PIL image or a path.
         labels: N class names; None where they are not known.
         classes: the names in their order.
@@ -69,66 +69,66 @@ def open_pictures(
         name: what to call them in errors.
 
     Raises:
-        SourceError: for one picture in the place of several, none at all, or things that are no pictures.
+        SourceError: for one image in the place of several, none at all, or things that are no images.
     """
-    given = _as_sequence(pictures, name)
-    ids, _ = number_repeats([escape(_name(picture, place)) for place, picture in enumerate(given)])
+    given = _as_sequence(images, name)
+    ids, _ = number_repeats([escape(_name(image, index)) for index, image in enumerate(given)])
     samples = tuple(
         Sample(
-            ids[place],
-            None if labels is None else labels[place],
-            None if groups is None else str(groups[place]),
+            ids[index],
+            None if labels is None else labels[index],
+            None if groups is None else str(groups[index]),
         )
-        for place in range(len(given))
+        for index in range(len(given))
     )
-    return PictureSource(spec=name, kind="pictures", samples=samples, classes=tuple(classes), pictures=given)
+    return GivenSource(spec=name, kind="images", samples=samples, classes=tuple(classes), images=given)
 
 
-def to_pixels(picture: PictureLike) -> Images:
-    """Return one picture as (H, W, 3) uint8 by the rules of ``data.decode``; raise DecodeError where it is none."""
-    raw = _read(picture)
+def to_pixels(image: ImageLike) -> Images:
+    """Return one image as (H, W, 3) uint8 by the rules of ``data.decode``; raise DecodeError where it is none."""
+    raw = _read(image)
     if isinstance(raw, np.ndarray):
         return decode_array(raw).pixels
-    return decode(raw, name=str(picture) if isinstance(picture, (str, Path)) else "").pixels
+    return decode(raw, name=str(image) if isinstance(image, (str, Path)) else "").pixels
 
 
-def _read(picture: PictureLike) -> bytes | npt.NDArray[Any]:
-    """Return a picture as a source reads it: the bytes of a file, or an array."""
-    if isinstance(picture, np.ndarray):
-        return picture
-    if isinstance(picture, Image.Image):
-        upright = ImageOps.exif_transpose(picture)
+def _read(image: ImageLike) -> bytes | npt.NDArray[Any]:
+    """Return an image as a source reads it: the bytes of a file, or an array."""
+    if isinstance(image, np.ndarray):
+        return image
+    if isinstance(image, Image.Image):
+        upright = ImageOps.exif_transpose(image)
         if upright.mode == "RGB" and "transparency" not in upright.info:
             return np.asarray(upright)
         buffer = io.BytesIO()
         upright.save(buffer, "TIFF")  # takes every mode there is a rule for, floats too
         return buffer.getvalue()
-    path = Path(picture)
+    path = Path(image)
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DecodeError(f"picture {path}", f"cannot be read ({error.strerror})", "check the path") from error
+        raise DecodeError(f"image {path}", f"cannot be read ({error.strerror})", "check the path") from error
 
 
-def _as_sequence(pictures: Sequence[PictureLike] | npt.NDArray[Any], name: str) -> Sequence[PictureLike]:
-    if isinstance(pictures, np.ndarray) and pictures.dtype.kind not in "OU":
-        what = f"{name} {pictures.shape}"
-        if pictures.ndim not in (3, 4):
-            rule = "are of no shape that pictures have, (N, H, W, 3) or (N, H, W)"
-            raise SourceError(what, rule, "reshape them, for example pictures.reshape(-1, 96, 96, 3)")
-        if pictures.ndim == 3 and pictures.shape[2] in (3, 4):
-            raise SourceError(what, "is one picture, several are expected", "give it as picture[np.newaxis]")
-    elif isinstance(pictures, (str, Path, Image.Image)):
-        raise SourceError(f"{name} {pictures}", "is one picture, several are expected", "give a list of it")
-    given = list(pictures)
+def _as_sequence(images: Sequence[ImageLike] | npt.NDArray[Any], name: str) -> Sequence[ImageLike]:
+    if isinstance(images, np.ndarray) and images.dtype.kind not in "OU":
+        what = f"{name} {images.shape}"
+        if images.ndim not in (3, 4):
+            rule = "are of no shape that images have, (N, H, W, 3) or (N, H, W)"
+            raise SourceError(what, rule, "reshape them, for example images.reshape(-1, 96, 96, 3)")
+        if images.ndim == 3 and images.shape[2] in (3, 4):
+            raise SourceError(what, "is one image, several are expected", "give it as image[np.newaxis]")
+    elif isinstance(images, (str, Path, Image.Image)):
+        raise SourceError(f"{name} {images}", "is one image, several are expected", "give a list of it")
+    given = list(images)
     if not given:
-        raise SourceError(name, "holds none", "give one picture at least")
-    for place, picture in enumerate(given):
-        if not isinstance(picture, (np.ndarray, Image.Image, str, Path)):
-            rule = f"is of the type {type(picture).__name__}, a picture is an array, a PIL image or a path"
-            raise SourceError(f"{name}[{place}]", rule, "convert it")
+        raise SourceError(name, "holds none", "give one image at least")
+    for index, image in enumerate(given):
+        if not isinstance(image, (np.ndarray, Image.Image, str, Path)):
+            rule = f"is of the type {type(image).__name__}, an image is an array, a PIL image or a path"
+            raise SourceError(f"{name}[{index}]", rule, "convert it")
     return given
 
 
-def _name(picture: PictureLike, place: int) -> str:
-    return str(picture) if isinstance(picture, (str, Path)) else f"row-{place:06d}"
+def _name(image: ImageLike, index: int) -> str:
+    return str(image) if isinstance(image, (str, Path)) else f"row-{index:06d}"

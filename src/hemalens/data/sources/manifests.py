@@ -62,7 +62,7 @@ def open_manifest(path: Path, *, spec: str, classes: Sequence[str] | None = None
 
 def _read(path: Path, spec: str) -> dict[str, list[Any]]:
     """Return the known columns as lists, None throughout where a column is missing."""
-    import polars as pl  # here: it takes 100 ms, and workers that only read pictures never need it
+    import polars as pl  # here: it takes 100 ms, and workers that only read images never need it
 
     try:
         table = pl.read_parquet(path) if path.suffix.lower() == ".parquet" else pl.read_csv(path, infer_schema=False)
@@ -74,7 +74,7 @@ def _read(path: Path, spec: str) -> dict[str, list[Any]]:
         step = "name the column of file names 'path' and separate columns by commas"
         raise SourceError(f"manifest {spec}", f"lacks the column 'path' (it has {found})", step)
     if table.height == 0:
-        raise SourceError(f"manifest {spec}", "lists no picture", "add a row for each")
+        raise SourceError(f"manifest {spec}", "lists no image", "add a row for each")
     return {name: table[name].to_list() if name in table.columns else [None] * table.height for name in _COLUMNS}
 
 

@@ -17,26 +17,26 @@ import numpy.typing as npt
 
 from hemalens.core.errors import DecodeError
 from hemalens.core.types import Sample
-from hemalens.data.reading.decode import MAX_PIXELS, Picture, decode, decode_array
+from hemalens.data.reading.decode import MAX_PIXELS, Decoded, decode, decode_array
 
 __all__ = ["Handles", "Source", "content_sha256", "digest_facts"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Source(ABC):
-    """A pile of pictures, listed when opened and read when asked for.
+    """A pile of images, listed when opened and read when asked for.
 
     Pickles as its listing alone: open files and loaded arrays stay behind and are opened again where they are needed.
 
     Attributes:
         spec: how the user named it.
         kind: "npz" (also a lone .npy), "medmnist", "folder", "zip", "tar", "shards" or "manifest".
-        samples: one record a picture; sorted by id in folders and archives, in row order in arrays and manifests.
+        samples: one record an image; sorted by id in folders and archives, in row order in arrays and manifests.
         classes: the label names in their order; empty where nothing is labelled.
         ignored: (name, reason) of each entry that is no sample.
         listed: names of the other attributes that hold one entry a sample.
         in_memory: True where reading loads whole arrays, so that workers should be sent pixels, not the source.
-        in_process: True where no worker processes are to be started: a program that hands over pictures it holds need
+        in_process: True where no worker processes are to be started: a program that hands over images it holds need
             not be written as starting them demands (below ``if __name__ == "__main__"``).
     """
 
@@ -62,10 +62,10 @@ class Source(ABC):
         """
         sample = self.samples[index]
         if sample.refused is not None:
-            raise DecodeError(f"picture {sample.sample_id!r}", sample.refused)
+            raise DecodeError(f"image {sample.sample_id!r}", sample.refused)
         return self._read(index % len(self.samples))
 
-    def picture(self, index: int, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    def image(self, index: int, *, max_pixels: int = MAX_PIXELS) -> Decoded:
         """Read and decode one sample to (H, W, 3) uint8; raises what ``read`` and ``decode`` raise."""
         raw, name = self.read(index), self.samples[index].sample_id
         if isinstance(raw, np.ndarray):

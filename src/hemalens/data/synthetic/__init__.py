@@ -1,6 +1,6 @@
 """The embedded demo set: rendered (synthetic) blood-smear crops of the eight classes, drawn from a seed, without files.
 
-No pixel comes from a patient. The pictures show the way through the program; a score on them says nothing about real
+No pixel comes from a patient. The images show the way through the program; a score on them says nothing about real
 blood. Needs numpy and scipy.ndimage; no torch.
 """
 

@@ -21,7 +21,7 @@ from hemalens.data.synthetic.scene import (
     USUAL_MICROSCOPE,
     Microscope,
     red_cells,
-    take_picture,
+    take_image,
 )
 
 __all__ = ["SyntheticSet", "render_cell", "synthetic_set", "write_synthetic"]
@@ -38,14 +38,14 @@ _CHART_LABEL = "monocyte"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SyntheticSet:
-    """Rendered pictures, their labels, and what is wrong with each.
+    """Rendered images, their labels, and what is wrong with each.
 
     Attributes:
         images: (N, H, W, 3) uint8.
         labels: (N,) uint8, the place in ``classes``.
         classes: class names.
         reasons: N names in the words of the audit: ``foreign``, ``exact_duplicate``, ``label_conflict`` (a copy under
-            another label), ``colour_cluster`` (a sound cell on a bluish background), or empty.
+            another label), ``background_batch`` (a sound cell on a bluish background), or empty.
         twins: (N,) int64, the row of the cell that this row copies, else -1.
     """
 
@@ -57,12 +57,12 @@ class SyntheticSet:
 
     @property
     def planted(self) -> npt.NDArray[np.bool_]:
-        """Return (N,) bool: the row is no cell of its own, but a foreign picture or a copy."""
-        return np.array([reason not in ("", "colour_cluster") for reason in self.reasons], bool)
+        """Return (N,) bool: the row is no cell of its own, but a foreign image or a copy."""
+        return np.array([reason not in ("", "background_batch") for reason in self.reasons], bool)
 
 
 def render_cell(cell_class: str, *, size: int = 96, seed: int) -> Images:
-    """Return one synthetic picture (size, size, 3) uint8: the first of its class in the set of that seed.
+    """Return one synthetic image (size, size, 3) uint8: the first of its class in the set of that seed.
 
     Args:
         cell_class: one of the eight, or a common synonym.
@@ -118,7 +118,7 @@ def synthetic_set(
         index = row - int(np.searchsorted(labels, label))
         name = CELL_CLASSES[label]
         images[row], bluish = _render(name, size, (seed, index), mixed_microscopes=contamination)
-        reasons.append("colour_cluster" if bluish else "")
+        reasons.append("background_batch" if bluish else "")
         progress("rendering synthetic cells", row + 1, len(labels))
     cells = SyntheticSet(
         images, labels.astype(np.uint8), CELL_CLASSES, tuple(reasons), np.full(len(labels), -1, np.int64)
@@ -152,7 +152,7 @@ def write_synthetic(
 
 
 def _render(name: str, size: int, key: tuple[int, int], *, mixed_microscopes: bool) -> tuple[Images, bool]:
-    """Return the picture of (seed, index) of a class, and whether it has the bluish background."""
+    """Return the image of (seed, index) of a class, and whether it has the bluish background."""
     seed, index = key
     rng = np.random.default_rng([seed, CELL_CLASSES.index(name), index])
     bluish = bool(rng.uniform() < _BLUISH_SHARE) and mixed_microscopes
@@ -167,7 +167,7 @@ def _render(name: str, size: int, key: tuple[int, int], *, mixed_microscopes: bo
         beside = (float(reach * np.cos(angle)), float(reach * np.sin(angle)))
         density = paint_cell(plane, density, LOOKS["platelet"], rng, radius=float(rng.uniform(3, 5)), centre=beside)
     density = paint_cell(plane, density, look, rng, radius=radius, centre=centre)
-    return take_picture(plane, density, microscope, rng), bluish
+    return take_image(plane, density, microscope, rng), bluish
 
 
 def _contaminate(cells: SyntheticSet, size: int, seed: int) -> SyntheticSet:
@@ -223,6 +223,6 @@ def _counts(n_per_class: int | Mapping[str, int]) -> dict[str, int]:
 def _check_size_and_seed(size: int, seed: int) -> None:
     least, most = _SIZES
     if not least <= size <= most:
-        raise ConfigError(f"picture size {size}", f"must be {least} to {most} pixels", "choose 28, 64 or 96")
+        raise ConfigError(f"image size {size}", f"must be {least} to {most} pixels", "choose 28, 64 or 96")
     if seed < 0:
         raise ConfigError(f"seed {seed}", "must be 0 or more", "choose another seed")

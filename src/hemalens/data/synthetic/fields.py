@@ -1,6 +1,6 @@
-"""Smooth fields on a picture's pixels: coordinates, noise of a given grain, soft-edged masks, stain over stain.
+"""Smooth fields on an image's pixels: coordinates, noise of a given grain, soft-edged masks, stain over stain.
 
-All lengths are in units of a 96th of the picture's side, so one scene can be rendered at any size. Colours are planes,
+All lengths are in units of a 96th of the image's side, so one scene can be rendered at any size. Colours are planes,
 (3, H, W): a last axis of three makes numpy's inner loops three long, and the whole twice as slow. Needs numpy only.
 """
 
@@ -22,7 +22,7 @@ class Plane:
     """The pixels' places.
 
     Attributes:
-        x: (H, W) float32, to the right, 0 at the picture's centre.
+        x: (H, W) float32, to the right, 0 at the image's centre.
         y: (H, W) float32, downwards.
         pixel: side of one pixel in the same unit.
     """
@@ -38,7 +38,7 @@ class Plane:
 
 
 def make_plane(size: int, *, zoom: float = 1.0) -> Plane:
-    """Return the places of ``size`` x ``size`` pixels; at a zoom of 2 the middle half fills the picture."""
+    """Return the places of ``size`` x ``size`` pixels; at a zoom of 2 the middle half fills the image."""
     pixel = SIDE / zoom / size
     line = ((np.arange(size) + 0.5) * pixel - SIDE / zoom / 2).astype(np.float32)
     return Plane(*np.meshgrid(line, line), pixel=pixel)
@@ -48,7 +48,7 @@ def grain_noise(plane: Plane, rng: np.random.Generator, grain: float) -> FloatAr
     """Return smooth noise, (H, W) float32, mean 0, standard deviation about 1, whose grains are ``grain`` wide.
 
     White noise on a lattice is blended by cubic B-splines and averaged over each pixel. The lattice does not depend on
-    the size, so the numbers drawn do not either, and a small picture is the large one shrunk, without aliasing.
+    the size, so the numbers drawn do not either, and a small image is the large one shrunk, without aliasing.
     """
     knots = int(np.ceil(SIDE / grain)) + 3
     lattice = rng.standard_normal((knots, knots), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Two pictures that are no cells, drawn by code: a landscape and a test chart, to be planted among the cells.
+"""Two images that are no cells, drawn by code: a landscape and a test chart, to be planted among the cells.
 
 Needs numpy and scipy.ndimage.
 """
@@ -18,7 +18,7 @@ _BARS = ((235, 235, 235), (230, 220, 40), (40, 200, 210), (50, 190, 60), (200, 5
 
 
 def landscape(size: int, seed: int) -> Images:
-    """Return a picture (size, size, 3) uint8 of hills under a low sun.
+    """Return an image (size, size, 3) uint8 of hills under a low sun.
 
     >>> landscape(32, seed=0).shape
     (32, 32, 3)
@@ -26,21 +26,21 @@ def landscape(size: int, seed: int) -> Images:
     rng = np.random.default_rng([seed, 1])
     plane = make_plane(size)
     high, low = _colour(_SKY[0]), _colour(_SKY[1])
-    picture: FloatArray = low + smoothstep(0.1 - plane.y / SIDE * 1.6) * (high - low)
+    image: FloatArray = low + smoothstep(0.1 - plane.y / SIDE * 1.6) * (high - low)
     clouds = smoothstep(0.5 * grain_noise(plane, rng, 16) + 0.2 * grain_noise(plane, rng, 5) - 0.3)
-    picture = lay_over(picture, 0.7 * clouds, _colour((245, 236, 230)))
+    image = lay_over(image, 0.7 * clouds, _colour((245, 236, 230)))
     from_sun = np.hypot(plane.x - 20, plane.y + 14)
-    picture = lay_over(picture, 0.6 * np.exp(-from_sun / 12), _colour((255, 226, 150)))
-    picture = lay_over(picture, coverage(plane, from_sun - 7, 1.5), _colour((255, 247, 214)))
+    image = lay_over(image, 0.6 * np.exp(-from_sun / 12), _colour((255, 226, 150)))
+    image = lay_over(image, coverage(plane, from_sun - 7, 1.5), _colour((255, 247, 214)))
     for colour, crest, rough, width in _RIDGES:
         profile = crest + rough * grain_noise(plane, rng, width)[0] + 0.8 * grain_noise(plane, rng, 3)[0]
         texture = 1 + 0.10 * grain_noise(plane, rng, 2) + 0.10 * grain_noise(plane, rng, 8)
-        picture = lay_over(picture, coverage(plane, profile - plane.y, 1.0), _colour(colour) * texture)
-    return _photograph(picture, rng, blur=0.5 / plane.pixel)
+        image = lay_over(image, coverage(plane, profile - plane.y, 1.0), _colour(colour) * texture)
+    return _photograph(image, rng, blur=0.5 / plane.pixel)
 
 
 def colour_chart(size: int, seed: int) -> Images:
-    """Return a picture (size, size, 3) uint8 of a camera's test chart: bars, a board of squares, lines like text.
+    """Return an image (size, size, 3) uint8 of a camera's test chart: bars, a board of squares, lines like text.
 
     >>> colour_chart(32, seed=0).dtype
     dtype('uint8')
@@ -57,17 +57,17 @@ def colour_chart(size: int, seed: int) -> Images:
     grey = np.where(row > 0.86, wedge, np.where(column < 0.5, board, text))
     rings = np.hypot(plane.x + 24, plane.y - 12)
     grey = np.where(rings < 14, np.floor(rings / 2.5) % 2 * 255, grey)
-    picture = np.where((row > 0.4) | (rings < 14), grey, bars)
+    image = np.where((row > 0.4) | (rings < 14), grey, bars)
     vignette = 1 - 0.25 * (np.hypot(plane.x, plane.y) / SIDE * 1.4) ** 2
-    return _photograph(picture * vignette, rng, blur=0.6 / plane.pixel)
+    return _photograph(image * vignette, rng, blur=0.6 / plane.pixel)
 
 
 def _colour(rgb: tuple[int, int, int]) -> FloatArray:
     return np.array(rgb, np.float32)[:, None, None]
 
 
-def _photograph(picture: FloatArray, rng: np.random.Generator, *, blur: float) -> Images:
-    """Return (3, H, W) light as a picture (H, W, 3) uint8: slightly out of focus, with a sensor's noise."""
-    blurred = ndimage.gaussian_filter(picture, blur, axes=(1, 2), mode="nearest")
-    noisy = blurred + rng.normal(0, 2.5, picture.shape)
+def _photograph(image: FloatArray, rng: np.random.Generator, *, blur: float) -> Images:
+    """Return (3, H, W) light as an image (H, W, 3) uint8: slightly out of focus, with a sensor's noise."""
+    blurred = ndimage.gaussian_filter(image, blur, axes=(1, 2), mode="nearest")
+    noisy = blurred + rng.normal(0, 2.5, image.shape)
     return np.ascontiguousarray(np.clip(np.rint(noisy), 0, 255).astype(np.uint8).transpose(1, 2, 0))

@@ -1,4 +1,4 @@
-"""What surrounds the cell and what takes its picture: plasma, red cells, stain, light, focus, sensor.
+"""What surrounds the cell and what takes its image: plasma, red cells, stain, light, focus, sensor.
 
 Everything stained is an optical density per channel (Beer-Lambert: light = plasma * exp(-density)), so overlapping
 layers darken as they do under a microscope. Needs numpy and scipy.ndimage.
@@ -13,7 +13,7 @@ from scipy import ndimage
 from hemalens.core.types import FloatArray, Images
 from hemalens.data.synthetic.fields import SIDE, Plane, coverage, grain_noise, smoothstep
 
-__all__ = ["BLUISH_MICROSCOPE", "USUAL_MICROSCOPE", "Microscope", "density_of", "red_cells", "take_picture"]
+__all__ = ["BLUISH_MICROSCOPE", "USUAL_MICROSCOPE", "Microscope", "density_of", "red_cells", "take_image"]
 
 _PLASMA = (254.0, 229.0, 203.0)
 _RED_CELL = (200.0, 162.0, 160.0)
@@ -64,7 +64,7 @@ def red_cells(plane: Plane, rng: np.random.Generator, *, clear: float, most: int
 
 
 def _box(plane: Plane, x: float, y: float, reach: float) -> tuple[slice, slice]:
-    """Return the rows and columns within ``reach`` of a place, maybe none: a red cell covers a tenth of the picture."""
+    """Return the rows and columns within ``reach`` of a place, maybe none: a red cell covers a tenth of the image."""
     column, row = ((place - float(plane.x[0, 0])) / plane.pixel for place in (x, y))
     half = reach / plane.pixel
     rows, columns = (slice(max(0, math.floor(at - half)), max(0, math.ceil(at + half) + 1)) for at in (row, column))
@@ -87,8 +87,8 @@ def _place_red_cells(rng: np.random.Generator, *, clear: float, most: int) -> Fl
     return np.column_stack([place, radius, *looks])[kept]
 
 
-def take_picture(plane: Plane, density: FloatArray, microscope: Microscope, rng: np.random.Generator) -> Images:
-    """Return the picture (H, W, 3) uint8 of a density (3, H, W); stain strength, lamp, focus and sensor vary."""
+def take_image(plane: Plane, density: FloatArray, microscope: Microscope, rng: np.random.Generator) -> Images:
+    """Return the image (H, W, 3) uint8 of a density (3, H, W); stain strength, lamp, focus and sensor vary."""
     strength = rng.uniform(0.86, 1.12) * rng.normal(1, 0.035, 3) * np.array(microscope.tint)
     lamp = np.array(microscope.plasma) * rng.normal(1, 0.008) * rng.normal(1, 0.008, 3)
     lean_x, lean_y = rng.normal(0, 0.012, 2) / (SIDE / 2)

@@ -1,7 +1,7 @@
 """A competition zip to its score, run as the competition runs it: unpacked, in a clean process, without network.
 
 Only the standard library and the chosen runtime can be imported there, under limits of time and memory. Needs a POSIX
-system; ``perturbed`` needs the extra ``train``.
+system; ``distorted`` needs the extra ``train``.
 """
 
 import json
@@ -30,7 +30,7 @@ from hemalens.inference.chunks import decoded_chunks
 
 __all__ = ["check"]
 
-_SIDE = 96  # of the competition's pictures
+_SIDE = 96  # of the competition's images
 _RUNTIMES = {"numpy": ("numpy",), "onnx": ("numpy", "onnxruntime"), "torch": ("numpy", "torch")}
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--")
@@ -47,7 +47,7 @@ def check(
     source: str | Path,
     *,
     runtime: str | None = None,
-    perturbed: bool = False,
+    distorted: bool = False,
     seconds: float = 600.0,
     memory_gb: float = 8.0,
     progress: Progress = no_progress,
@@ -56,10 +56,10 @@ def check(
 
     Args:
         submission: the .zip, of hemalens or of other make.
-        source: any SOURCE with labels; its pictures are given in the competition's size, 96 x 96.
+        source: any SOURCE with labels; its images are given in the competition's size, 96 x 96.
         runtime: what can be imported beside the standard library: ``numpy``, ``onnx`` or ``torch``; None for the one
             that the zip names, or numpy.
-        perturbed: score the field-like distorted copy too, as ``evaluate`` makes it, in the network's own size.
+        distorted: score the field-like distorted copy too, as ``evaluate`` makes it, in the network's own size.
         seconds: of the whole trial.
         memory_gb: of address space, in the units of 2 ** 30 bytes.
         progress: told about the steps.
@@ -82,13 +82,13 @@ def check(
         chosen = runtime or facts["runtime"]
         labels, places = _labels(opened, facts)
         n_labels = len(CELL_CLASSES) if set(facts["classes"]) <= set(CELL_CLASSES) else len(facts["classes"])
-        sets = [_pictures(opened, places, _SIDE, progress)]
-        if perturbed:
+        sets = [_images(opened, places, _SIDE, progress)]
+        if distorted:
             sizes = set(facts["image_sizes"])
             side = sizes.pop() if len(sizes) == 1 else _SIDE
-            sets.append(_perturbed(_pictures(opened, places, side, progress)))
-        for number, pictures in enumerate(sets):
-            np.save(home / f"set-{number}.npy", pictures)
+            sets.append(_distorted(_images(opened, places, side, progress)))
+        for number, images in enumerate(sets):
+            np.save(home / f"set-{number}.npy", images)
         config = {
             "folder": str(folder),
             "scratch": str(home / "scratch"),
@@ -100,7 +100,7 @@ def check(
         progress("running the submission", 0, 1)
         found, notes, isolation = _run(submission, home, config, _Limits(seconds, memory_gb))
         progress("running the submission", 1, 1)
-    clean, *distorted = (np.array(one, np.int64) for one in found["labels"])
+    clean, *copies = (np.array(one, np.int64) for one in found["labels"])
     matrix = confusion_matrix(labels, clean, n_labels)
     result = {
         "submission": str(submission),
@@ -111,15 +111,15 @@ def check(
         "accuracy": asdict(bootstrap_interval(matrix, accuracy)),
         "macro_f1": asdict(bootstrap_interval(matrix, macro_f1)),
         "confusion_matrix": matrix.tolist(),
-        "pictures_per_second": len(labels) / max(found["seconds"][0], 1e-9),
+        "images_per_second": len(labels) / max(found["seconds"][0], 1e-9),
         "construct_seconds": found["construct_seconds"],
         "peak_memory_mb": found["peak_bytes"] / 2**20,
         "bytes": {"zip": submission.stat().st_size, "unpacked": unpacked},
         "network": isolation,
         "notes": notes,
     }
-    for one in distorted:
-        result["perturbed"] = asdict(bootstrap_interval(confusion_matrix(labels, one, n_labels), accuracy))
+    for one in copies:
+        result["distorted"] = asdict(bootstrap_interval(confusion_matrix(labels, one, n_labels), accuracy))
     return result
 
 
@@ -142,29 +142,29 @@ def _labels(source: Source, facts: dict[str, Any]) -> tuple[IntArray, list[int]]
     return np.array([numbers[source.samples[place].label] for place in places], np.int64), places
 
 
-def _pictures(source: Source, places: Sequence[int], side: int, progress: Progress) -> Images:
+def _images(source: Source, places: Sequence[int], side: int, progress: Progress) -> Images:
     """Return the chosen samples (N, side, side, 3); raise SourceError for the first that cannot be read."""
     everything = np.empty((len(source), side, side, 3), np.uint8)
     done = 0
-    for pictures, reasons in decoded_chunks(source, side):
-        progress("loading pictures", done, len(source))
+    for images, reasons in decoded_chunks(source, side):
+        progress("loading images", done, len(source))
         for row, reason in enumerate(reasons):
             if reason:
                 sample = source.samples[done + row].sample_id
                 raise SourceError(f"sample {sample}", f"cannot be read ({reason})", "audit and clean the source")
-        everything[done : done + len(pictures)] = pictures
-        done += len(pictures)
+        everything[done : done + len(images)] = images
+        done += len(images)
     return everything[list(places)]
 
 
-def _perturbed(pictures: Images) -> Images:
+def _distorted(images: Images) -> Images:
     try:
         import torch
 
-        from hemalens.training.predicting import perturb  # here: nothing else of this needs torch
+        from hemalens.training.predicting import distort  # here: nothing else of this needs torch
     except ModuleNotFoundError as error:
-        raise MissingExtraError("the perturbed set", "train") from error
-    return perturb(torch.from_numpy(pictures)).numpy()
+        raise MissingExtraError("the distorted set", "train") from error
+    return distort(torch.from_numpy(images)).numpy()
 
 
 def _importable(runtime: str) -> dict[str, list[str]]:

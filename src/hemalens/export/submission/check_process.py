@@ -119,15 +119,15 @@ class _Trial:
         self._model: Any = None
 
     def run(self, sets: Sequence[Any]) -> dict[str, Any]:
-        """Return labels and seconds of each set of pictures, after trying what goes wrong most."""
+        """Return labels and seconds of each set of images, after trying what goes wrong most."""
         started = time.monotonic()
         self._model = self._construct()
         constructed = time.monotonic() - started
         self._probe(sets[0][:_PROBE])
         labels, seconds = [], []
-        for pictures in sets:
+        for images in sets:
             started = time.monotonic()
-            labels.append(self._predict(pictures, f"predicting {len(pictures)} pictures").tolist())
+            labels.append(self._predict(images, f"predicting {len(images)} images").tolist())
             seconds.append(time.monotonic() - started)
         return {
             "labels": labels,
@@ -153,27 +153,27 @@ class _Trial:
             raise RefusedError("its Model has no method predict", "the competition calls Model().predict(X)")
         return model
 
-    def _probe(self, pictures: Any) -> None:  # noqa: ANN401  # an array, but numpy comes later than this line
-        first = self._predict(pictures, f"predicting {len(pictures)} pictures")
-        again = self._predict(pictures, "predicting the same pictures again")
+    def _probe(self, images: Any) -> None:  # noqa: ANN401  # an array, but numpy comes later than this line
+        first = self._predict(images, f"predicting {len(images)} images")
+        again = self._predict(images, "predicting the same images again")
         if (first != again).any():
             step = "switch dropout and the like off, and seed what is drawn"
-            raise RefusedError("returns other labels for the same pictures when asked again", step)
-        floats = self._predict(pictures.astype("float32"), "predicting pictures as float32 of 0-255")
+            raise RefusedError("returns other labels for the same images when asked again", step)
+        floats = self._predict(images.astype("float32"), "predicting images as float32 of 0-255")
         if (first != floats).any():
-            raise RefusedError("returns other labels for float than for uint8 pictures of the same values", "take both")
-        turned = self._predict(pictures[::-1].copy(), "predicting in another order")[::-1]
-        alone = [self._predict(pictures[k : k + 1], "predicting one picture")[0] for k in range(len(pictures))]
+            raise RefusedError("returns other labels for float than for uint8 images of the same values", "take both")
+        turned = self._predict(images[::-1].copy(), "predicting in another order")[::-1]
+        alone = [self._predict(images[k : k + 1], "predicting one image")[0] for k in range(len(images))]
         if (first != turned).any() or list(first) != alone:
-            step = "each label may depend on its own picture only; is batch normalisation still learning?"
-            raise RefusedError("returns other labels when the pictures come alone or in another order", step)
+            step = "each label may depend on its own image only; is batch normalisation still learning?"
+            raise RefusedError("returns other labels when the images come alone or in another order", step)
 
-    def _predict(self, pictures: Any, what: str) -> Any:  # noqa: ANN401  # arrays
-        before = _digest(pictures)
-        found = self._doing(what, lambda: self._model.predict(pictures))
-        if _digest(pictures) != before:
-            raise RefusedError("changes the pictures that it is given", "work on a copy: X = numpy.array(X)")
-        return self._doing("reading what predict returned", lambda: _check(found, len(pictures), self._facts))
+    def _predict(self, images: Any, what: str) -> Any:  # noqa: ANN401  # arrays
+        before = _digest(images)
+        found = self._doing(what, lambda: self._model.predict(images))
+        if _digest(images) != before:
+            raise RefusedError("changes the images that it is given", "work on a copy: X = numpy.array(X)")
+        return self._doing("reading what predict returned", lambda: _check(found, len(images), self._facts))
 
     def _doing(self, what: str, call: Callable[[], Any]) -> Any:  # noqa: ANN401  # what the call returns
         """Call the submission's code, and say in one line what became of it where it fails."""
@@ -206,11 +206,11 @@ class _Trial:
         if isinstance(error, FileNotFoundError) and isinstance(name, str):
             rule = f"does not find {name!r} while {what}"
             return RefusedError(rule, "look beside model.py whatever the working directory is: Path(__file__).parent")
-        return RefusedError(f"fails while {what} ({said})", "call it yourself with pictures as described, and mend it")
+        return RefusedError(f"fails while {what} ({said})", "call it yourself with images as described, and mend it")
 
 
-def _digest(pictures: Any) -> bytes:  # noqa: ANN401  # an array
-    return hashlib.blake2b(pictures).digest()
+def _digest(images: Any) -> bytes:  # noqa: ANN401  # an array
+    return hashlib.blake2b(images).digest()
 
 
 def _peak_bytes() -> int:
@@ -237,7 +237,7 @@ def _check(found: Any, n: int, facts: dict[str, Any]) -> Any:  # noqa: ANN401  #
     if labels.ndim == 2 and len(labels) == n and labels.shape[1] > 1:
         raise RefusedError(f"returns {labels.shape}, as of one-hot labels or probabilities", f"{step}: argmax(axis=1)")
     if labels.ndim == 1 and len(labels) != n:
-        raise RefusedError(f"returns {len(labels)} labels for {n} pictures", step)
+        raise RefusedError(f"returns {len(labels)} labels for {n} images", step)
     if labels.shape != (n,):
         raise RefusedError(f"returns an array of shape {labels.shape}", step)
     if labels.dtype.kind not in "iu":

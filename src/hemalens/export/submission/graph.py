@@ -53,7 +53,7 @@ def to_graph(model: onnx.ModelProto, outputs: Sequence[str] = ("logits",), *, na
 def graph_bytes(graph: Graph) -> bytes:
     """Return a graph as the bytes of the .npz that ``numpy_runtime.open_graph`` reads."""
     facts = {"nodes": graph.nodes, "inputs": graph.inputs, "outputs": graph.outputs, "constants": list(graph.constants)}
-    arrays = {str(place): value for place, value in enumerate(graph.constants.values())}
+    arrays = {str(index): value for index, value in enumerate(graph.constants.values())}
     arrays["graph"] = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)

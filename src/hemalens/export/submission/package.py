@@ -38,7 +38,7 @@ _CODE = {
     "onnx": ("onnx_runtime.py",),
     "torch": ("torch_runtime.py", "numpy_runtime.py", "numpy_operations.py"),
 }
-_SIDE = 96  # of the competition's pictures
+_SIDE = 96  # of the competition's images
 _PER_CLASS = 4  # rendered cells to compare runtimes on
 _THEN = (1980, 1, 1, 0, 0, 0)  # a zip of the same content is the same file
 
@@ -68,7 +68,7 @@ def package(
         models: RUN directories, or .onnx files with their sidecars.
         out: the .zip to write.
         runtime: what runs the networks where the zip is unpacked: ``numpy``, ``onnx`` (onnxruntime) or ``torch``.
-        tta: average over the 8 symmetries of each picture; takes 8 times as long.
+        tta: average over the 8 symmetries of each image; takes 8 times as long.
         overwrite: replace an earlier zip.
         progress: told about the steps.
 
@@ -128,16 +128,16 @@ def _open(model: str | Path, progress: Progress) -> _Member:
 
 def _pack(member: _Member, runtime: Runtime, number: int) -> tuple[dict[str, bytes], dict[str, Any]]:
     """Return the files of a model, and how its logits compare with the export's under onnxruntime."""
-    name, pictures = f"model-{number}", _cells()
-    expected = open_session(member.data, threads=0, name=str(member.path)).run(["logits"], {"pictures": pictures})[0]
+    name, images = f"model-{number}", _cells()
+    expected = open_session(member.data, threads=0, name=str(member.path)).run(["logits"], {"images": images})[0]
     if runtime == "onnx":
-        return {f"{name}.onnx": member.data}, {"n": len(pictures), "labels_equal": len(pictures)}
+        return {f"{name}.onnx": member.data}, {"n": len(images), "labels_equal": len(images)}
     if runtime == "numpy":
         graph = to_graph(onnx.load_from_string(member.data), name=str(member.path))
-        return {f"{name}.npz": graph_bytes(graph)}, _compare(member, expected, Network(graph)(pictures))
+        return {f"{name}.npz": graph_bytes(graph)}, _compare(member, expected, Network(graph)(images))
     if member.run is None:
         raise ConfigError(f"model {member.path}", "is an ONNX file, which torch does not run", "give its RUN directory")
-    script, resize, logits = script_bytes(member.run, pictures)
+    script, resize, logits = script_bytes(member.run, images)
     return {f"{name}.pt": script, f"{name}.npz": resize}, _compare(member, expected, logits)
 
 
@@ -167,7 +167,7 @@ def _facts(members: Sequence[_Member], runtime: Runtime, tta: bool) -> dict[str,
         "runtime": runtime,
         "symmetries": 8 if tta else 1,
         "models": [f"model-{number}" for number in range(1, len(members) + 1)],
-        "temperatures": [sidecar.refusal.temperature for sidecar in sidecars],
+        "temperatures": [sidecar.abstention.temperature for sidecar in sidecars],
         "networks": [sidecar.facts["model"] for sidecar in sidecars],
         "onnx_sha256": [sidecar.facts["onnx_sha256"] for sidecar in sidecars],
         "packaged_by": f"hemalens {version()}",
@@ -185,7 +185,7 @@ def _readme(facts: dict[str, Any]) -> str:
         "    from model import Model",
         "    labels = Model().predict(X)",
         "",
-        "X: pictures (n, 96, 96, 3), values 0-255, uint8 or float. labels: (n,) int64,",
+        "X: images (n, 96, 96, 3), values 0-255, uint8 or float. labels: (n,) int64,",
         *rows,
         "",
         f"Needs Python 3.10 or later, {needs}. Licence: {facts['licence']}, see LICENSE.",

@@ -18,17 +18,17 @@ from hemalens.training.tensors import to_batch
 __all__ = ["script_bytes"]
 
 
-def script_bytes(run: Path, pictures: Images) -> tuple[bytes, bytes, FloatArray]:
-    """Return TorchScript of (N, 3, S, S) in [0, 1] to logits, the resize to S as a graph, and the logits of pictures.
+def script_bytes(run: Path, images: Images) -> tuple[bytes, bytes, FloatArray]:
+    """Return TorchScript of (N, 3, S, S) in [0, 1] to logits, the resize to S as a graph, and the logits of images.
 
     Args:
         run: a RUN directory.
-        pictures: (N, H, W, 3) uint8 of any size, run through both.
+        images: (N, H, W, 3) uint8 of any size, run through both.
     """
     loaded = load_model(run)
     size = loaded.image_size
     resize = to_graph(resize_model(size), ("resized",))
-    batch = to_batch(torch.from_numpy(resize.run(pictures=pictures)[0].copy()))
+    batch = to_batch(torch.from_numpy(resize.run(images=images)[0].copy()))
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.inference_mode():
         # TorchScript is not developed on; what is traced here needs nothing new, and export's own files need new torch.

@@ -1,6 +1,6 @@
 """The server's addresses: the page, ``/v1/predict``, the Open Inference Protocol, health and metrics.
 
-Needs FastAPI; no torch. Bodies are read and limited in ``bodies``, pictures are answered by the processes of ``pool``.
+Needs FastAPI; no torch. Bodies are read and limited in ``bodies``, images are answered by the processes of ``pool``.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from hemalens.inference.serve.limits import Limits
 from hemalens.inference.serve.metrics import Metrics
 from hemalens.inference.serve.pool import Pool
 from hemalens.inference.serve.tensors import INPUT, OUTPUTS
-from hemalens.inference.serve.work import Answer, InferTask, PictureTask, UnpackTask, Upload, Work, unreadable_row
+from hemalens.inference.serve.work import Answer, ImageTask, InferTask, UnpackTask, Upload, Work, unreadable_row
 from hemalens.inference.sidecar import INTENDED_USE
 
 __all__ = ["serving_app"]
@@ -50,7 +50,7 @@ class _Service:
         self.budget = Budget(limits.held_bytes)
 
     async def predict(self, request: Request, *, heat_maps: bool) -> bytes:
-        """Return the answer to a request with pictures, as JSON."""
+        """Return the answer to a request with images, as JSON."""
         self.pool.check_room()
         with Held(self.budget) as held:
             with self.pool.arriving():
@@ -58,7 +58,7 @@ class _Service:
             answers = await self._in_time(self._answer(uploads, held, heat_maps=heat_maps))
             for answer in answers:
                 if answer.kind:
-                    self.metrics.pictures.labels(answer.kind).inc()
+                    self.metrics.images.labels(answer.kind).inc()
             if all(answer.error is not None for answer in answers) and answers[0].error is not None:
                 raise answers[0].error
             rows = b",".join(answer.body for answer in answers)
@@ -80,19 +80,19 @@ class _Service:
         return answer.body
 
     async def _answer(self, uploads: list[Upload], held: Held, *, heat_maps: bool) -> list[Answer]:
-        """Return an answer for each picture, those in zips too, in order."""
-        found: list[Answer | PictureTask] = []
+        """Return an answer for each image, those in zips too, in order."""
+        found: list[Answer | ImageTask] = []
         for upload in uploads:
             found += await self._opened(upload, held, heat_maps=heat_maps)
-            if len(found) > self.limits.pictures:
-                rule = f"holds more than {self.limits.pictures:,} pictures"
+            if len(found) > self.limits.images:
+                rule = f"holds more than {self.limits.images:,} images"
                 raise RequestError(413, "request", rule, "send fewer at a time, or use: hemalens predict")
         if len(found) == 1:  # the usual request, without the cost of a task
             return [await self._ask(found[0])]
-        places = asyncio.Semaphore(self.limits.abreast)
+        indices = asyncio.Semaphore(self.limits.abreast)
 
-        async def in_turn(one: Answer | PictureTask) -> Answer:
-            async with places:
+        async def in_turn(one: Answer | ImageTask) -> Answer:
+            async with indices:
                 return await self._ask(one)
 
         tasks = [asyncio.create_task(in_turn(one)) for one in found]
@@ -102,19 +102,19 @@ class _Service:
             for task in tasks:
                 task.cancel()
 
-    async def _ask(self, one: Answer | PictureTask) -> Answer:
+    async def _ask(self, one: Answer | ImageTask) -> Answer:
         return one if isinstance(one, Answer) else await self.pool.ask(one)
 
-    async def _opened(self, upload: Upload, held: Held, *, heat_maps: bool) -> list[Answer | PictureTask]:
-        """Return a picture as it is, a zip as its pictures, a zip that cannot be opened as its row."""
+    async def _opened(self, upload: Upload, held: Held, *, heat_maps: bool) -> list[Answer | ImageTask]:
+        """Return an image as it is, a zip as its images, a zip that cannot be opened as its row."""
         if not upload.data.startswith(_ZIP):
-            return [PictureTask(upload, heat_maps)]
+            return [ImageTask(upload, heat_maps)]
         answer = await self.pool.ask(UnpackTask(upload))
         if answer.error is not None:
             row = unreadable_row(upload.name, answer.error)
             return [Answer(answer.status, row, "unreadable", answer.error)]
         held.take(sum(len(member.data) for member in answer.uploads))
-        return [PictureTask(member, heat_maps) for member in answer.uploads]
+        return [ImageTask(member, heat_maps) for member in answer.uploads]
 
     async def _in_time(self, work: Awaitable[_Result]) -> _Result:
         """Await work within the deadline; raise RequestError (503) where it takes longer."""
@@ -123,7 +123,7 @@ class _Service:
                 return await work
         except TimeoutError as error:
             rule = f"took longer than {self.limits.work_seconds:g} s"
-            raise RequestError(503, "request", rule, "send fewer pictures at a time", retry=5) from error
+            raise RequestError(503, "request", rule, "send fewer images at a time", retry=5) from error
 
 
 def serving_app(
@@ -162,7 +162,7 @@ def serving_app(
     app = FastAPI(
         title="hemalens",
         version=version(),
-        description=f"Blood-cell pictures to classes. {INTENDED_USE}",
+        description=f"Blood-cell images to classes. {INTENDED_USE}",
         docs_url=None,  # the interactive pages load their code from another server
         redoc_url=None,
         lifespan=running,
@@ -286,7 +286,7 @@ def _protocol(service: _Service) -> APIRouter:
 
     @routes.post(
         "/models/{name}/infer",
-        summary="Answer a tensor of pictures",
+        summary="Answer a tensor of images",
         responses=schemas.infer_errors(service.classes, service.name),
         openapi_extra=schemas.infer_body(),
     )

@@ -27,7 +27,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _LONGEST_NAME = 255
 _MULTIPART = "multipart/form-data"
 _RAW = ("application/octet-stream", "application/zip", "application/x-zip-compressed")
-_TYPES = "send multipart/form-data with one or more files, or one picture as image/jpeg, image/png, ..."
+_TYPES = "send multipart/form-data with one or more files, or one image as image/jpeg, image/png, ..."
 
 
 class Budget:
@@ -87,7 +87,7 @@ async def read_uploads(headers: Mapping[str, str], receive: Receive, limits: Lim
     body = b"".join([chunk async for chunk in chunks])
     if not body:
         raise RequestError(400, "body", "is empty", _TYPES)
-    return [Upload("picture", body)]
+    return [Upload("image", body)]
 
 
 async def read_body(
@@ -120,7 +120,7 @@ async def read_body(
 
 
 async def _read_form(boundary: bytes, chunks: AsyncIterator[bytes], limits: Limits) -> list[Upload]:
-    form = _Form(limits.pictures)
+    form = _Form(limits.images)
     try:
         parser = MultipartParser(boundary, form.callbacks())
         async for chunk in chunks:
@@ -182,7 +182,7 @@ class _Form:
                 422,
                 f"field {field!r:.80}",
                 "is no file",
-                "send pictures only, each with a file name: -F files=@cell.jpg",
+                "send images only, each with a file name: -F files=@cell.jpg",
             )
         self.parts.append((_plain_name(raw, len(self.parts) + 1), bytearray()))
 
@@ -193,7 +193,7 @@ class _Form:
 def _plain_name(raw: bytes, number: int) -> str:
     """Return a file's name without folders, on one line and not too long; it is only ever shown."""
     text = raw.decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
-    return escape(text)[:_LONGEST_NAME] or f"picture-{number}"
+    return escape(text)[:_LONGEST_NAME] or f"image-{number}"
 
 
 def _too_large(size: int, most: int) -> RequestError:

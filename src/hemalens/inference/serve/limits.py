@@ -21,20 +21,20 @@ class Limits:
         body_rate: bytes a second a client must reach on the average.
         longest_body_seconds: for any body, however it progresses.
         write_seconds: a client may leave an answer unread.
-        work_seconds: for all pictures of one request.
+        work_seconds: for all images of one request.
         batch_seconds: for one batch in one process, which is ended then.
         drain_seconds: for the requests under way when the server is told to stop.
         body_bytes: of one request.
         infer_bytes: of one tensor request, as JSON.
         held_bytes: of all requests under way.
         unpacked_bytes: of all members of a zip.
-        pictures: in one request, zips unpacked.
-        pixels: of one picture, checked before it is decoded.
-        waiting: pictures that wait for a process before further requests are turned away.
-        abreast: pictures of one request in the queue at a time, so that a large request does not hold up the others.
-        batch: pictures in one batch.
-        batch_cost: pixels in one batch of several pictures.
-        window: seconds that a batch waits for pictures of requests that are arriving.
+        images: in one request, zips unpacked.
+        pixels: of one image, checked before it is decoded.
+        waiting: images that wait for a process before further requests are turned away.
+        abreast: images of one request in the queue at a time, so that a large request does not hold up the others.
+        batch: images in one batch.
+        batch_cost: pixels in one batch of several images.
+        window: seconds that a batch waits for images of requests that are arriving.
         connections: open at a time.
     """
 
@@ -51,7 +51,7 @@ class Limits:
     infer_bytes: int = 16 << 20
     held_bytes: int = 512 << 20
     unpacked_bytes: int = 128 << 20
-    pictures: int = 512
+    images: int = 512
     pixels: int = MAX_PIXELS
     waiting: int = 1024
     abreast: int = 32

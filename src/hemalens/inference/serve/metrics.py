@@ -24,11 +24,11 @@ class Metrics:
         self.seconds = Histogram(
             "hemalens_request_seconds", "From headers to answer.", ("path",), buckets=_SECONDS, registry=registry
         )
-        self.pictures = Counter(
-            "hemalens_pictures", "Pictures answered, abstained from or unreadable.", ("outcome",), registry=registry
+        self.images = Counter(
+            "hemalens_images", "Images answered, abstained from or unreadable.", ("outcome",), registry=registry
         )
         for outcome in ("answered", "abstained", "unreadable"):
-            self.pictures.labels(outcome)
+            self.images.labels(outcome)
         self.batch = Histogram("hemalens_batch_tasks", "Tasks in a batch.", buckets=_SIZES, registry=registry)
         self.replaced = Counter("hemalens_workers_replaced", "Processes that died or hung.", registry=registry)
         self._waiting = Gauge("hemalens_queue_tasks", "Tasks that wait for a process.", registry=registry)

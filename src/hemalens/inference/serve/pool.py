@@ -1,4 +1,4 @@
-"""Pictures of many requests to batches, and batches to worker processes: a queue with an end, nobody waits for ever.
+"""Images of many requests to batches, and batches to worker processes: a queue with an end, nobody waits for ever.
 
 A process that dies or does not come back is replaced; what it was given is tried once more, one by one, and what ends
 its process again is answered with an error. Needs the standard library only.
@@ -19,7 +19,7 @@ from hemalens.core.errors import ConfigError, RequestError
 from hemalens.data.reading.parallel import end_with_parent
 from hemalens.inference.serve.limits import Limits
 from hemalens.inference.serve.metrics import Metrics
-from hemalens.inference.serve.work import Answer, PictureTask, Task, Work, unreadable_row
+from hemalens.inference.serve.work import Answer, ImageTask, Task, Work, unreadable_row
 
 __all__ = ["Pool"]
 
@@ -183,7 +183,7 @@ class Pool:
     def check_room(self) -> None:
         """Raise RequestError (503) where the queue is full."""
         if len(self._queue) >= self._limits.waiting:
-            rule = f"is full: {len(self._queue):,} pictures wait"
+            rule = f"is full: {len(self._queue):,} images wait"
             raise RequestError(503, "queue", rule, "ask again in a moment", retry=1)
 
     async def ask(self, task: Task) -> Answer:
@@ -284,8 +284,8 @@ class Pool:
 def _killer(task: Task) -> Answer:
     """Return the answer to a task that ended its process twice."""
     rule, step = "ends the process that opens it, or keeps it too long", "save it anew with another program"
-    if isinstance(task, PictureTask):
-        error = RequestError(422, f"picture {task.upload.name!r}", rule, step)
+    if isinstance(task, ImageTask):
+        error = RequestError(422, f"image {task.upload.name!r}", rule, step)
         return Answer(422, unreadable_row(task.upload.name, error), "unreadable", error)
     return Answer(422, error=RequestError(422, "request", rule, step))
 

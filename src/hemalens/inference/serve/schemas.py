@@ -17,17 +17,17 @@ ERRORS = {
     403: "The request comes from another site's page.",
     404: "There is no such model.",
     408: "The body came too slowly.",
-    413: "Too many bytes, pictures or pixels.",
-    415: "No picture of a known format, or a content type that is not taken.",
+    413: "Too many bytes, images or pixels.",
+    415: "No image of a known format, or a content type that is not taken.",
     421: "The host is none of this server's names.",
-    422: "A parameter or a picture cannot be understood.",
+    422: "A parameter or an image cannot be understood.",
     503: "Too much waits already, or the server is stopping; Retry-After says when to ask again.",
 }
 _ERROR = {
     "type": "object",
     "properties": {"error": {"type": "string", "description": "What, the rule it breaks, and what to do next."}},
     "required": ["error"],
-    "example": {"error": "picture 'notes.txt': is text, not a picture; save it as PNG, JPEG, BMP, TIFF, WebP or GIF"},
+    "example": {"error": "image 'notes.txt': is text, not an image; save it as PNG, JPEG, BMP, TIFF, WebP or GIF"},
 }
 
 
@@ -47,9 +47,9 @@ def predict_operation(classes: Sequence[str], model: str) -> dict[str, Any]:
     answers = {str(status): answer for status, answer in _predict_answers(classes, model).items()}
     return {
         "tags": ["hemalens"],
-        "summary": "Answer one or more pictures, or zips of them",
+        "summary": "Answer one or more images, or zips of them",
         "operationId": "predict",
-        "parameters": [flag | {"description": "Also return each picture, small, and its heat map."}],
+        "parameters": [flag | {"description": "Also return each image, small, and its heat map."}],
         **_predict_body(),
         "responses": answers,
     }
@@ -60,7 +60,7 @@ def _predict_body() -> dict[str, Any]:
     file = {"type": "string", "format": "binary"}
     form = {
         "type": "object",
-        "properties": {"files": {"type": "array", "items": file, "minItems": 1, "description": "Pictures, or zips."}},
+        "properties": {"files": {"type": "array", "items": file, "minItems": 1, "description": "Images, or zips."}},
         "required": ["files"],
     }
     kinds = ("image/jpeg", "image/png", "image/*", "application/zip", "application/octet-stream")
@@ -83,12 +83,12 @@ def _predict_answers(classes: Sequence[str], model: str) -> dict[int | str, dict
             **{f"p_{name}": {"type": "number"} for name in classes},
             "width": {"type": "integer"},
             "height": {"type": "integer"},
-            "picture": _TEXT | {"description": "With heat_maps: the picture, small, as a data: address."},
+            "image": _TEXT | {"description": "With heat_maps: the image, small, as a data: address."},
             "heat_map": {
                 "type": ["string", "null"],
-                "description": "With heat_maps: what speaks for the class, over the picture, as a data: address.",
+                "description": "With heat_maps: what speaks for the class, over the image, as a data: address.",
             },
-            "error": _TEXT | {"description": "Of an unreadable picture: what is wrong, and what to do next."},
+            "error": _TEXT | {"description": "Of an unreadable image: what is wrong, and what to do next."},
         },
         "required": ["sample_id", "predicted", "confidence", "abstained", "reason"],
     }

@@ -1,4 +1,4 @@
-"""A model to a page and an API: pictures come by HTTP, classes, probabilities, refusals and heat maps go back.
+"""A model to a page and an API: images come by HTTP, classes, probabilities, refusals and heat maps go back.
 
 Nothing that is sent is kept. Needs FastAPI, uvicorn and onnxruntime; no torch, unless the model is a RUN not yet
 exported. The parts are in ``web``.
@@ -18,7 +18,7 @@ import uvicorn
 
 from hemalens.core.errors import ConfigError
 from hemalens.data.reading.parallel import available_cores
-from hemalens.inference.model import Classifier
+from hemalens.inference.model import Model
 from hemalens.inference.serve.app import serving_app
 from hemalens.inference.serve.limits import Limits
 from hemalens.inference.serve.metrics import Metrics
@@ -59,7 +59,7 @@ def serve(
     limits = limits or Limits()
     if workers is not None and workers < 1:
         raise ConfigError(f"workers {workers}", "must be 1 or more", "leave --workers out for one a core")
-    classifier = Classifier.open(model)
+    classifier = Model.open(model)
     metrics, started = Metrics(), time.monotonic()
     names = [*allow_hosts, *(() if host in _EVERYWHERE else (host,))]
     with closing(_listen(host, port)) as listener:
@@ -89,9 +89,9 @@ def serve(
             timeout_graceful_shutdown=limits.drain_seconds,
         )
         _run(uvicorn.Server(config), listener)
-    requests, pictures = metrics.total(metrics.requests), metrics.total(metrics.pictures)
+    requests, images = metrics.total(metrics.requests), metrics.total(metrics.images)
     seconds = round(time.monotonic() - started, 2)
-    return {"address": address, "model": str(model), "requests": requests, "pictures": pictures, "seconds": seconds}
+    return {"address": address, "model": str(model), "requests": requests, "images": images, "seconds": seconds}
 
 
 def _run(server: uvicorn.Server, listener: socket.socket) -> None:

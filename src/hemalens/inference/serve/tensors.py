@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's tensors (JSON) to pictures and back.
+"""The Open Inference Protocol's tensors (JSON) to images and back.
 
 Needs numpy only. The protocol: https://github.com/kserve/open-inference-protocol, version 2, REST.
 """
@@ -18,7 +18,7 @@ from hemalens.core.types import FloatArray, Images
 
 __all__ = ["INPUT", "OUTPUTS", "TensorRequest", "answer_tensors", "read_tensors"]
 
-INPUT = "pictures"
+INPUT = "images"
 OUTPUTS = {
     "probabilities": "FP32",
     "logits": "FP32",
@@ -33,9 +33,9 @@ _STEP = "see /openapi.json for an example"
 
 @dataclass(frozen=True, slots=True)
 class TensorRequest:
-    """Pictures (N, H, W, 3) uint8, the names of the outputs wanted, and the request's own id or None."""
+    """Images (N, H, W, 3) uint8, the names of the outputs wanted, and the request's own id or None."""
 
-    pictures: Images
+    images: Images
     outputs: tuple[str, ...]
     id: str | None
 
@@ -58,11 +58,11 @@ def read_tensors(body: bytes, max_pixels: int) -> TensorRequest:
     name = asked.get("id", "")
     if not isinstance(name, str):
         raise _wrong("id", "must be a text")
-    for one, place in ((asked, "parameters"), (inputs[0], "parameters of the input")):
+    for one, index in ((asked, "parameters"), (inputs[0], "parameters of the input")):
         if not isinstance(one.get("parameters", {}), dict):
-            raise _wrong(place, "must be an object")
+            raise _wrong(index, "must be an object")
     outputs = _outputs(asked.get("outputs", []))
-    return TensorRequest(_pictures(inputs[0], max_pixels), outputs, name or None)
+    return TensorRequest(_images(inputs[0], max_pixels), outputs, name or None)
 
 
 def answer_tensors(
@@ -86,7 +86,7 @@ def answer_tensors(
     return json.dumps(answer if request.id is None else {**answer, "id": request.id}, ensure_ascii=True).encode()
 
 
-def _pictures(tensor: dict[str, Any], max_pixels: int) -> Images:
+def _images(tensor: dict[str, Any], max_pixels: int) -> Images:
     if tensor.get("name") != INPUT:
         raise _wrong(f"input {tensor.get('name')!r:.60}", f"must be named '{INPUT}'")
     if tensor.get("datatype") != "UINT8":
@@ -110,7 +110,7 @@ def _pictures(tensor: dict[str, Any], max_pixels: int) -> Images:
         raise _wrong("data", f"holds {int(values.min())} to {int(values.max())}, UINT8 is 0 to 255")
     if prod(shape[:3]) > max_pixels:
         rule = f"has {prod(shape[:3]):,} pixels, the limit is {max_pixels:,}"
-        raise RequestError(413, f"shape {shape!r:.60}", rule, "send fewer pictures at a time")
+        raise RequestError(413, f"shape {shape!r:.60}", rule, "send fewer images at a time")
     return values.astype(np.uint8).reshape(shape)
 
 

@@ -1,4 +1,4 @@
-"""What the server's worker processes do: bytes to rows of answers, tensors to tensors, a zip to its pictures.
+"""What the server's worker processes do: bytes to rows of answers, tensors to tensors, a zip to its images.
 
 A hostile file can only harm the process that opens it. Needs numpy, Pillow and onnxruntime; no torch, no FastAPI.
 """
@@ -18,20 +18,20 @@ from threadpoolctl import threadpool_limits
 from hemalens.core.abstention import Judgement
 from hemalens.core.errors import DecodeError, RequestError
 from hemalens.core.heatmaps import class_activation_map, normalise, overlay
-from hemalens.core.page import picture_uri
+from hemalens.core.page import image_uri
 from hemalens.core.types import FloatArray, Images
-from hemalens.data.reading.decode import Picture, decode
+from hemalens.data.reading.decode import Decoded, decode
 from hemalens.data.reading.headers import read_header
 from hemalens.data.reading.resize import resize
 from hemalens.data.sources.archives import DAMAGED_ZIP, leads_out
 from hemalens.data.sources.entries import escape, set_aside
-from hemalens.inference.model import Classifier
+from hemalens.inference.model import Model
 from hemalens.inference.serve.limits import Limits
 from hemalens.inference.serve.tensors import answer_tensors, read_tensors
 
-__all__ = ["Answer", "InferTask", "PictureTask", "Task", "UnpackTask", "Upload", "Work", "unreadable_row"]
+__all__ = ["Answer", "ImageTask", "InferTask", "Task", "UnpackTask", "Upload", "Work", "unreadable_row"]
 
-_SHOWN_SIDE = 256  # pixels of a picture that is sent back for the page
+_SHOWN_SIDE = 256  # pixels of an image that is sent back for the page
 _ZIP_STEP = "pack it again"
 
 
@@ -45,8 +45,8 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureTask:
-    """One picture to answer; with ``heat_map`` the answer holds it and its map for the page."""
+class ImageTask:
+    """One image to answer; with ``heat_map`` the answer holds it and its map for the page."""
 
     upload: Upload
     heat_map: bool = False
@@ -78,7 +78,7 @@ class UnpackTask:
     cost: int = field(default=1 << 31, init=False)
 
 
-Task = PictureTask | InferTask | UnpackTask
+Task = ImageTask | InferTask | UnpackTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Answer:
     Attributes:
         status: 200, or the HTTP status that fits where this is all that was asked for.
         body: JSON: a row, or the answer itself; where a request was refused, ``error`` says why.
-        kind: answered, abstained, unreadable, or empty where no picture was judged.
+        kind: answered, abstained, unreadable, or empty where no image was judged.
         error: why it was refused, in the house's form.
         uploads: the members of a zip.
     """
@@ -105,59 +105,59 @@ class Work:
 
     def __init__(self, model: Path, limits: Limits) -> None:
         self.model, self.limits = model, limits
-        self._classifier: Classifier | None = None
+        self._classifier: Model | None = None
 
     def open(self) -> None:
         """Open the model and use it once, so that the first request waits for neither."""
         # Threads of numpy's that wait for their part of a small product take the cores from the other processes.
         threadpool_limits(1, user_api="blas")
-        self._classifier = Classifier.open(self.model, threads=1)
+        self._classifier = Model.open(self.model, threads=1)
         size = self._classifier.image_size
         self._judge([np.zeros((size, size, 3), np.uint8)])
 
     def __call__(self, tasks: Sequence[Task]) -> list[Answer]:
         """Return the answers to tasks, in order."""
-        pictures = [task for task in tasks if isinstance(task, PictureTask)]
-        answers = iter(self._answer_pictures(pictures))
-        return [next(answers) if isinstance(task, PictureTask) else self._single(task) for task in tasks]
+        images = [task for task in tasks if isinstance(task, ImageTask)]
+        answers = iter(self._answer_images(images))
+        return [next(answers) if isinstance(task, ImageTask) else self._single(task) for task in tasks]
 
     def _single(self, task: InferTask | UnpackTask) -> Answer:
         try:
             if isinstance(task, UnpackTask):
                 return Answer(200, uploads=unpack(task.upload, self.limits))
             request = read_tensors(task.body, self.limits.pixels)
-            judged, logits, _ = self._judge(list(request.pictures))
+            judged, logits, _ = self._judge(list(request.images))
             return Answer(200, answer_tensors(request, judged, logits, self._opened().classes_, self.model.stem))
         except RequestError as error:
             return Answer(error.status, error=error)
 
-    def _answer_pictures(self, tasks: list[PictureTask]) -> list[Answer]:
-        """Return a row for each picture: those that can be read are judged in one go."""
+    def _answer_images(self, tasks: list[ImageTask]) -> list[Answer]:
+        """Return a row for each image: those that can be read are judged in one go."""
         answers: list[Answer | None] = []
         small: list[Images] = []
         shown: list[Images | None] = []
         rows: list[dict[str, Any]] = []
         for task in tasks:
             try:
-                picture = self._decode(task)
+                image = self._decode(task)
             except RequestError as error:
                 answers.append(Answer(error.status, unreadable_row(task.upload.name, error), "unreadable", error))
                 continue
             answers.append(None)
-            small.append(resize(picture.pixels, self._opened().image_size))
-            shown.append(_shrink(picture.pixels) if task.heat_map else None)
-            rows.append({"sample_id": task.upload.name, "width": picture.size[0], "height": picture.size[1]})
+            small.append(resize(image.pixels, self._opened().image_size))
+            shown.append(_shrink(image.pixels) if task.heat_map else None)
+            rows.append({"sample_id": task.upload.name, "width": image.size[0], "height": image.size[1]})
         if rows:
             judged, _, maps = self._judge(small)
             fresh = iter([self._row(*one, judged, maps) for one in zip(range(len(rows)), rows, shown, strict=True)])
             answers = [answer if answer is not None else next(fresh) for answer in answers]
         return [answer for answer in answers if answer is not None]
 
-    def _decode(self, task: PictureTask) -> Picture:
-        """Return a picture, whole where it will be shown, else as the network takes it, which is faster."""
+    def _decode(self, task: ImageTask) -> Decoded:
+        """Return an image, whole where it will be shown, else as the network takes it, which is faster."""
         upload = task.upload
         if upload.refused:
-            raise RequestError(422, f"picture {upload.name!r}", upload.refused)
+            raise RequestError(422, f"image {upload.name!r}", upload.refused)
         header = read_header(upload.data)
         try:
             side = None if task.heat_map else self._opened().image_size
@@ -168,31 +168,31 @@ class Work:
             step = error.step if header is not None else "send it as PNG, JPEG, BMP, TIFF, WebP, GIF or PNM"
             raise RequestError(status, error.what, error.rule, step) from error
 
-    def _judge(self, pictures: Sequence[Images]) -> tuple[Judgement, FloatArray, FloatArray]:
+    def _judge(self, images: Sequence[Images]) -> tuple[Judgement, FloatArray, FloatArray]:
         """Return judgement, logits (N, C) and maps (N, D, h, w)."""
         classifier = self._opened()
-        outputs = classifier.run(pictures)
+        outputs = classifier.run(images)
         return classifier.judge_outputs(outputs), outputs.logits, outputs.feature_map
 
     def _row(
-        self, place: int, row: dict[str, Any], shown: Images | None, judged: Judgement, maps: FloatArray
+        self, index: int, row: dict[str, Any], shown: Images | None, judged: Judgement, maps: FloatArray
     ) -> Answer:
         names = self._opened().classes_
-        refused = bool(judged.abstained[place])
+        refused = bool(judged.abstained[index])
         facts = {
             "sample_id": row["sample_id"],
-            "predicted": str(names[judged.predicted[place]]),
-            "confidence": _rounded(judged.confidence[place]),
+            "predicted": str(names[judged.predicted[index]]),
+            "confidence": _rounded(judged.confidence[index]),
             "abstained": refused,
-            "reason": judged.reasons[place],
+            "reason": judged.reasons[index],
         }
-        facts |= {f"p_{name}": _rounded(p) for name, p in zip(names, judged.probabilities[place], strict=True)}
+        facts |= {f"p_{name}": _rounded(p) for name, p in zip(names, judged.probabilities[index], strict=True)}
         facts |= {"width": row["width"], "height": row["height"]}
         if shown is not None:
-            heat = self._heat(maps[place : place + 1], judged.predicted[place : place + 1])
+            heat = self._heat(maps[index : index + 1], judged.predicted[index : index + 1])
             facts |= {
-                "picture": picture_uri(shown, max_side=_SHOWN_SIDE),
-                "heat_map": None if heat is None else picture_uri(overlay(shown, heat), max_side=_SHOWN_SIDE),
+                "image": image_uri(shown, max_side=_SHOWN_SIDE),
+                "heat_map": None if heat is None else image_uri(overlay(shown, heat), max_side=_SHOWN_SIDE),
             }
         return Answer(200, _json(facts), "abstained" if refused else "answered")
 
@@ -201,7 +201,7 @@ class Work:
         head = self._opened().sidecar.head
         return None if head is None else normalise(class_activation_map(maps, head[0], predicted))[0]
 
-    def _opened(self) -> Classifier:
+    def _opened(self) -> Model:
         assert self._classifier is not None
         return self._classifier
 
@@ -211,7 +211,7 @@ class Work:
 
 
 def unpack(upload: Upload, limits: Limits) -> tuple[Upload, ...]:
-    """Return the pictures of a zip, which stay in memory; those that may not be read carry the reason.
+    """Return the images of a zip, which stay in memory; those that may not be read carry the reason.
 
     Folders, hidden files, metadata and what systems leave behind are passed over, as in sources.
 
@@ -223,8 +223,8 @@ def unpack(upload: Upload, limits: Limits) -> tuple[Upload, ...]:
         with zipfile.ZipFile(io.BytesIO(upload.data)) as archive:
             members = [info for info in archive.infolist() if not info.is_dir()]
             members = [info for info in members if set_aside(info.filename.replace("\\", "/")) is None]
-            if len(members) > limits.pictures:
-                rule = f"holds {len(members):,} pictures, the limit is {limits.pictures:,}"
+            if len(members) > limits.images:
+                rule = f"holds {len(members):,} images, the limit is {limits.images:,}"
                 raise RequestError(413, what, rule, "cut it up, or use: hemalens predict FILE.zip")
             left, uploads = limits.unpacked_bytes, []
             for info in members:
@@ -234,7 +234,7 @@ def unpack(upload: Upload, limits: Limits) -> tuple[Upload, ...]:
     except DAMAGED_ZIP as error:
         raise RequestError(422, what, f"is damaged or no zip ({error})"[:300], _ZIP_STEP) from error
     if not uploads:
-        raise RequestError(422, what, "holds no file that could be a picture", "add pictures to it")
+        raise RequestError(422, what, "holds no file that could be an image", "add images to it")
     return tuple(uploads)
 
 
@@ -258,17 +258,17 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, left: int, limits: 
 
 
 def unreadable_row(name: str, error: RequestError) -> bytes:
-    """Return the row of a picture that cannot be read, as ``predictions.csv`` has it."""
+    """Return the row of an image that cannot be read, as ``predictions.csv`` has it."""
     row = {"sample_id": name, "predicted": None, "confidence": None, "abstained": True}
     return _json({**row, "reason": f"unreadable: {error.rule}", "error": str(error)})
 
 
 def _shrink(pixels: Images) -> Images:
-    picture = Image.fromarray(pixels)
-    if max(picture.size) <= _SHOWN_SIDE:
+    image = Image.fromarray(pixels)
+    if max(image.size) <= _SHOWN_SIDE:
         return pixels
-    picture.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE), Image.Resampling.LANCZOS)
-    return np.asarray(picture)
+    image.thumbnail((_SHOWN_SIDE, _SHOWN_SIDE), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def _rounded(value: float) -> float:

@@ -130,12 +130,12 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """A numbered figure of small pictures.
+    """A numbered figure of small images.
 
     Attributes:
-        items: mappings with ``uri`` (a ``data:`` address, None where the picture is lost), ``alt`` and ``lines``;
-            a second picture goes ``beside`` the first, a mapping with ``uri`` and ``alt``, and takes a column more.
-        columns: pictures in a row on paper.
+        items: mappings with ``uri`` (a ``data:`` address, None where the image is lost), ``alt`` and ``lines``;
+            a second image goes ``beside`` the first, a mapping with ``uri`` and ``alt``, and takes a column more.
+        columns: images in a row on paper.
     """
 
     anchor: str
@@ -242,8 +242,8 @@ def numbers(document: Document) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     tables = figures = 0
-    for place, section in enumerate(document.sections, 1):
-        found[section.anchor] = f"section {place}"
+    for index, section in enumerate(document.sections, 1):
+        found[section.anchor] = f"section {index}"
         for block in section.blocks:
             if isinstance(block, Table):
                 tables += 1

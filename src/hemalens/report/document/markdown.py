@@ -1,4 +1,4 @@
-"""A document to Markdown: headings, lists, tables and code; drawings and pictures stay out.
+"""A document to Markdown: headings, lists, tables and code; drawings and images stay out.
 
 Needs neither torch nor anything else but the words.
 """
@@ -101,7 +101,7 @@ def _tick(text: str) -> str:
 
 
 def _table(table: Table) -> str:
-    marks = ["---" if place == 0 or place in table.left else "---:" for place in range(len(table.headers))]
+    marks = ["---" if index == 0 or index in table.left else "---:" for index in range(len(table.headers))]
     lines = [f"| {' | '.join(map(markdown, table.headers))} |", f"|{'|'.join(marks)}|"]
     lines += [f"| {' | '.join(_cell(cell) for cell in row)} |" for row in table.rows]
     return "\n".join(lines)

@@ -21,7 +21,7 @@ from matplotlib.ft2font import FT2Font
 from hemalens.core.charts import print_svg
 from hemalens.report.document.blocks import Document, numbers
 
-__all__ = ["render_pdf", "render_pictures"]
+__all__ = ["render_images", "render_pdf"]
 
 _TEMPLATE = "document.typ"
 # Marks that turn the direction of all that follows: a name with one would turn the rest of its paragraph.
@@ -41,7 +41,7 @@ def render_pdf(document: Document, *, time: datetime | None = None) -> bytes:
     return pdf
 
 
-def render_pictures(document: Document, *, time: datetime | None = None, ppi: float = 100) -> list[bytes]:
+def render_images(document: Document, *, time: datetime | None = None, ppi: float = 100) -> list[bytes]:
     """Return each page of the PDF as PNG bytes, ``ppi`` pixels an inch."""
     pages = _compile(document, time, {"format": "png", "ppi": ppi})
     return [pages] if isinstance(pages, bytes) else pages
@@ -71,7 +71,7 @@ def _letters(font: Path) -> set[str]:
 
 
 def _facts(document: Document, folder: Path) -> dict[str, Any]:
-    """Return the document as JSON holds it, with its drawings and pictures as files in the folder."""
+    """Return the document as JSON holds it, with its drawings and images as files in the folder."""
     facts = asdict(document)
     count = 0
     for section in facts["sections"]:

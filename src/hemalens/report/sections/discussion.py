@@ -34,13 +34,13 @@ def limits(run: RunInputs, facts: Mapping[str, Any] | None) -> list[Paragraph]:
     found.append(
         paragraph(
             "Clean accuracy does not predict accuracy in the field: in a public challenge on such cells, models with "
-            "97 to 99 % on pictures from their own source scored 20 to 97 % on a hidden, distorted test set.",
+            "97 to 99 % on images from their own source scored 20 to 97 % on a hidden, distorted test set.",
             None
             if not facts
-            else "The perturbed score is the better guess, and still a guess: its distortions are synthetic and were "
+            else "The distorted score is the better guess, and still a guess: its distortions are synthetic and were "
             "chosen by us."
-            if facts["perturbed"]
-            else "Without a perturbed score this report can say nothing about it.",
+            if facts["distorted"]
+            else "Without a distorted score this report can say nothing about it.",
         )
     )
     found.append(one_source(run.elsewhere, run.model["classes"]))
@@ -71,24 +71,24 @@ def conclusions_section(run: RunInputs, facts: Mapping[str, Any] | None, *, expe
     if facts is None:
         words = "was trained and not evaluated: nothing can be concluded about it."
         return Section("conclusions", "Conclusions", (paragraph(f"A model of {parameters} parameters {words}"),))
-    scores, perturbed = facts["scores"], facts["perturbed"]
+    scores, distorted = facts["scores"], facts["distorted"]
     cleaned = run.audit["suggested_drops"] if run.audit else 0
     blocks = [
         paragraph(
-            f"An audit takes {thousands(cleaned)} pictures out of the way that would have taught or flattered the "
+            f"An audit takes {thousands(cleaned)} images out of the way that would have taught or flattered the "
             "model wrongly."
             if cleaned
             else None,
             f"A network of {parameters} parameters sorts cells into {classes} classes with an accuracy of "
             f"{interval(scores['accuracy'])} on {facts['scored_on']}.",
-            f"Under distortions like those of the field {percent(perturbed['value'])} remain"
+            f"Under distortions like those of the field {percent(distorted['value'])} remain"
             + (
                 ", so the way to a model for the field leads over distortions in training, not over more clean "
                 "accuracy."
-                if scores["accuracy"]["value"] - perturbed["value"] > 0.05
+                if scores["accuracy"]["value"] - distorted["value"] > 0.05
                 else ", close to the clean score."
             )
-            if perturbed
+            if distorted
             else "How it fares under distortions remains to be measured.",
             *experiments["spreads"],
         )
@@ -117,7 +117,7 @@ def _grouping(run: RunInputs) -> Paragraph:
     if run.splits is not None and run.splits.groups:
         return paragraph(
             "The split keeps groups whole. If the groups are patients or slides, the score speaks for unseen ones; "
-            "if they are anything less, pictures of one patient may lie on both sides and the score is an upper "
+            "if they are anything less, images of one patient may lie on both sides and the score is an upper "
             "bound."
         )
     if run.splits is None:
@@ -133,10 +133,10 @@ def _grouping(run: RunInputs) -> Paragraph:
 
 def _meaning(facts: Mapping[str, Any]) -> list[str | None]:
     """Say what the scores mean beside each other."""
-    scores, perturbed, kept = facts["scores"], facts["perturbed"], facts["abstention"]
+    scores, distorted, kept = facts["scores"], facts["distorted"], facts["abstention"]
     clean, pair = scores["accuracy"], facts["worst_pair"]
     wide = clean["high"] - clean["low"]
-    gap = clean["value"] - perturbed["value"] if perturbed else None
+    gap = clean["value"] - distorted["value"] if distorted else None
     damaged = mean_corruption_error(scores)
     return [
         f"With {thousands(scores['n'])} samples the accuracy is known to {number(100 * wide, 2)} points: models whose "
@@ -149,10 +149,10 @@ def _meaning(facts: Mapping[str, Any]) -> list[str | None]:
         "maturation, or share doubtful labels."
         if pair and pair["count"] > 2 and pair["count"] / pair["all"] >= 0.3
         else None,
-        f"The distance of {number(100 * gap)} points between clean and perturbed pictures says that the model leans "
+        f"The distance of {number(100 * gap)} points between clean and distorted images says that the model leans "
         "on what distortions destroy."
         if gap is not None and gap > 0.05
-        else f"Perturbed pictures cost only {number(100 * gap, 2)} points, so the model does not lean much on what "
+        else f"Distorted images cost only {number(100 * gap, 2)} points, so the model does not lean much on what "
         "distortions destroy."
         if gap is not None and gap >= 0
         else None,

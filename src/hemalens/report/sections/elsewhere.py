@@ -81,14 +81,14 @@ def one_source(found: Sequence[Elsewhere], classes: Sequence[str]) -> Paragraph:
     """Return the limit that a model of one source has elsewhere: not measured, or measured and still no promise."""
     if not found:
         return paragraph(
-            "All pictures come from one source. Other laboratories have other stains, microscopes and cameras; how "
+            "All images come from one source. Other laboratories have other stains, microscopes and cameras; how "
             "the model fares on theirs was not measured here, and accuracy there has to be measured before it is "
             "relied on."
         )
     absent = [name for name in classes if not any(_support(one, name) for one in found)]
     count = len({one.source for one in found})
     return paragraph(
-        "The pictures that the model was made from come from one source. Elsewhere it was measured: accuracy "
+        "The images that the model was made from come from one source. Elsewhere it was measured: accuracy "
         f"{elsewhere_scores(found)}.",
         f"Of {_listed(absent)} nothing is known there: none was among the cells." if absent else None,
         f"{'One other laboratory is' if count == 1 else f'{count} other laboratories are'} not all: each has its own "
@@ -102,7 +102,7 @@ def _called(one: Elsewhere) -> str:
 
 
 def _zoom(one: Elsewhere) -> float | None:
-    """Return by how much the pictures were enlarged to meet the training cells, None where that was not asked for."""
+    """Return by how much the images were enlarged to meet the training cells, None where that was not asked for."""
     found: float | None = (one.scores.get("adaptation") or {}).get("zoom")
     return found
 
@@ -119,7 +119,7 @@ def _refused(one: Elsewhere) -> list[Cell]:
 
 
 def _strange(one: Elsewhere) -> list[Cell]:
-    total, refused = (sum(pair[place] for pair in one.strangers.values()) for place in (0, 1))
+    total, refused = (sum(pair[index] for pair in one.strangers.values()) for index in (0, 1))
     if not total:
         return ["none", ABSENT]
     kinds = [f"{name} {thousands(count)}" for name, (count, _) in one.strangers.items()]

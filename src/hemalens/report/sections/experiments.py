@@ -15,12 +15,12 @@ from hemalens.report.document.blocks import Block, Cell, Section, Sentence, Tabl
 from hemalens.report.inputs import Evaluation, RunInputs
 from hemalens.report.parts import drawn
 from hemalens.report.sections.recipes import COMPARED, add_differences, find_recipes, merge_rows, same_samples
-from hemalens.report.sections.results import perturbed_accuracy
+from hemalens.report.sections.results import distorted_accuracy
 
 __all__ = ["augmentation_words", "experiments_context", "experiments_section", "experiments_table", "verdicts"]
 
 _LEVEL = 0.05
-_SCORES = ("accuracy", "perturbed", "macro_f1")
+_SCORES = ("accuracy", "distorted", "macro_f1")
 _MIXES = {"mixup": "mixup", "cutmix": "CutMix", "both": "mixup/CutMix"}
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
@@ -29,14 +29,14 @@ def experiments_table(runs: Sequence[RunInputs]) -> pl.DataFrame:
     """Return one row a run in the order given: settings, scores with 95 % intervals in [0, 1], F1 of each class.
 
     ``recipe`` tells which runs differ in the seed alone. With several recipes also how far each lies from the best one
-    in ``accuracy``, ``macro_f1`` and ``perturbed``: the difference ``..._less_best`` with its interval, its p-value
+    in ``accuracy``, ``macro_f1`` and ``distorted``: the difference ``..._less_best`` with its interval, its p-value
     after Holm, and whether the two were compared sample by sample.
     """
     rows, merged = _rows(runs)
     for recipe, one in zip(find_recipes(runs), merged, strict=True):
         found = {key: value for key, value in one.items() if "_less_best" in key or key.endswith(("_p", "_paired"))}
-        for place in recipe.places:
-            rows[place] |= {"recipe": recipe.name} | found
+        for index in recipe.indices:
+            rows[index] |= {"recipe": recipe.name} | found
     # Twelve digits hold every score whole and leave out the noise of adding in binary.
     return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.selectors.float().round(12))
 
@@ -138,7 +138,7 @@ def _runs_table(run: RunInputs, found: Mapping[str, Any]) -> Table:
         "; ECE: expected calibration error.",
     ]
     headers = ["run", "model, parameters, size, start", "augmentation, balance, precision"]
-    headers += ["accuracy", "perturbed", "macro-F1", "ECE", "training"]
+    headers += ["accuracy", "distorted", "macro-F1", "ECE", "training"]
     return Table("runs", "".join(caption), headers, found["rows"], left=(1, 2), wide=True)
 
 
@@ -157,7 +157,7 @@ def _comparison(found: Mapping[str, Any]) -> list[Block]:
             "What the differences are worth: points that a run has less than the best one of the column, 95 % "
             "interval below, and the probability p of a difference as large between equally good models."
         )
-        headers = ["run", "accuracy", "p", "macro-F1", "p", "perturbed", "p"]
+        headers = ["run", "accuracy", "p", "macro-F1", "p", "distorted", "p"]
         blocks.append(Table("runs-apart", caption, headers, found["difference_rows"], wide=True))
     if found["spreads"]:
         blocks.append(paragraph(*found["spreads"]))
@@ -190,7 +190,7 @@ def _footing(found: Mapping[str, Any]) -> list[Sentence]:
     )
     seeds = [count for count in found["seeds"] if count > 1]
     return [
-        f"{how}; accuracies on perturbed pictures by counts."
+        f"{how}; accuracies on distorted images by counts."
         if len(found["rows"]) > 1
         else "There is one recipe, so nothing is compared.",
         "Recipes of several seeds are compared by Student's t over the spread of the seeds and of the samples together."
@@ -248,7 +248,7 @@ def _scores(evaluation: Evaluation | None) -> dict[str, Any]:
     scores: Mapping[str, Any] = evaluation.scores if evaluation else {}
     found: dict[str, Any] = {"n": scores.get("n")}
     for name in _SCORES:
-        score = perturbed_accuracy(scores) if name == "perturbed" else scores.get(name)
+        score = distorted_accuracy(scores) if name == "distorted" else scores.get(name)
         for column, key in ((name, "value"), (f"{name}_low", "low"), (f"{name}_high", "high")):
             found[column] = None if score is None else score[key]
     found["ece"] = scores.get("ece")
@@ -267,7 +267,7 @@ def _verdict(table: Sequence[Mapping[str, Any]], score: str) -> str | None:
     best = next(row["run"] for row in table if score in row.get("leads", ()))
     same = [name for name, p in compared.items() if p >= _LEVEL]
     worse = [name for name, p in compared.items() if p < _LEVEL]
-    what = {"accuracy": "accuracy", "perturbed": "accuracy on perturbed pictures", "macro_f1": "macro-F1"}[score]
+    what = {"accuracy": "accuracy", "distorted": "accuracy on distorted images", "macro_f1": "macro-F1"}[score]
     sentences = [f"The highest {what} is that of {best}."]
     sentences += [f"No difference from it can be claimed for {_and(same)}."] if same else []
     sentences += [f"Worse than it {'is' if len(worse) == 1 else 'are'} {_and(worse)}."] if worse else []

@@ -31,8 +31,8 @@ _PRECISIONS = {
     "fp16": "mixed precision with 16-bit floating point and loss scaling",
 }
 _MIXES = {
-    "mixup": "Pairs of pictures and of their labels were blended (mixup).",
-    "cutmix": "Rectangles were exchanged between pictures and their labels mixed by area (CutMix).",
+    "mixup": "Pairs of images and of their labels were blended (mixup).",
+    "cutmix": "Rectangles were exchanged between images and their labels mixed by area (CutMix).",
 }
 
 
@@ -59,7 +59,7 @@ def method_section(run: RunInputs) -> Section:
         where = reference("splits")
         divided = (
             f"The samples were divided into {_shares(run.splits)}; every class is spread over the parts alike "
-            "(stratified), copies of one picture stay on one side, and the numbers of "
+            "(stratified), copies of one image stay on one side, and the numbers of "
         )
         blocks.append(
             paragraph(
@@ -129,7 +129,7 @@ def _cleaning(run: RunInputs) -> list[Block]:
         paragraph(
             f"{thousands(total)} samples were left out before anything else, each with its reason in dropped.csv"
             + (f" ({ways})." if total else "."),
-            "Of exact copies the first is kept; a picture under several labels goes whole, since none of them can be "
+            "Of exact copies the first is kept; an image under several labels goes whole, since none of them can be "
             "believed; what shows no cell goes."
             if total
             else None,
@@ -240,7 +240,7 @@ def _augmentation(config: Mapping[str, Any]) -> list[str]:
         sentences = ["No augmentation was used."]
     else:
         words = "; ".join(_operation(one) for one in operations)
-        sentences = [f"Training pictures were augmented on the fly, each with its own parameters: {words}."]
+        sentences = [f"Training images were augmented on the fly, each with its own parameters: {words}."]
     return sentences + [words for name, words in _MIXES.items() if name in str(config.get("mix") or "")]
 
 
@@ -254,7 +254,7 @@ def _operation(step: object) -> str:
 def _model(run: RunInputs) -> list[str]:
     config, model = run.config, run.model
     size = model.get("image_size") or config.get("image_size")
-    seen = f" on pictures of {size} \N{MULTIPLICATION SIGN} {size} pixels" if isinstance(size, int) else ""
+    seen = f" on images of {size} \N{MULTIPLICATION SIGN} {size} pixels" if isinstance(size, int) else ""
     sentences = [f"The model is {model['model']} with {thousands(model['parameters'])} parameters{seen}."]
     if "weights" in config:
         start = config["weights"]
@@ -296,7 +296,7 @@ def _averaging(config: Mapping[str, Any]) -> str | None:
 
 def _stopping(config: Mapping[str, Any]) -> str | None:
     patience, chosen_on = config.get("patience"), config.get("select_on")
-    words = {"clean": "the clean validation set", "perturbed": "a perturbed validation set, which looks like the field"}
+    words = {"clean": "the clean validation set", "distorted": "a distorted validation set, which looks like the field"}
     kept = f"The weights kept are those of the best epoch on {words[chosen_on]}" if chosen_on in words else None
     stop = f"training stops after {patience} epochs without a better one" if patience else None
     parts = [part for part in (kept, stop) if part]

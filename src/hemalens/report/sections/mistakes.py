@@ -1,4 +1,4 @@
-"""From stored mistakes and heat maps to what a report shows of them: pictures, and whether the maps mean something.
+"""From stored mistakes and heat maps to what a report shows of them: images, and whether the maps mean something.
 
 A mistake whose heat map is there stands beside it; both stages that draw maps, ``evaluate`` and ``explain``, feed the
 same figure. Needs neither torch nor anything of training.
@@ -11,7 +11,7 @@ from hemalens.core.text import percent, thousands
 from hemalens.report.document.blocks import Block, Gallery, Heading, Sentence, code, paragraph, reference
 from hemalens.report.extras import Explanation, source_of
 from hemalens.report.inputs import Evaluation, RunInputs
-from hemalens.report.parts import stored_picture
+from hemalens.report.parts import stored_image
 
 __all__ = ["map_verdict", "mistakes_blocks"]
 
@@ -36,7 +36,7 @@ def mistakes_blocks(run: RunInputs, *, flawless: bool) -> list[Block]:
         items += [one for sample, one in _explained(explanation, run) if sample not in known]
     items = items[:_MAPS_SHOWN]
     others = [
-        _item(one, stored_picture(evaluation.directory, one.get("picture")))
+        _item(one, stored_image(evaluation.directory, one.get("image")))
         for one in mistakes
         if evaluation and one["sample_id"] not in shown
     ]
@@ -71,7 +71,7 @@ def _words(
     """Say what the figures show, or why there is none."""
     found: list[Sentence] = []
     if not mistakes:
-        found.append("There are none." if flawless else "No pictures of them were kept.")
+        found.append("There are none." if flawless else "No images of them were kept.")
     if items:
         what = "the wrong answers that the model was surest of, each" if mapped else "samples, each"
         found.append((reference("maps"), f" shows {what} with a map of what speaks for the answer."))
@@ -86,27 +86,27 @@ def _words(
 def _mapped_mistakes(
     evaluation: Evaluation, explanation: Explanation | None, mistakes: list[Any]
 ) -> dict[str, dict[str, Any]]:
-    """Return sample -> what is shown, for the mistakes of which both picture and map are there, worst first."""
+    """Return sample -> what is shown, for the mistakes of which both image and map are there, worst first."""
     drawn: dict[str, str] = {}
     if explanation is not None and explanation.source == source_of(evaluation.provenance):
         drawn = dict(explanation.samples.select("sample_id", "map").iter_rows())
     found = {}
     for one in mistakes:
-        heat = stored_picture(evaluation.directory, one.get("map"))
+        heat = stored_image(evaluation.directory, one.get("map"))
         if heat is None and explanation is not None:
-            heat = stored_picture(explanation.directory, drawn.get(one["sample_id"]))
-        picture = stored_picture(evaluation.directory, one.get("picture"))
-        if heat and picture:
-            found[one["sample_id"]] = _item(one, picture, beside=heat)
+            heat = stored_image(explanation.directory, drawn.get(one["sample_id"]))
+        image = stored_image(evaluation.directory, one.get("image"))
+        if heat and image:
+            found[one["sample_id"]] = _item(one, image, beside=heat)
     return found
 
 
 def _explained(explanation: Explanation, run: RunInputs) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the samples that ``explain`` drew, mistakes first; it keeps pictures under their maps only."""
+    """Yield the samples that ``explain`` drew, mistakes first; it keeps images under their maps only."""
     rows = explanation.samples.to_dicts()
     known = set(run.model["classes"])
     for one in sorted(rows, key=lambda row: row["label"] not in known or row["label"] == row["predicted"]):
-        heat = stored_picture(explanation.directory, one["map"])
+        heat = stored_image(explanation.directory, one["map"])
         if heat:
             yield one["sample_id"], _item(one, heat)
 
@@ -127,10 +127,10 @@ def _item(one: Mapping[str, Any], uri: str | None, *, beside: str | None = None)
 
 def _maps_gallery(items: list[dict[str, Any]]) -> Gallery:
     pairs = sum("beside" in one for one in items)
-    alone = " A single picture was kept under its map only." if 0 < pairs < len(items) else ""
+    alone = " A single image was kept under its map only." if 0 < pairs < len(items) else ""
     caption = (
         f"Samples, the worst mistakes first, as true class {_ARROW} answer, {'beside' if pairs else 'shown as'} the "
-        "same picture under the colours of what speaks for the answer, from blue (a little) to yellow (the most); "
+        "same image under the colours of what speaks for the answer, from blue (a little) to yellow (the most); "
         f"where it looks as it came, nothing does.{alone}"
     )
     wide = len(items) + pairs > 8
@@ -153,7 +153,7 @@ def _map_words(explanation: Explanation | None) -> list[Block]:
         for name in ("deletion", "insertion")
         if isinstance(check.get(name), Mapping) and {"maps", "random", "better", "p"} <= check[name].keys()
     }
-    verbs = {"deletion": "taken away", "insertion": "put back into a blurred picture"}
+    verbs = {"deletion": "taken away", "insertion": "put back into a blurred image"}
     tried = (
         f"The maps are {explanation.facts['method']}, no finer than their grid of {_TIMES.join(map(str, size))}. On "
         f"{thousands(check.get('n', 0))} samples they were tried against random maps of the same grid (Petsiuk et al. "

@@ -31,41 +31,41 @@ from hemalens.report.document.blocks import (
     reference,
 )
 from hemalens.report.inputs import RunInputs
-from hemalens.report.parts import drawn, stored_picture
+from hemalens.report.parts import drawn, stored_image
 
 __all__ = ["class_counts", "problem_section"]
 
 _ISSUE_WORDS = {
     "unreadable": "the file cannot be decoded",
     "converted": "the file was converted to 8-bit RGB from 16 bit, alpha, a palette or the like",
-    "odd_size": "the picture has another size than the rest",
+    "odd_size": "the image has another size than the rest",
     "exact_duplicate": "the same pixels occur more than once",
-    "near_duplicate": "almost the same picture occurs more than once",
-    "label_conflict": "one picture carries several labels",
-    "foreign": "the picture shows no cell",
+    "near_duplicate": "almost the same image occurs more than once",
+    "label_conflict": "one image carries several labels",
+    "foreign": "the image shows no cell",
     "outlier": "colours or texture lie far from the rest",
-    "colour_cluster": "the picture belongs to a batch with another background",
-    "blurry": "the picture is blurred",
-    "dark": "the picture is too dark",
-    "bright": "the picture is too bright",
-    "label_issue": "the picture looks like another class than its label",
-    "leakage": "the picture occurs on two sides of the split",
+    "background_batch": "the image belongs to a batch with another background",
+    "blurry": "the image is blurred",
+    "dark": "the image is too dark",
+    "bright": "the image is too bright",
+    "label_issue": "the image looks like another class than its label",
+    "leakage": "the image occurs on two sides of the split",
 }
-_POINTS = 1800  # drawn on the map: under the number from which the chart becomes a picture of points
+_POINTS = 1800  # drawn on the map: under the number from which the chart becomes an image of points
 
 
 def problem_section(run: RunInputs, folder: Path) -> Section:
     """Return the section on the task and its data; ``folder`` is where the page will lie (links are relative to it)."""
     task = paragraph(
-        "The task is to name the kind of cell in a small picture cut from a stained blood smear.",
+        "The task is to name the kind of cell in a small image cut from a stained blood smear.",
         f"The classes are {', '.join(run.model['classes'])}.",
-        "Such data sets arrive dirty: copies, pictures of something else and contradicting labels teach a model the "
+        "Such data sets arrive dirty: copies, images of something else and contradicting labels teach a model the "
         "wrong thing, and, where they also sit in the test set, make its score a fiction.",
     )
     if run.audit is None:
         missing = paragraph(
             ("The data of this run were not audited here: run ", code("hemalens audit SOURCE --out DIR"), "."),
-            "How many copies, foreign pictures or wrong labels they hold is not known.",
+            "How many copies, foreign images or wrong labels they hold is not known.",
             note=True,
         )
         return Section("problem", "Problem analysis", (task, missing))
@@ -96,8 +96,8 @@ def _audit_blocks(run: RunInputs, audit: Mapping[str, Any], folder: Path) -> lis
         _link(run, folder),
     )
     blocks: list[Block] = [summary, class_counts(audit)]
-    pictures = audit.get("pictures") or {}
-    if items := _items(run, pictures.get("classes"), by_class=True):
+    images = audit.get("images") or {}
+    if items := _items(run, images.get("classes"), by_class=True):
         each = "two cells, one near the middle of its class and one half way out" if len(items) > 8 else "cells"
         caption = f"Of each class {each}, as the audit picked them by their first principal components."
         columns = len(run.model["classes"]) if len(run.model["classes"]) <= 10 else 8
@@ -112,7 +112,7 @@ def _audit_blocks(run: RunInputs, audit: Mapping[str, Any], folder: Path) -> lis
         blocks.append(Table("issues", caption, ("finding", "meaning", "samples", "groups"), rows, left=(1,)))
     else:
         blocks.append(paragraph("Nothing was found."))
-    return blocks + _outlier_blocks(run, audit, pictures) + _background_blocks(run, audit, pictures)
+    return blocks + _outlier_blocks(run, audit, images) + _background_blocks(run, audit, images)
 
 
 def _balance(audit: Mapping[str, Any]) -> str:
@@ -132,7 +132,7 @@ def _link(run: RunInputs, folder: Path) -> Sentence:
     if page is None or not page.is_file():
         return None
     relative = quote(Path(os.path.relpath(page.resolve(), folder.resolve())).as_posix())
-    return ("Every finding, with its pictures, is in the ", Span("audit's own page", "link", relative), ".")
+    return ("Every finding, with its images, is in the ", Span("audit's own page", "link", relative), ".")
 
 
 def _items(
@@ -145,47 +145,47 @@ def _items(
         label, words = entry.get("label") or "no label", entry.get("words") or ""
         lines = [label] if by_class else [label, *([words] if words else []), entry["sample_id"]]
         alt = f"{entry['sample_id']}: {label}"
-        items.append({"uri": stored_picture(run.audit_folder, entry["file"]), "alt": alt, "lines": lines})
+        items.append({"uri": stored_image(run.audit_folder, entry["file"]), "alt": alt, "lines": lines})
     return items
 
 
 def _by_rows(items: Sequence[dict[str, Any]], columns: int) -> list[dict[str, Any]]:
-    """Order pictures that come class by class so that each row shows every class once, where that fills whole rows."""
+    """Order images that come class by class so that each row shows every class once, where that fills whole rows."""
     if len(items) % columns:
         return list(items)
     each = len(items) // columns
     return [items[column * each + row] for row in range(each) for column in range(columns)]
 
 
-def _outlier_blocks(run: RunInputs, audit: Mapping[str, Any], pictures: Mapping[str, Any]) -> list[Block]:
+def _outlier_blocks(run: RunInputs, audit: Mapping[str, Any], images: Mapping[str, Any]) -> list[Block]:
     issues = audit["issues"]
     foreign, outlier = (_count(issues, name) for name in ("foreign", "outlier"))
     if not foreign and not outlier:
         return []
-    items = _items(run, pictures.get("foreign")) + _items(run, pictures.get("outlier"))
+    items = _items(run, images.get("foreign")) + _items(run, images.get("outlier"))
     limit = (audit.get("map") or {}).get("limit")
     beyond = f" ({number(limit)})" if limit else ""
     text = paragraph(
         f"{thousands(foreign)} samples show something that is no cell." if foreign else None,
-        f"By principal components of the pictures and a robust Mahalanobis distance {thousands(outlier)} samples lie "
-        f"beyond the limit of the squared distance{beyond} and are outliers: rare cells as often as bad pictures, so "
+        f"By principal components of the images and a robust Mahalanobis distance {thousands(outlier)} samples lie "
+        f"beyond the limit of the squared distance{beyond} and are outliers: rare cells as often as bad images, so "
         "they are for a person to look at and not dropped."
         if outlier
         else None,
         (reference("outliers"), " shows them.") if items else None,
     )
-    caption = "Foreign pictures, each once, and the outliers farthest out with the squared distance of each."
+    caption = "Foreign images, each once, and the outliers farthest out with the squared distance of each."
     return [text, Gallery("outliers", caption, items, 4)] if items else [text]
 
 
-def _background_blocks(run: RunInputs, audit: Mapping[str, Any], pictures: Mapping[str, Any]) -> list[Block]:
-    grey = _count(audit["issues"], "colour_cluster")
-    found, items = _map(run), _items(run, pictures.get("colour_cluster"))
+def _background_blocks(run: RunInputs, audit: Mapping[str, Any], images: Mapping[str, Any]) -> list[Block]:
+    grey = _count(audit["issues"], "background_batch")
+    found, items = _map(run), _items(run, images.get("background_batch"))
     if not grey and found is None:
         return []
     blocks: list[Block] = [
         paragraph(
-            f"{thousands(grey)} pictures lie on another background than the rest, most often a bluish grey: a batch "
+            f"{thousands(grey)} images lie on another background than the rest, most often a bluish grey: a batch "
             "from another microscope, camera or day. They are kept, since they are cells; where such a batch holds "
             "more of one class than of others, its background gives the class away."
             if grey
@@ -197,19 +197,17 @@ def _background_blocks(run: RunInputs, audit: Mapping[str, Any], pictures: Mappi
     if found is not None:
         shares = (audit.get("map") or {}).get("explained") or (None, None)
         axes = tuple(
-            f"component {place}" + (f" ({100 * share:.0f} % of variance)" if share else "")
-            for place, share in enumerate(shares, 1)
+            f"component {index}" + (f" ({100 * share:.0f} % of variance)" if share else "")
+            for index, share in enumerate(shares, 1)
         )
         chart = scatter_map(found.points, found.groups, axes_labels=(axes[0], axes[1]))
-        thinned = f" {thousands(len(found.points))} of {thousands(found.total)} pictures are drawn."
-        caption = (
-            "The pictures by their first two principal components; background batches and foreign ones are marked."
-        )
+        thinned = f" {thousands(len(found.points))} of {thousands(found.total)} images are drawn."
+        caption = "The images by their first two principal components; background batches and foreign ones are marked."
         caption += thinned if found.total > len(found.points) else ""
-        label = "map of the pictures by their first two principal components"
+        label = "map of the images by their first two principal components"
         blocks.append(drawn("map", caption, chart, label, paper=(7.2, 3.3), wide=True))
     if items:
-        blocks.append(Gallery("backgrounds", "Pictures from the batch on another background.", items, 4))
+        blocks.append(Gallery("backgrounds", "Images from the batch on another background.", items, 4))
     return blocks
 
 
@@ -219,7 +217,7 @@ def _count(issues: Mapping[str, Any], name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Map:
-    """Points (N, 2) to draw, the rows of each marked group, and how many pictures there are."""
+    """Points (N, 2) to draw, the rows of each marked group, and how many images there are."""
 
     points: FloatArray
     groups: Mapping[str, IntArray]
@@ -248,26 +246,26 @@ def _map(run: RunInputs) -> _Map | None:
         return None
     marks = {
         row["sample_id"]: row
-        for name in ("colour_cluster", "foreign")
+        for name in ("background_batch", "foreign")
         for row in issues.filter(pl.col("issue") == name).iter_rows(named=True)
     }
-    batches = sorted({row["group"] or "" for row in marks.values() if row["issue"] == "colour_cluster"})
+    batches = sorted({row["group"] or "" for row in marks.values() if row["issue"] == "background_batch"})
     names: list[str | None] = []
     for sample in distinct["sample_id"].to_list():
         row = marks.get(sample)
-        batch = row is not None and row["issue"] == "colour_cluster"
+        batch = row is not None and row["issue"] == "background_batch"
         names.append(
             None if row is None else f"background batch {batches.index(row['group'] or '') + 1}" if batch else "foreign"
         )
-    marked, rest = ([place for place, name in enumerate(names) if bool(name) is side] for side in (True, False))
+    marked, rest = ([index for index, name in enumerate(names) if bool(name) is side] for side in (True, False))
     chosen = [*_thinned(rest, max(_POINTS - len(marked), 0)), *_thinned(marked, _POINTS)]
     points = distinct.select("pc1", "pc2").to_numpy()[chosen]
-    order = [f"background batch {place}" for place in range(1, len(batches) + 1)] + ["foreign"]
+    order = [f"background batch {index}" for index in range(1, len(batches) + 1)] + ["foreign"]
     groups = {
-        name: np.array([row for row, place in enumerate(chosen) if names[place] == name], np.int64) for name in order
+        name: np.array([row for row, index in enumerate(chosen) if names[index] == name], np.int64) for name in order
     }
     return _Map(points, {name: rows for name, rows in groups.items() if len(rows)}, distinct.height)
 
 
-def _thinned(places: Sequence[int], most: int) -> list[int]:
-    return [places[step * len(places) // most] for step in range(most)] if len(places) > most else list(places)
+def _thinned(indices: Sequence[int], most: int) -> list[int]:
+    return [indices[step * len(indices) // most] for step in range(most)] if len(indices) > most else list(indices)

@@ -26,7 +26,7 @@ from hemalens.report.inputs import Evaluation, RunInputs
 
 __all__ = ["COMPARED", "Recipe", "add_differences", "find_recipes", "merge_rows", "same_samples"]
 
-COMPARED = ("accuracy", "macro_f1", "perturbed")
+COMPARED = ("accuracy", "macro_f1", "distorted")
 """The scores in which recipes are compared, with the best of each."""
 
 # Where a training ran and how it was watched makes it no other recipe.
@@ -39,12 +39,12 @@ class Recipe:
 
     Attributes:
         name: what their rows are called together.
-        places: of its runs among all runs.
+        indices: of its runs among all runs.
         runs: one for each seed.
     """
 
     name: str
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     runs: tuple[RunInputs, ...]
 
 
@@ -54,21 +54,21 @@ def find_recipes(runs: Sequence[RunInputs]) -> list[Recipe]:
     A run whose seed was there before begins a recipe of its own: to train twice with one seed shows no spread.
     """
     found: list[tuple[str, list[int]]] = []
-    for place, run in enumerate(runs):
+    for index, run in enumerate(runs):
         key = _recipe_key(run)
         seed = run.config.get("seed")
-        known = (places for name, places in found if name == key and seed is not None)
-        fitting = (places for places in known if all(runs[one].config.get("seed") != seed for one in places))
+        known = (indices for name, indices in found if name == key and seed is not None)
+        fitting = (indices for indices in known if all(runs[one].config.get("seed") != seed for one in indices))
         home = next(fitting, None)
         if home is None:
-            found.append((key, [place]))
+            found.append((key, [index]))
         else:
-            home.append(place)
+            home.append(index)
     return [
         Recipe(
-            _recipe_name([runs[place].name for place in places], runs), tuple(places), tuple(runs[p] for p in places)
+            _recipe_name([runs[index].name for index in indices], runs), tuple(indices), tuple(runs[p] for p in indices)
         )
-        for _, places in found
+        for _, indices in found
     ]
 
 
@@ -83,7 +83,7 @@ def same_samples(first: Evaluation, second: Evaluation) -> bool:
 
 def merge_rows(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return one row for a recipe: its only run's, or means over seeds with ``..._sd``, ``..._min``, ``..._max``."""
-    mine = [rows[place] for place in recipe.places]
+    mine = [rows[index] for index in recipe.indices]
     merged = dict(mine[0]) | {"run": recipe.name, "seeds": [one.get("seed") for one in mine]}
     if len(mine) == 1:
         return merged
@@ -112,18 +112,18 @@ def add_differences(
     """Add to each recipe's row how far it lies from the one with the highest score, the first of equals."""
     draws = _Draws()
     for score in COMPARED:
-        places = [place for place, row in enumerate(rows) if row[score] is not None]
-        if len(places) < 2:
+        indices = [index for index, row in enumerate(rows) if row[score] is not None]
+        if len(indices) < 2:
             continue
-        leader = max(places, key=lambda place: round(rows[place][score], 9))  # means of equals differ by rounding
+        leader = max(indices, key=lambda index: round(rows[index][score], 9))  # means of equals differ by rounding
         rows[leader].setdefault("leads", []).append(score)
         found = {}
-        for place in places:
-            pair = recipes[place], recipes[leader]
-            if place != leader and (difference := _difference(*pair, score, score_of, draws)) is not None:
-                found[place] = difference
-        for (place, one), p in zip(found.items(), holm([one.p for one in found.values()]), strict=True):
-            rows[place] |= {
+        for index in indices:
+            pair = recipes[index], recipes[leader]
+            if index != leader and (difference := _difference(*pair, score, score_of, draws)) is not None:
+                found[index] = difference
+        for (index, one), p in zip(found.items(), holm([one.p for one in found.values()]), strict=True):
+            rows[index] |= {
                 f"{score}_less_best": one.value,
                 f"{score}_less_best_low": one.low,
                 f"{score}_less_best_high": one.high,
@@ -167,7 +167,7 @@ class _Draws:
 
 def _coded(evaluation: Evaluation) -> tuple[IntArray, IntArray]:
     assert evaluation.answers is not None
-    codes = {name: place for place, name in enumerate(evaluation.scores["classes"])}
+    codes = {name: index for index, name in enumerate(evaluation.scores["classes"])}
     columns = (evaluation.answers["label"], evaluation.answers["predicted"])
     labels, predicted = (np.array([codes[name] for name in column.to_list()], np.int64) for column in columns)
     return labels, predicted
@@ -182,8 +182,8 @@ def _difference(
 ) -> Difference | None:
     """Return how much higher the first recipe scores: by pairs where single answers are kept, else by counts."""
     sides = [[run.evaluation for run in recipe.runs if run.evaluation] for recipe in (first, second)]
-    # Answers for perturbed pictures are not kept one by one.
-    paired = score != "perturbed" and all(same_samples(sides[0][0], one) for side in sides for one in side)
+    # Answers for distorted images are not kept one by one.
+    paired = score != "distorted" and all(same_samples(sides[0][0], one) for side in sides for one in side)
     if len(sides[0]) == len(sides[1]) == 1:
         return _single(sides[0][0], sides[1][0], score, score_of, draws, paired=paired)
     values = [[value for one in side if (value := score_of(one, score)) is not None] for side in sides]

@@ -1,4 +1,4 @@
-"""From one evaluation to what a report says about it: rows of text, figures, pictures of mistakes.
+"""From one evaluation to what a report says about it: rows of text, figures, images of mistakes.
 
 Needs neither torch nor anything of training.
 """
@@ -19,7 +19,7 @@ from hemalens.report.sections.elsewhere import elsewhere_blocks, share
 from hemalens.report.sections.mistakes import mistakes_blocks
 from hemalens.report.sections.trust import abstention, trust_blocks
 
-__all__ = ["classes_table", "perturbed_accuracy", "results_facts", "results_section", "scores_table"]
+__all__ = ["classes_table", "distorted_accuracy", "results_facts", "results_section", "scores_table"]
 
 _SCORES = (
     ("accuracy", "Accuracy"),
@@ -38,9 +38,9 @@ def results_facts(evaluation: Evaluation) -> dict[str, Any]:
     """Return what several sections say about one evaluation: rows of text, the smallest class, the worst confusion."""
     scores = evaluation.scores
     matrix, classes = np.asarray(scores["confusion_matrix"], dtype=np.int64), scores["classes"]
-    perturbed = perturbed_accuracy(scores)
+    distorted = distorted_accuracy(scores)
     table = [[label, interval(scores[key])] for key, label in _SCORES]
-    table.append(["Accuracy on perturbed pictures", interval(perturbed) if perturbed else "not measured"])
+    table.append(["Accuracy on distorted images", interval(distorted) if distorted else "not measured"])
     table += [
         [label, number(scores.get(key))]
         for key, label in (
@@ -57,7 +57,7 @@ def results_facts(evaluation: Evaluation) -> dict[str, Any]:
         "scored_on": _SPLIT_WORDS.get(str(evaluation.split), "the samples given to it"),
         "split": evaluation.split,
         "score_rows": table,
-        "perturbed": perturbed,
+        "distorted": distorted,
         "abstention": abstention(scores),
         "flawless": int(np.trace(matrix)) == int(matrix.sum()) > 0,
         "class_rows": [_class_row(name, one) for name, one in scores["per_class"].items()],
@@ -124,10 +124,10 @@ def classes_table(facts: Mapping[str, Any]) -> Table:
 
 def _remarks(facts: Mapping[str, Any]) -> list[Block]:
     """Return sentences on samples without a known label, on perfection, distortions and abstaining."""
-    scores, perturbed = facts["scores"], facts["perturbed"]
+    scores, distorted = facts["scores"], facts["distorted"]
     unknown, kept = scores.get("n_unknown_label"), facts["abstention"]
-    words = (scores.get("perturbed") or {}).get("description")
-    cost = scores["accuracy"]["value"] - perturbed["value"] if perturbed else 0
+    words = (scores.get("distorted") or {}).get("description")
+    cost = scores["accuracy"]["value"] - distorted["value"] if distorted else 0
     found = [
         f"{thousands(unknown)} more samples have no label that the model knows and take no part in the scores."
         if unknown
@@ -137,11 +137,11 @@ def _remarks(facts: Mapping[str, Any]) -> list[Block]:
         "divided by the number of samples)."
         if facts["flawless"]
         else None,
-        "The perturbed pictures are the same ones under distortions like those of the field"
+        "The distorted images are the same ones under distortions like those of the field"
         + (f": {words}." if words else ".")
         + (f" They cost {number(100 * cost)} points of accuracy." if cost > 0 else "")
-        if perturbed
-        else "How the model fares on distorted pictures was not measured.",
+        if distorted
+        else "How the model fares on distorted images was not measured.",
         f"Where it answers only above a confidence of {number(kept['threshold'])}, the model answers for "
         f"{percent(kept['coverage'])} of the samples{_kept_words(kept)}; the others it leaves to a person."
         if kept
@@ -165,11 +165,11 @@ def _confusion(scores: Mapping[str, Any]) -> Figure:
 
 
 def _background(scores: Mapping[str, Any]) -> list[Block]:
-    """Tell grey-background pictures from the others, where both were scored."""
+    """Tell grey-background images from the others, where both were scored."""
     groups = scores.get("groups")
     heading = Heading("Grey background")
     if not groups or any(not groups.get(name, {}).get("n") for name in ("grey_background", "other")):
-        words = "Pictures with a grey background, a mark of their batch, were not scored apart from the others."
+        words = "Images with a grey background, a mark of their batch, were not scored apart from the others."
         return [heading, paragraph(words)]
     grey, other = groups["grey_background"], groups["other"]
     a, b = grey["accuracy"], other["accuracy"]
@@ -178,7 +178,7 @@ def _background(scores: Mapping[str, Any]) -> list[Block]:
     return [
         heading,
         paragraph(
-            "Some pictures come from a batch with a grey background, which can give a class away.",
+            "Some images come from a batch with a grey background, which can give a class away.",
             f"On the {thousands(grey['n'])} of them the accuracy is {interval(a)}, on the {thousands(other['n'])} "
             f"others {interval(b)}; on both together {interval(scores['accuracy'])}.",
             "The intervals overlap: this test set does not support a difference between the two."
@@ -188,10 +188,10 @@ def _background(scores: Mapping[str, Any]) -> list[Block]:
     ]
 
 
-def perturbed_accuracy(scores: Mapping[str, Any]) -> Mapping[str, float] | None:
-    """Return the accuracy on perturbed pictures with its interval, None where it was not measured."""
-    perturbed = scores.get("perturbed") or {}
-    found: Mapping[str, float] | None = perturbed.get("accuracy", perturbed if "value" in perturbed else None)
+def distorted_accuracy(scores: Mapping[str, Any]) -> Mapping[str, float] | None:
+    """Return the accuracy on distorted images with its interval, None where it was not measured."""
+    distorted = scores.get("distorted") or {}
+    found: Mapping[str, float] | None = distorted.get("accuracy", distorted if "value" in distorted else None)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from hemalens.core.text import ABSENT, interval, number, percent, thousands
 from hemalens.evaluation.figures import corruption_errors, reliability_diagram
 from hemalens.evaluation.robustness import ALEXNET_ERRORS
-from hemalens.evaluation.trust_figures import refusal_histogram, risk_coverage_curve
+from hemalens.evaluation.trust_figures import abstention_histogram, risk_coverage_curve
 from hemalens.report.document.blocks import Block, Heading, Sentence, Table, paragraph, reference
 from hemalens.report.parts import drawn
 
@@ -36,7 +36,7 @@ def mean_corruption_error(scores: Mapping[str, Any]) -> float | None:
 
 def trust_blocks(scores: Mapping[str, Any]) -> list[Block]:
     """Return the blocks on calibration, then those on refusal, sets of answers and corruptions that there are."""
-    return [*_calibration(scores), *_refusal(scores), *_sets(scores), *_corruptions(scores)]
+    return [*_calibration(scores), *_abstention(scores), *_sets(scores), *_corruptions(scores)]
 
 
 def _calibration(scores: Mapping[str, Any]) -> list[Block]:
@@ -85,7 +85,7 @@ def _error(found: Mapping[str, Any] | None) -> str:
     return ABSENT if not found or found.get("ece") is None else f"{found['ece']:.4f}"
 
 
-def _refusal(scores: Mapping[str, Any]) -> list[Block]:
+def _abstention(scores: Mapping[str, Any]) -> list[Block]:
     curves = {
         name: one
         for name, one in (scores.get("risk_coverage") or {}).items()
@@ -96,7 +96,7 @@ def _refusal(scores: Mapping[str, Any]) -> list[Block]:
     drawable = bool(histogram.get("edges")) and (found or {}).get("distance_threshold") is not None
     if found is None or not (curves or drawable):
         return []
-    blocks: list[Block] = [Heading("Refusal"), paragraph(*_refusal_words(found, curves))]
+    blocks: list[Block] = [Heading("Abstention"), paragraph(*_refusal_words(found, curves))]
     if curves:
         caption = "Risk against coverage: wrong answers among the samples that are left when the strangest are refused."
         chart = risk_coverage_curve(curves, abstention={"accuracy_kept": None} | dict(found))
@@ -105,7 +105,7 @@ def _refusal(scores: Mapping[str, Any]) -> list[Block]:
         )
     if drawable:
         caption = "How far samples lie from the training cells; beyond the line the model refuses."
-        chart = refusal_histogram(found)
+        chart = abstention_histogram(found)
         chart.axes[-1].set_xlabel("distance")  # the caption says the rest, for which a column has no room
         height = 0.6 + 0.95 * len(chart.axes)
         blocks.append(drawn("distances", caption, chart, "Distances from the training cells", paper=(3.6, height)))
@@ -120,7 +120,7 @@ def _refusal_words(found: Mapping[str, Any], curves: Mapping[str, Mapping[str, A
     rate, strange = found.get("rejection_rate"), found.get("unknown_classes")
     areas = ", ".join(f"{percent(one['aurc'], 2)} by {name}" for name, one in curves.items())
     return [
-        f"The model refuses a picture with {limits}"
+        f"The model refuses an image with {limits}"
         + (f", limits that refuse {percent(rate, 0)} of the validation cells." if rate is not None else "."),
         f"Of what it refused it would have named {percent(refused)} rightly." if refused is not None else None,
         f"Of {thousands(strange['n'])} cells of classes that it does not know it refused "
@@ -223,12 +223,12 @@ def _corruption_words(
     calibrated = ", ".join(f"{number(value, 2)} at {level}" for level, value in zip(severities, means, strict=True))
     peer = facts.get("alexnet_mean_balanced_error")
     return [
-        f"The pictures were corrupted as in {facts['benchmark']}." if facts.get("benchmark") else None,
+        f"The images were corrupted as in {facts['benchmark']}." if facts.get("benchmark") else None,
         f"Under {len(errors)} corruptions of {len(severities)} severities the mean balanced error is {percent(mean)}"
         + (f", the AlexNet's of the benchmark {percent(peer)}; " if peer is not None else "; ")
         + f"{worst} costs most.",
         f"Relative to the AlexNet's error (BE) that is {number(be)}"
-        + (f", relative to its loss from clean pictures (rBE) {number(rbe)}" if rbe is not None else "")
+        + (f", relative to its loss from clean images (rBE) {number(rbe)}" if rbe is not None else "")
         + "; 1 is as good, less is better."
         if be is not None
         else None,

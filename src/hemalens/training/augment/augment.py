@@ -1,8 +1,8 @@
 """Batched augmentation on the device: whole batches at once, every sample with its own draw.
 
-A step gets pictures (N, 3, S, S) float in [0, 1] and uniform draws (N, k) float, and returns pictures of that shape.
+A step gets images (N, 3, S, S) float in [0, 1] and uniform draws (N, k) float, and returns images of that shape.
 Its draws depend on (seed, epoch, sample, step) alone, see ``training.random``. Geometric steps that follow each other
-become one affine resampling, so that a picture is interpolated once.
+become one affine resampling, so that an image is interpolated once.
 """
 
 import math
@@ -52,36 +52,36 @@ class _Geometry:
 
 @dataclass(frozen=True, slots=True)
 class _Colour:
-    """How a step changes values: ``apply`` maps pictures, draws (N, k) and strength to pictures."""
+    """How a step changes values: ``apply`` maps images, draws (N, k) and strength to images."""
 
     draws: int
     apply: Callable[[Tensor, Tensor, float], Tensor]
 
 
 def augment_batch(
-    pictures: Tensor, keys: Tensor, steps: Sequence[AugmentStep], *, seed: int, epoch: int, size: int = 0
+    images: Tensor, keys: Tensor, steps: Sequence[AugmentStep], *, seed: int, epoch: int, size: int = 0
 ) -> Tensor:
-    """Return pictures (N, 3, S, S) float in [0, 1] after the steps, in their order.
+    """Return images (N, 3, S, S) float in [0, 1] after the steps, in their order.
 
     Args:
-        pictures: (N, 3, R, R) float in [0, 1], R from S to 2 S: a larger R lets geometry sample without blurring.
-        keys: (N,) int64, one a picture; equal keys get equal augmentation.
+        images: (N, 3, R, R) float in [0, 1], R from S to 2 S: a larger R lets geometry sample without blurring.
+        keys: (N,) int64, one an image; equal keys get equal augmentation.
         steps: names of GEOMETRY and COLOUR with probability and strength; see ``check_steps``.
         seed: of the run.
         epoch: number of the pass.
         size: S; 0 for R.
     """
-    size = size or pictures.shape[2]
-    if not len(pictures):
-        return pictures.new_zeros((0, 3, size, size))
+    size = size or images.shape[2]
+    if not len(images):
+        return images.new_zeros((0, 3, size, size))
     matrix: Tensor | None = None
     shift: Tensor | None = None
-    if size != pictures.shape[2]:
-        matrix = torch.eye(2, device=pictures.device).expand(len(pictures), 2, 2)
-        shift = torch.zeros(len(pictures), 2, device=pictures.device)
-    for place, step in enumerate(steps):
+    if size != images.shape[2]:
+        matrix = torch.eye(2, device=images.device).expand(len(images), 2, 2)
+        shift = torch.zeros(len(images), 2, device=images.device)
+    for index, step in enumerate(steps):
         kind = GEOMETRY.get(step.name) or COLOUR[step.name]
-        draws = uniform(keys, seed=seed, epoch=epoch, stream=f"{place}:{step.name}", count=kind.draws + 1)
+        draws = uniform(keys, seed=seed, epoch=epoch, stream=f"{index}:{step.name}", count=kind.draws + 1)
         applied = draws[:, 0] < step.probability
         if isinstance(kind, _Geometry):
             turn, move = kind.fill(draws[:, 1:], step.strength)
@@ -95,16 +95,16 @@ def augment_batch(
                 matrix = matrix @ turn
             continue
         if matrix is not None and shift is not None:
-            pictures, matrix, shift = _resample(pictures, matrix, shift, size), None, None
+            images, matrix, shift = _resample(images, matrix, shift, size), None, None
         chosen = applied.nonzero()[:, 0]
-        if len(chosen) == len(pictures):
-            pictures = kind.apply(pictures, draws[:, 1:], step.strength)
+        if len(chosen) == len(images):
+            images = kind.apply(images, draws[:, 1:], step.strength)
         elif len(chosen):
-            changed = kind.apply(pictures.index_select(0, chosen), draws[chosen, 1:], step.strength)
-            pictures = pictures.index_copy(0, chosen, changed)
+            changed = kind.apply(images.index_select(0, chosen), draws[chosen, 1:], step.strength)
+            images = images.index_copy(0, chosen, changed)
     if matrix is not None and shift is not None:
-        pictures = _resample(pictures, matrix, shift, size)
-    return pictures.clamp_(0.0, 1.0)
+        images = _resample(images, matrix, shift, size)
+    return images.clamp_(0.0, 1.0)
 
 
 def check_steps(steps: Sequence[AugmentStep]) -> None:
@@ -115,14 +115,14 @@ def check_steps(steps: Sequence[AugmentStep]) -> None:
             raise ConfigError(f"augmentation {step.name}", "is not known", f"use one of: {known}")
 
 
-def _resample(pictures: Tensor, matrix: Tensor, shift: Tensor, size: int) -> Tensor:
+def _resample(images: Tensor, matrix: Tensor, shift: Tensor, size: int) -> Tensor:
     """Sample (N, 3, size, size) bilinearly at matrix @ x + shift (coordinates -1..1), mirroring beyond the border."""
     # As points x + iy of the plane one sum writes both coordinates: 15 times as fast as affine_grid.
     by_x, by_y = torch.complex(matrix[:, 0], matrix[:, 1]).T[:, :, None, None].unbind()
     origin = torch.complex(shift[:, 0], shift[:, 1])[:, None, None]
-    places = (torch.arange(size, device=pictures.device) * 2 + 1) / size - 1
-    grid = torch.view_as_real((by_x * places + origin) + by_y * places[:, None])
-    return functional.grid_sample(pictures, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    indices = (torch.arange(size, device=images.device) * 2 + 1) / size - 1
+    grid = torch.view_as_real((by_x * indices + origin) + by_y * indices[:, None])
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
 
 def _no_shift(draws: Tensor) -> Tensor:
@@ -174,28 +174,28 @@ def _translate(draws: Tensor, strength: float) -> tuple[Tensor, Tensor]:
     return eye, signed(draws[:, :2]) * 0.2 * strength
 
 
-def _rand_augment(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
+def _rand_augment(images: Tensor, draws: Tensor, strength: float) -> Tensor:
     """RandAugment with two operations at torchvision's magnitude 9 x strength (of 30 at most)."""
-    return _of_bytes(rand_augment(_bytes(pictures), draws, magnitude=min(round(9 * strength), 30)))
+    return _of_bytes(rand_augment(_bytes(images), draws, magnitude=min(round(9 * strength), 30)))
 
 
-def _trivial_augment(pictures: Tensor, draws: Tensor, _strength: float) -> Tensor:
+def _trivial_augment(images: Tensor, draws: Tensor, _strength: float) -> Tensor:
     """TrivialAugment: one operation of drawn, wide magnitude."""
-    return _of_bytes(trivial_augment(_bytes(pictures), draws))
+    return _of_bytes(trivial_augment(_bytes(images), draws))
 
 
-def _augmix(pictures: Tensor, draws: Tensor, strength: float) -> Tensor:
+def _augmix(images: Tensor, draws: Tensor, strength: float) -> Tensor:
     """AugMix of three chains at severity 3 x strength (1 to 10)."""
-    return _of_bytes(augmix(_bytes(pictures), draws, severity=min(max(round(3 * strength), 1), 10)))
+    return _of_bytes(augmix(_bytes(images), draws, severity=min(max(round(3 * strength), 1), 10)))
 
 
-def _bytes(pictures: Tensor) -> Tensor:
+def _bytes(images: Tensor) -> Tensor:
     # By way of int16 the conversion is vectorised.
-    return (pictures * 255.0).round_().clamp_(0, 255).to(torch.int16).to(torch.uint8)
+    return (images * 255.0).round_().clamp_(0, 255).to(torch.int16).to(torch.uint8)
 
 
-def _of_bytes(pictures: Tensor) -> Tensor:
-    return pictures.to(torch.float32).div_(255.0)
+def _of_bytes(images: Tensor) -> Tensor:
+    return images.to(torch.float32).div_(255.0)
 
 
 GEOMETRY = {
@@ -249,4 +249,4 @@ FIELD_LIKE = (
     AugmentStep(name="noise", probability=0.4, strength=1.0),
     AugmentStep(name="cutout", probability=0.5, strength=1.0),
 )
-"""A stand-in for pictures from the field: strong, mixed, seeded. Validation under it picks checkpoints by key."""
+"""A stand-in for images from the field: strong, mixed, seeded. Validation under it picks checkpoints by key."""

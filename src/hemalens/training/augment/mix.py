@@ -1,6 +1,6 @@
-"""MixUp and CutMix as functions of (seed, epoch, key): a picture's partner comes from the whole set, not its batch.
+"""MixUp and CutMix as functions of (seed, epoch, key): an image's partner comes from the whole set, not its batch.
 
-So a picture is mixed the same way in whatever batch, process or resumed run it appears.
+So an image is mixed the same way in whatever batch, process or resumed run it appears.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hemalens.training.augment.random import uniform
 
-__all__ = ["MixPlan", "mix_pictures", "mix_plan"]
+__all__ = ["MixPlan", "mix_images", "mix_plan"]
 
 _ALPHA = 0.2
 """Of MixUp's Beta(alpha, alpha); Zhang et al. 2018 use 0.1 to 0.4 for ImageNet."""
@@ -23,13 +23,13 @@ _QUANTILES = 4096
 
 @dataclass(frozen=True, slots=True)
 class MixPlan:
-    """With whom and how each of N pictures is mixed.
+    """With whom and how each of N images is mixed.
 
     Attributes:
         partner: places in the training set (N,) int64.
         mixed: (N,) bool.
         pasted: (N,) bool: by CutMix rather than MixUp.
-        share: (N,) float32 in [0, 1], the drawn share of the own picture; 1 where it is not mixed.
+        share: (N,) float32 in [0, 1], the drawn share of the own image; 1 where it is not mixed.
         centre: of CutMix's box (N, 2) float32 in [0, 1): row, column.
     """
 
@@ -40,7 +40,7 @@ class MixPlan:
     centre: Tensor
 
     def of(self, chosen: Tensor) -> "MixPlan":
-        """Return the plan of some pictures, given by their places or as a mask."""
+        """Return the plan of some images, given by their places or as a mask."""
         return MixPlan(
             self.partner[chosen], self.mixed[chosen], self.pasted[chosen], self.share[chosen], self.centre[chosen]
         )
@@ -49,52 +49,52 @@ class MixPlan:
 def mix_plan(
     keys: Tensor, *, seed: int, epoch: int, total: int, kind: Literal["mixup", "cutmix", "both"], probability: float
 ) -> MixPlan:
-    """Draw with whom and how pictures are mixed.
+    """Draw with whom and how images are mixed.
 
     Args:
-        keys: (N,) int64, one a picture; equal keys are mixed alike.
+        keys: (N,) int64, one an image; equal keys are mixed alike.
         seed: of the run.
         epoch: number of the pass.
-        total: pictures in the training set; each is an equally likely partner.
+        total: images in the training set; each is an equally likely partner.
         kind: mixup (share of Beta(0.2, 0.2); Zhang et al. 2018), cutmix (share even; Yun et al. 2019), or both with
             even chances.
-        probability: that a picture is mixed.
+        probability: that an image is mixed.
     """
     drawn = uniform(keys, seed=seed, epoch=epoch, stream="mix", count=7)
     # Two draws of 24 bits: one would leave out partners in sets of more than 16 million.
-    place = (drawn[:, 0].to(torch.float64) + drawn[:, 1].to(torch.float64) * 2.0**-24) * total
+    index = (drawn[:, 0].to(torch.float64) + drawn[:, 1].to(torch.float64) * 2.0**-24) * total
     mixed = drawn[:, 2] < probability
     pasted = drawn[:, 3] < {"mixup": 0.0, "cutmix": 1.0, "both": 0.5}[kind]
     share = torch.where(pasted, drawn[:, 4], _beta(drawn[:, 4]))
     share = torch.where(mixed, share, torch.ones_like(share))
-    return MixPlan(place.to(torch.int64).clamp_(max=total - 1), mixed, pasted, share, drawn[:, 5:])
+    return MixPlan(index.to(torch.int64).clamp_(max=total - 1), mixed, pasted, share, drawn[:, 5:])
 
 
-def mix_pictures(pictures: Tensor, partners: Tensor, plan: MixPlan) -> tuple[Tensor, Tensor]:
-    """Return the mixed pictures (N, 3, S, S) and each one's share of its own label (N,) float32.
+def mix_images(images: Tensor, partners: Tensor, plan: MixPlan) -> tuple[Tensor, Tensor]:
+    """Return the mixed images (N, 3, S, S) and each one's share of its own label (N,) float32.
 
-    MixUp blends: share x own + (1 - share) x partner. CutMix shows the partner in a box of the own picture's shape and
+    MixUp blends: share x own + (1 - share) x partner. CutMix shows the partner in a box of the own image's shape and
     1 - share of its area; the box is cut at the border, and the share is the one that it leaves.
 
     Args:
-        pictures: (N, 3, S, S) float.
+        images: (N, 3, S, S) float.
         partners: the same, of the plan's partners.
-        plan: of these pictures.
+        plan: of these images.
     """
-    box, kept = _boxes(plan, pictures.shape[2])
+    box, kept = _boxes(plan, images.shape[2])
     share = torch.where(plan.pasted, kept, plan.share)
     # One formula, exact at both ends: CutMix is a blend whose weight is 0 inside the box and 1 outside.
-    weight = torch.where(plan.pasted[:, None, None], (~box).to(pictures.dtype), plan.share[:, None, None])[:, None]
-    return pictures * weight + partners * (1.0 - weight), share
+    weight = torch.where(plan.pasted[:, None, None], (~box).to(images.dtype), plan.share[:, None, None])[:, None]
+    return images * weight + partners * (1.0 - weight), share
 
 
 def _boxes(plan: MixPlan, side: int) -> tuple[Tensor, Tensor]:
-    """Return CutMix's boxes (N, S, S) bool and the share of the picture outside (N,), as the paper's code cuts them."""
+    """Return CutMix's boxes (N, S, S) bool and the share of the image outside (N,), as the paper's code cuts them."""
     half = torch.floor(torch.floor(side * (1.0 - plan.share).sqrt()) / 2)[:, None]
     centre = torch.floor(plan.centre * side)
-    places = torch.arange(side, device=half.device)
+    indices = torch.arange(side, device=half.device)
     rows, columns = (
-        (places >= centre[:, axis, None] - half) & (places < centre[:, axis, None] + half) for axis in (0, 1)
+        (indices >= centre[:, axis, None] - half) & (indices < centre[:, axis, None] + half) for axis in (0, 1)
     )
     area = rows.sum(dim=1) * columns.sum(dim=1)
     return rows[:, :, None] & columns[:, None, :], 1.0 - area / (side * side)
@@ -103,9 +103,9 @@ def _boxes(plan: MixPlan, side: int) -> tuple[Tensor, Tensor]:
 def _beta(draws: Tensor) -> Tensor:
     """Map uniform draws (N,) to Beta(0.2, 0.2) by its quantiles."""
     table = _quantiles(draws.device)
-    place = draws * _QUANTILES
-    lower = place.to(torch.int64)
-    return table[lower] + (table[lower + 1] - table[lower]) * (place - lower)
+    index = draws * _QUANTILES
+    lower = index.to(torch.int64)
+    return table[lower] + (table[lower + 1] - table[lower]) * (index - lower)
 
 
 @cache

@@ -1,8 +1,8 @@
-"""The fourteen operations of AutoAugment's family on whole batches of uint8 pictures, each sample with its own.
+"""The fourteen operations of AutoAugment's family on whole batches of uint8 images, each sample with its own.
 
 Same definitions as torchvision's v2 functions on tensors, checked against them. The batch is sorted by operation, each
 operation works on its own samples in one go, and they return to their places. Pieces of a quarter of a megabyte stay in
-a core's cache, where most steps cost 0.5 to 2 microseconds a picture of 96 px.
+a core's cache, where most steps cost 0.5 to 2 microseconds an image of 96 px.
 """
 
 from collections.abc import Callable
@@ -35,18 +35,18 @@ _PIECE = 1 << 18
 
 
 def apply_operations(
-    pictures: Tensor,
+    images: Tensor,
     operation: Tensor,
     magnitude: Tensor,
     *,
     beyond: Beyond = "black",
     interpolation: Interpolation = "nearest",
 ) -> Tensor:
-    """Return pictures (M, 3, H, W) uint8 after R operations each, in turn.
+    """Return images (M, 3, H, W) uint8 after R operations each, in turn.
 
     Args:
-        pictures: (N, 3, H, W) uint8; not changed.
-        operation: places in OPERATIONS (M, R) int64; M may be several times N: all pictures come again for each.
+        images: (N, 3, H, W) uint8; not changed.
+        operation: places in OPERATIONS (M, R) int64; M may be several times N: all images come again for each.
         magnitude: (M, R) float in each operation's own unit: shear as a slope, translation in pixels, turns in degrees,
             enhancement as factor - 1, posterize in bits kept, solarize as a threshold in [0, 1]; others ignore it.
         beyond: what geometry shows beyond the border.
@@ -59,10 +59,10 @@ def apply_operations(
     amounts = magnitude.T[:, :, None, None, None].contiguous()
     numbers = torch.arange(len(OPERATIONS), device=operation.device)[:, None, None]
     counts = (operation == numbers).sum(dim=1).T.tolist()
-    places = torch.argsort(order, dim=0)  # of each sample in each round
-    values, device, result = pictures[:1].numel(), pictures.device, pictures
+    indices = torch.argsort(order, dim=0)  # of each sample in each round
+    values, device, result = images[:1].numel(), images.device, images
     for turn, sizes in enumerate(counts):
-        source = places[:, turn - 1][order[:, turn]] if turn else order[:, 0] % max(1, len(pictures))
+        source = indices[:, turn - 1][order[:, turn]] if turn else order[:, 0] % max(1, len(images))
         result = result.index_select(0, source)
         start = sizes[0]
         for name, size in zip(OPERATIONS[1:], sizes[1:], strict=True):
@@ -72,7 +72,7 @@ def apply_operations(
                 else:
                     _CHANGES[name](result[own], amounts[turn, own])
             start += size
-    return result.index_select(0, places[:, -1])
+    return result.index_select(0, indices[:, -1])
 
 
 def _idle(operation: Tensor, magnitude: Tensor) -> Tensor:
@@ -87,37 +87,37 @@ def _pieces(start: int, count: int, *, values: int, device: torch.device) -> lis
     return [slice(first, min(first + size, start + count)) for first in range(start, start + count, size)]
 
 
-def _brightness(pictures: Tensor, magnitude: Tensor) -> None:
+def _brightness(images: Tensor, magnitude: Tensor) -> None:
     """Multiply by 1 + magnitude."""
-    store(pictures, (pictures * (1.0 + magnitude)).clamp_(0, 255))
+    store(images, (images * (1.0 + magnitude)).clamp_(0, 255))
 
 
-def _color(pictures: Tensor, magnitude: Tensor) -> None:
+def _color(images: Tensor, magnitude: Tensor) -> None:
     """Blend each pixel with its grey."""
-    values = pictures * (1.0 + magnitude)
-    store(pictures, values.sub_(_grey(pictures) * magnitude).clamp_(0, 255))
+    values = images * (1.0 + magnitude)
+    store(images, values.sub_(_grey(images) * magnitude).clamp_(0, 255))
 
 
-def _contrast(pictures: Tensor, magnitude: Tensor) -> None:
-    """Blend each pixel with the picture's mean grey."""
+def _contrast(images: Tensor, magnitude: Tensor) -> None:
+    """Blend each pixel with the image's mean grey."""
     # Greys are whole numbers: their sums over rows are exact in float32, so no order of summation shows.
-    total = _grey(pictures).sum(dim=3).sum(dim=2, dtype=torch.float64)
-    mean = (total / pictures[0, 0].numel()).to(torch.float32)[:, :, None, None]
-    values = pictures * (1.0 + magnitude)
-    store(pictures, values.sub_(mean * magnitude).clamp_(0, 255))
+    total = _grey(images).sum(dim=3).sum(dim=2, dtype=torch.float64)
+    mean = (total / images[0, 0].numel()).to(torch.float32)[:, :, None, None]
+    values = images * (1.0 + magnitude)
+    store(images, values.sub_(mean * magnitude).clamp_(0, 255))
 
 
-def _grey(pictures: Tensor) -> Tensor:
+def _grey(images: Tensor) -> Tensor:
     """Return the luma (N, 1, H, W) float32, rounded down (Rec. 601 weights as torchvision writes them)."""
-    red, green, blue = (pictures[:, place : place + 1] for place in range(3))
+    red, green, blue = (images[:, index : index + 1] for index in range(3))
     return (red * 0.2989).add_(green * 0.587).add_(blue * 0.114).floor_()
 
 
-def _sharpness(pictures: Tensor, magnitude: Tensor) -> None:
+def _sharpness(images: Tensor, magnitude: Tensor) -> None:
     """Blend each inner pixel with a 3 x 3 smoothing whose centre weighs 5 of 13; the border stays."""
-    if min(pictures.shape[2:]) <= 2:
+    if min(images.shape[2:]) <= 2:
         return
-    whole = pictures.to(torch.int16)
+    whole = images.to(torch.int16)
     inner = whole[:, :, 1:-1, 1:-1]
     rows = whole[:, :, :, :-2] + whole[:, :, :, 1:-1]
     rows += whole[:, :, :, 2:]
@@ -125,38 +125,38 @@ def _sharpness(pictures: Tensor, magnitude: Tensor) -> None:
     total += rows[:, :, 2:]
     total.add_(inner, alpha=4)
     difference = total.to(torch.float32).div_(13.0).round_().sub_(inner)
-    store(pictures[:, :, 1:-1, 1:-1], (inner - difference.mul_(magnitude)).clamp_(0, 255))
+    store(images[:, :, 1:-1, 1:-1], (inner - difference.mul_(magnitude)).clamp_(0, 255))
 
 
-def _posterize(pictures: Tensor, magnitude: Tensor) -> None:
+def _posterize(images: Tensor, magnitude: Tensor) -> None:
     """Keep the upper bits of each value."""
     lowest = torch.exp2(8.0 - torch.trunc(magnitude))
-    pictures.bitwise_and_((256.0 - lowest).to(torch.int16).to(torch.uint8))
+    images.bitwise_and_((256.0 - lowest).to(torch.int16).to(torch.uint8))
 
 
-def _solarize(pictures: Tensor, magnitude: Tensor) -> None:
+def _solarize(images: Tensor, magnitude: Tensor) -> None:
     """Invert the values from 255 x magnitude on."""
     below = torch.ceil(255.0 * magnitude).to(torch.int16) - 1
     # The sign of the difference, spread over all bits: 255 where a value is to be inverted, else 0.
-    inverted = (below - pictures).bitwise_right_shift_(15)
-    pictures.bitwise_xor_(inverted.to(torch.uint8))
+    inverted = (below - images).bitwise_right_shift_(15)
+    images.bitwise_xor_(inverted.to(torch.uint8))
 
 
-def _autocontrast(pictures: Tensor, _magnitude: Tensor) -> None:
+def _autocontrast(images: Tensor, _magnitude: Tensor) -> None:
     """Map each channel's darkest value to 0 and its brightest to 255; a channel of one value stays."""
-    flat = pictures.flatten(2)
+    flat = images.flatten(2)
     low = flat.amin(dim=2)[:, :, None, None].to(torch.float32)
     span = (flat.amax(dim=2)[:, :, None, None].to(torch.float32) - low) * (1.0 / 255.0)
     constant = span == 0
     low, span = torch.where(constant, 0.0, low), torch.where(constant, 1.0, span)
-    store(pictures, (pictures - low).div_(span).clamp_(0, 255))
+    store(images, (images - low).div_(span).clamp_(0, 255))
 
 
-def _equalize(pictures: Tensor, _magnitude: Tensor) -> None:
+def _equalize(images: Tensor, _magnitude: Tensor) -> None:
     """Flatten each channel's histogram, as Pillow's ImageOps.equalize does; a channel of one value stays."""
-    flat = pictures.view(-1, pictures.shape[2] * pictures.shape[3])
+    flat = images.view(-1, images.shape[2] * images.shape[3])
     planes, pixels = flat.shape
-    offsets = torch.arange(planes, device=pictures.device, dtype=torch.int32)[:, None] * 256
+    offsets = torch.arange(planes, device=images.device, dtype=torch.int32)[:, None] * 256
     # bincount takes int32 9 times as fast as int64.
     counts = torch.bincount((flat + offsets).view(-1), minlength=planes * 256).view(planes, 256)
     brightest = counts.gather(1, flat.amax(dim=1, keepdim=True).to(torch.int64))
@@ -165,7 +165,7 @@ def _equalize(pictures: Tensor, _magnitude: Tensor) -> None:
     curve = counts.to(torch.float64).cumsum(dim=1).roll(1, dims=1)
     curve[:, 0] = 0.0
     curve.add_(torch.floor(step / 2)).div_(step).clamp_(max=255)
-    curve = torch.where(step == 0, torch.arange(256, device=pictures.device), curve).to(torch.uint8)
+    curve = torch.where(step == 0, torch.arange(256, device=images.device), curve).to(torch.uint8)
     flat.copy_(curve.gather(1, flat.to(torch.int64)))
 
 
@@ -179,4 +179,4 @@ _CHANGES: dict[str, Callable[[Tensor, Tensor], None]] = {
     "autocontrast": _autocontrast,
     "equalize": _equalize,
 }
-"""Each change of values, in place, on pictures (n, 3, H, W) uint8 with magnitudes (n, 1, 1, 1)."""
+"""Each change of values, in place, on images (n, 3, H, W) uint8 with magnitudes (n, 1, 1, 1)."""

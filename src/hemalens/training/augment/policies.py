@@ -25,48 +25,48 @@ AUGMIX_DRAWS = 1 + _WIDTH + _WIDTH + 3 * _WIDTH * _DEPTH
 _SIGNED = frozenset({*OPERATIONS[1:6], "brightness", "color", "contrast", "sharpness"})
 
 
-def rand_augment(pictures: Tensor, draws: Tensor, *, magnitude: int = 9, beyond: Beyond = "mirror") -> Tensor:
-    """Apply two of the fourteen operations to each picture (Cubuk et al. 2020).
+def rand_augment(images: Tensor, draws: Tensor, *, magnitude: int = 9, beyond: Beyond = "mirror") -> Tensor:
+    """Apply two of the fourteen operations to each image (Cubuk et al. 2020).
 
     Args:
-        pictures: (N, 3, H, W) uint8.
+        images: (N, 3, H, W) uint8.
         draws: (N, 4) uniform in [0, 1): operation and sign, twice.
         magnitude: bin 0-30 of torchvision's 31.
         beyond: what geometry shows beyond the border.
     """
-    tables = _tables(_RAND_BINS, *pictures.shape[2:], shear=0.3, shift=150.0 / 331.0, turn=30.0, bits=(8, 4))
+    tables = _tables(_RAND_BINS, *images.shape[2:], shear=0.3, shift=150.0 / 331.0, turn=30.0, bits=(8, 4))
     operation, sign = _operation(draws[:, ::2]), draws[:, 1::2]
     level = torch.full_like(operation, magnitude)
-    return apply_operations(pictures, operation, _magnitude(tables, operation, level, sign), beyond=beyond)
+    return apply_operations(images, operation, _magnitude(tables, operation, level, sign), beyond=beyond)
 
 
-def trivial_augment(pictures: Tensor, draws: Tensor, *, beyond: Beyond = "mirror") -> Tensor:
-    """Apply one operation of drawn, wide magnitude to each picture (Mueller and Hutter 2021).
+def trivial_augment(images: Tensor, draws: Tensor, *, beyond: Beyond = "mirror") -> Tensor:
+    """Apply one operation of drawn, wide magnitude to each image (Mueller and Hutter 2021).
 
     Args:
-        pictures: (N, 3, H, W) uint8.
+        images: (N, 3, H, W) uint8.
         draws: (N, 3) uniform in [0, 1): operation, magnitude, sign.
         beyond: what geometry shows beyond the border.
     """
-    side = min(pictures.shape[2:])
+    side = min(images.shape[2:])
     tables = _tables(
-        _RAND_BINS, *pictures.shape[2:], shear=0.99, shift=32.0 / side, turn=135.0, bits=(8, 2), enhance=0.99
+        _RAND_BINS, *images.shape[2:], shear=0.99, shift=32.0 / side, turn=135.0, bits=(8, 2), enhance=0.99
     )
     level = (draws[:, 1:2] * _RAND_BINS).to(torch.int64)
     operation = _operation(draws[:, :1])
-    return apply_operations(pictures, operation, _magnitude(tables, operation, level, draws[:, 2:]), beyond=beyond)
+    return apply_operations(images, operation, _magnitude(tables, operation, level, draws[:, 2:]), beyond=beyond)
 
 
-def augmix(pictures: Tensor, draws: Tensor, *, severity: int = 3, beyond: Beyond = "mirror") -> Tensor:
-    """Mix each picture with three chains of one to three operations (Hendrycks et al. 2020, algorithm 1; alpha 1).
+def augmix(images: Tensor, draws: Tensor, *, severity: int = 3, beyond: Beyond = "mirror") -> Tensor:
+    """Mix each image with three chains of one to three operations (Hendrycks et al. 2020, algorithm 1; alpha 1).
 
     Args:
-        pictures: (N, 3, H, W) uint8.
+        images: (N, 3, H, W) uint8.
         draws: (N, 34) uniform in [0, 1).
         severity: magnitudes are drawn from the first so many of ten bins.
         beyond: what geometry shows beyond the border.
     """
-    tables = _tables(_MIX_BINS, *pictures.shape[2:], shear=0.3, shift=1.0 / 3.0, turn=30.0, bits=(4, 0))
+    tables = _tables(_MIX_BINS, *images.shape[2:], shear=0.3, shift=1.0 / 3.0, turn=30.0, bits=(4, 0))
     # With alpha 1 the beta distribution is uniform, and normalised exponentials are Dirichlet.
     share = draws[:, :1]
     weights = -torch.log1p(-draws[:, 1 : 1 + _WIDTH])
@@ -78,26 +78,26 @@ def augmix(pictures: Tensor, draws: Tensor, *, severity: int = 3, beyond: Beyond
     magnitude = _magnitude(tables, operation, (steps[..., 1] * severity).to(torch.int64), steps[..., 2])
     inside = depths[:, :, None] > torch.arange(_DEPTH, device=draws.device)
     operation = torch.where(inside, operation, 0)
-    result = torch.empty_like(pictures)
-    for own in _stretches(pictures):
+    result = torch.empty_like(images)
+    for own in _stretches(images):
         # The chains of a stretch are one batch: all first chains, all second ones, all third ones.
         chains = apply_operations(
-            pictures[own],
+            images[own],
             operation[own].transpose(0, 1).flatten(0, 1),
             magnitude[own].transpose(0, 1).flatten(0, 1),
             beyond=beyond,
             interpolation="bilinear",
-        ).view(_WIDTH, -1, *pictures.shape[1:])
-        _mix([pictures[own], *chains], weights[own], result[own])
+        ).view(_WIDTH, -1, *images.shape[1:])
+        _mix([images[own], *chains], weights[own], result[own])
     return result
 
 
-def _stretches(pictures: Tensor) -> list[slice]:
+def _stretches(images: Tensor) -> list[slice]:
     """Cut a batch into even stretches of at most two megabytes; larger buffers are faulted in anew each time."""
-    count = len(pictures)
-    if pictures.device.type != "cpu" or not count:
+    count = len(images)
+    if images.device.type != "cpu" or not count:
         return [slice(0, count)]
-    stretches = -(-pictures.numel() // _STRETCH)
+    stretches = -(-images.numel() // _STRETCH)
     size = -(-count // stretches)
     return [slice(start, start + size) for start in range(0, count, size)]
 
@@ -108,8 +108,8 @@ def _mix(parts: Sequence[Tensor], weights: Tensor, result: Tensor) -> None:
     for start in range(0, len(result), size):
         own = slice(start, start + size)
         total = parts[0][own] * weights[own, 0, None, None, None]
-        for place, part in enumerate(parts[1:], start=1):
-            total.addcmul_(part[own].to(torch.float32), weights[own, place, None, None, None])
+        for index, part in enumerate(parts[1:], start=1):
+            total.addcmul_(part[own].to(torch.float32), weights[own, index, None, None, None])
         store(result[own], total.clamp_(max=255))
 
 

@@ -1,7 +1,7 @@
 """Random numbers as a pure function of (seed, epoch, sample, stream): no state, no order, no device dependence.
 
 Two rounds of splitmix64 (Steele, Lea and Flood 2014) over the mixed-in key, in int64 arithmetic that wraps the same way
-on every device. So a picture gets the same augmentation in whatever batch, process or resumed run it appears.
+on every device. So an image gets the same augmentation in whatever batch, process or resumed run it appears.
 """
 
 import zlib

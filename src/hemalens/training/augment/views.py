@@ -1,6 +1,6 @@
 """From a batch as it was fed to what the network sees: augmented, mixed with partners, in as many views as asked for.
 
-Everything is drawn from (seed, epoch, key), never from the batch: a picture's views do not depend on its neighbours.
+Everything is drawn from (seed, epoch, key), never from the batch: an image's views do not depend on its neighbours.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hemalens.core.config import AugmentStep, TrainConfig
 from hemalens.training.augment.augment import augment_batch
-from hemalens.training.augment.mix import mix_pictures, mix_plan
+from hemalens.training.augment.mix import mix_images, mix_plan
 from hemalens.training.feed import Batch, Feed
 from hemalens.training.losses import jensen_shannon, mixed_cross_entropy
 from hemalens.training.tensors import to_batch
@@ -26,13 +26,13 @@ class Views:
     """What one step learns from.
 
     Attributes:
-        pictures: (V * B, 3, S, S) float in [0, 1]: all first views, then all second ones, ...
+        images: (V * B, 3, S, S) float in [0, 1]: all first views, then all second ones, ...
         labels: (B,) int64.
-        partner_labels: (B,) int64, of the pictures mixed in.
+        partner_labels: (B,) int64, of the images mixed in.
         share: (B,) float in [0, 1], of the own label; 1 where nothing was mixed in.
     """
 
-    pictures: Tensor
+    images: Tensor
     labels: Tensor
     partner_labels: Tensor
     share: Tensor
@@ -45,15 +45,15 @@ def make_views(batch: Batch, feed: Feed, config: TrainConfig, *, epoch: int) -> 
     Hendrycks et al. 2020; the other two take them.
     """
     first = tuple(step for step in config.augment if not (config.jsd and step.name in _POLICIES))
-    pictures = _augmented(batch.pictures, batch.keys, first, config, epoch)
-    pictures, partner_labels, share = _mixed(pictures, batch, feed, config, epoch)
+    images = _augmented(batch.images, batch.keys, first, config, epoch)
+    images, partner_labels, share = _mixed(images, batch, feed, config, epoch)
     if config.jsd:
         others = [
-            _augmented(batch.pictures, batch.keys + number * _VIEW, config.augment, config, epoch) for number in (1, 2)
+            _augmented(batch.images, batch.keys + number * _VIEW, config.augment, config, epoch) for number in (1, 2)
         ]
-        pictures = torch.cat([pictures, *others])
-    pictures = pictures.contiguous(memory_format=torch.channels_last)
-    return Views(pictures, batch.labels, partner_labels, share)
+        images = torch.cat([images, *others])
+    images = images.contiguous(memory_format=torch.channels_last)
+    return Views(images, batch.labels, partner_labels, share)
 
 
 def views_loss(logits: Tensor, views: Views, config: TrainConfig, weights: Tensor | None) -> Tensor:
@@ -74,20 +74,16 @@ def views_loss(logits: Tensor, views: Views, config: TrainConfig, weights: Tenso
     return loss
 
 
-def _augmented(
-    pictures: Tensor, keys: Tensor, steps: tuple[AugmentStep, ...], config: TrainConfig, epoch: int
-) -> Tensor:
-    return augment_batch(to_batch(pictures), keys, steps, seed=config.seed, epoch=epoch, size=config.image_size)
+def _augmented(images: Tensor, keys: Tensor, steps: tuple[AugmentStep, ...], config: TrainConfig, epoch: int) -> Tensor:
+    return augment_batch(to_batch(images), keys, steps, seed=config.seed, epoch=epoch, size=config.image_size)
 
 
-def _mixed(
-    pictures: Tensor, batch: Batch, feed: Feed, config: TrainConfig, epoch: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return pictures, partners' labels and own shares; only the pictures that are mixed cost a partner."""
-    share = torch.ones(len(batch.labels), device=pictures.device)
+def _mixed(images: Tensor, batch: Batch, feed: Feed, config: TrainConfig, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return images, partners' labels and own shares; only the images that are mixed cost a partner."""
+    share = torch.ones(len(batch.labels), device=images.device)
     labels = batch.labels.clone()
     if config.mix == "none":
-        return pictures, labels, share
+        return images, labels, share
     plan = mix_plan(
         batch.keys,
         seed=config.seed,
@@ -98,14 +94,14 @@ def _mixed(
     )
     chosen = plan.mixed.nonzero()[:, 0]
     if not len(chosen):
-        return pictures, labels, share
+        return images, labels, share
     plan = plan.of(chosen)
-    places = plan.partner.cpu()
-    partners = _augmented(feed.pictures(places), batch.keys[chosen] + _PARTNER, config.augment, config, epoch)
-    blended, kept = mix_pictures(pictures[chosen], partners, plan)
-    truth = torch.as_tensor(feed.labels)[places].to(labels.device)
+    indices = plan.partner.cpu()
+    partners = _augmented(feed.images(indices), batch.keys[chosen] + _PARTNER, config.augment, config, epoch)
+    blended, kept = mix_images(images[chosen], partners, plan)
+    truth = torch.as_tensor(feed.labels)[indices].to(labels.device)
     return (
-        pictures.index_copy(0, chosen, blended),
+        images.index_copy(0, chosen, blended),
         labels.index_copy(0, chosen, truth),
         share.index_copy(0, chosen, kept),
     )

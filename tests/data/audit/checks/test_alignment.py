@@ -10,21 +10,21 @@ from hemalens.data.audit.statistics import THUMBNAIL
 from hemalens.data.synthetic import SyntheticSet
 
 
-def thumbnail(picture: Image.Image) -> Images:
-    return np.asarray(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
+def thumbnail(image: Image.Image) -> Images:
+    return np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX))
 
 
 @pytest.fixture(scope="module")
-def pictures(cells: SyntheticSet) -> list[Image.Image]:
+def images(cells: SyntheticSet) -> list[Image.Image]:
     return [Image.fromarray(pixels).resize((96, 96), Image.Resampling.BICUBIC) for pixels in cells.images[::4]]
 
 
 @pytest.fixture(scope="module")
-def plain(pictures: list[Image.Image]) -> Images:
-    return np.stack([thumbnail(picture) for picture in pictures])
+def plain(images: list[Image.Image]) -> Images:
+    return np.stack([thumbnail(image) for image in images])
 
 
-def test_a_picture_explains_itself_and_a_darker_copy(plain: Images) -> None:
+def test_a_image_explains_itself_and_a_darker_copy(plain: Images) -> None:
     assert misfit(plain, plain).max() < 1e-4
     darker = (plain * 0.6 + 20).round().astype(np.uint8)
     assert misfit(plain, darker).max() < 0.01
@@ -38,8 +38,8 @@ def test_a_copy_that_lost_light_beyond_white_is_explained(plain: Images) -> None
 
 
 @pytest.mark.parametrize("box", [(2, 2, 94, 94), (2, 2, 96, 96), (0, 0, 94, 96)])
-def test_a_narrow_crop_is_explained(pictures: list[Image.Image], plain: Images, box: tuple[int, int, int, int]) -> None:
-    cropped = np.stack([thumbnail(picture.crop(box)) for picture in pictures])
+def test_a_narrow_crop_is_explained(images: list[Image.Image], plain: Images, box: tuple[int, int, int, int]) -> None:
+    cropped = np.stack([thumbnail(image.crop(box)) for image in images])
     assert np.quantile(misfit(plain, cropped), 0.95) < 0.03
 
 

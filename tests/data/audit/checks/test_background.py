@@ -1,10 +1,10 @@
-"""Pictures of another background are found as a batch; one background is no batch."""
+"""Images of another background are found as a batch; one background is no batch."""
 
 import numpy as np
 import pytest
 
 from hemalens.core.types import Images
-from hemalens.data.audit.checks.background import background_colours, cluster_backgrounds, find_colour_clusters
+from hemalens.data.audit.checks.background import background_colours, cluster_backgrounds, find_background_batches
 from hemalens.data.audit.statistics import Statistics
 from hemalens.data.synthetic import SyntheticSet
 from tests.data.measured import measured
@@ -16,26 +16,26 @@ def bluish(images: Images) -> list[Images]:
 
 
 def test_one_background_is_no_batch(measured_cells: Statistics) -> None:
-    assert find_colour_clusters(measured_cells) == []
+    assert find_background_batches(measured_cells) == []
 
 
 def test_a_second_background_is_found_whole_named_once_and_kept(cells: SyntheticSet) -> None:
     batch = bluish(cells.images[::8])
-    findings = find_colour_clusters(measured([*cells.images, *batch]))
+    findings = find_background_batches(measured([*cells.images, *batch]))
     assert [finding.index for finding in findings] == list(range(len(cells.images), len(cells.images) + len(batch)))
     assert {(finding.issue, finding.group, finding.suggestion) for finding in findings} == {
-        ("colour_cluster", "colour-1", "keep")
+        ("background_batch", "colour-1", "keep")
     }
-    assert f"like {len(batch)} pictures" in findings[0].reason
+    assert f"like {len(batch)} images" in findings[0].reason
 
 
-def test_copies_of_one_picture_are_no_batch(cells: SyntheticSet) -> None:
-    assert find_colour_clusters(measured([*cells.images, *bluish(cells.images[:1]) * 40])) == []
+def test_copies_of_one_image_are_no_batch(cells: SyntheticSet) -> None:
+    assert find_background_batches(measured([*cells.images, *bluish(cells.images[:1]) * 40])) == []
 
 
 def test_unreadable_samples_do_not_shift_the_rows(cells: SyntheticSet) -> None:
     batch = bluish(cells.images[::8])
-    findings = find_colour_clusters(measured([None, *batch, *cells.images]))
+    findings = find_background_batches(measured([None, *batch, *cells.images]))
     assert [finding.index for finding in findings] == list(range(1, len(batch) + 1))
 
 
@@ -72,6 +72,6 @@ def test_a_set_larger_than_the_fit_is_assigned_whole() -> None:
 
 
 def test_the_background_is_that_of_the_glass_and_zero_where_nothing_was_read(cells: SyntheticSet) -> None:
-    picture = np.full((32, 32, 3), (250, 230, 200), np.uint8)
-    picture[8:24, :20] = (90, 30, 120)  # a cell that touches the border
-    assert background_colours(measured([picture, None])).tolist() == [[250, 230, 200], [0, 0, 0]]
+    image = np.full((32, 32, 3), (250, 230, 200), np.uint8)
+    image[8:24, :20] = (90, 30, 120)  # a cell that touches the border
+    assert background_colours(measured([image, None])).tolist() == [[250, 230, 200], [0, 0, 0]]

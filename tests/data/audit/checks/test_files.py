@@ -26,8 +26,8 @@ def test_what_cannot_be_read_is_dropped_with_the_decoders_reason() -> None:
 
 
 def test_what_was_converted_is_kept_and_grouped_by_the_rule() -> None:
-    pictures = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)]
-    findings = find_converted(measured(pictures))
+    images = [np.zeros((4, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8)]
+    findings = find_converted(measured(images))
     assert [(finding.index, finding.suggestion) for finding in findings] == [(1, "keep"), (2, "keep")]
     assert findings[0].reason == "grey repeated to three channels"
     assert findings[0].group != findings[1].group

@@ -8,5 +8,5 @@ def test_issues_and_suggestions_have_the_names_of_the_table() -> None:
     assert len(ISSUES) == len(set(ISSUES))
     assert {
         *("unreadable", "converted", "odd_size", "exact_duplicate", "label_conflict", "foreign"),
-        *("outlier", "colour_cluster", "blurry", "dark", "bright"),
+        *("outlier", "background_batch", "blurry", "dark", "bright"),
     } <= set(ISSUES)

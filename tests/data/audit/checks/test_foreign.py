@@ -56,7 +56,7 @@ def test_all_copies_of_a_stranger_are_reported_as_one_group(cells: SyntheticSet)
     assert {finding.group for finding in dropped} == {f"foreign-{len(cells.images)}"}
 
 
-def test_fewer_than_20_different_pictures_tell_nothing(cells: SyntheticSet) -> None:
+def test_fewer_than_20_different_images_tell_nothing(cells: SyntheticSet) -> None:
     few = [*cells.images[:18], STRANGERS["landscape"]]
     assert find_foreign(measured(few)) == []
     assert find_foreign(measured([*few, *[STRANGERS["landscape"]] * 20])) == []
@@ -68,13 +68,13 @@ def test_unreadable_samples_are_passed_over(cells: SyntheticSet) -> None:
 
 
 def test_a_set_without_any_stain_is_judged_by_loneliness_alone(cells: SyntheticSet) -> None:
-    grey = [np.repeat(picture.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8) for picture in cells.images]
+    grey = [np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2).astype(np.uint8) for image in cells.images]
     findings = find_foreign(measured([*grey, STRANGERS["test chart"]]))
     assert findings[-1].index == len(grey)
     assert len(findings) <= 3
 
 
-def test_pictures_with_one_thumbnail_have_finite_scores() -> None:
+def test_images_with_one_thumbnail_have_finite_scores() -> None:
     alike = np.full((30, 16, 16, 3), 90, np.uint8)
     lonely, stained, score = foreignness(alike)
     assert np.isfinite(lonely).all()

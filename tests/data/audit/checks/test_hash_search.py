@@ -14,9 +14,9 @@ from hemalens.data.audit.checks.hash_search import CERTAIN, Hashes, near_hashes,
 
 def pairs(stored: Hashes, queries: Hashes, **options: int) -> set[tuple[int, int]]:
     found = set()
-    for query, place, distance in near_hashes(stored, queries, **options):
-        assert (np.bitwise_count(queries[query] ^ stored[place]) == distance).all()
-        found |= set(zip(query.tolist(), place.tolist(), strict=True))
+    for query, index, distance in near_hashes(stored, queries, **options):
+        assert (np.bitwise_count(queries[query] ^ stored[index]) == distance).all()
+        found |= set(zip(query.tolist(), index.tolist(), strict=True))
     return found
 
 
@@ -29,9 +29,9 @@ def test_all_pairs_up_to_four_bits_apart_are_found_and_none_farther_than_asked(b
     stored = drawn(300, 1, bits)
     generator = np.random.default_rng(2)
     queries = stored.copy()
-    for place in range(300):
-        for bit in generator.choice(bits, place % 8, replace=False):
-            queries[place] ^= np.uint64(1 << int(bit))
+    for index in range(300):
+        for bit in generator.choice(bits, index % 8, replace=False):
+            queries[index] ^= np.uint64(1 << int(bit))
     apart = np.bitwise_count(queries[:, None] ^ stored[None])
     expected = {(int(a), int(b)) for a, b in np.argwhere(apart <= CERTAIN)}
     assert pairs(stored, queries, bits=bits) == expected
@@ -57,7 +57,7 @@ def test_thousands_of_like_hashes_are_joined_by_few_pairs() -> None:
     crowd = np.full(2_000, 2**63 + 12345, np.uint64) ^ (drawn(2_000, 3) & np.uint64(0b11))
     looked = sum(len(query) for query, _, _ in near_hashes(crowd, crowd))
     assert looked <= 15 * 32 * 2_000
-    assert {query for query, place in pairs(crowd, crowd) if query != place} == set(range(2_000))
+    assert {query for query, index in pairs(crowd, crowd) if query != index} == set(range(2_000))
 
 
 def test_nothing_is_found_among_nothing() -> None:
@@ -74,7 +74,7 @@ def test_faiss_finds_the_same_pairs() -> None:
         for first, second, _ in near_hashes_faiss(stored, queries)
         for a, b in zip(first, second, strict=True)
     }
-    assert found == pairs(stored, queries) == {(place, place) for place in range(1, 500, 2)}
+    assert found == pairs(stored, queries) == {(index, index) for index in range(1, 500, 2)}
 
 
 def test_the_extra_is_named_where_faiss_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

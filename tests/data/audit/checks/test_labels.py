@@ -100,7 +100,7 @@ def test_exchanged_labels_are_reported_for_review_with_what_they_look_like() -> 
 
 def test_samples_without_probabilities_or_labels_and_those_left_out_take_no_part() -> None:
     labels, chances = drawn(1, 300, sureness=6.0)
-    names: list[str | None] = [CLASSES[(label + (place < 4)) % 3] for place, label in enumerate(labels)]
+    names: list[str | None] = [CLASSES[(label + (index < 4)) % 3] for index, label in enumerate(labels)]
     names[1] = None
     chances[2] = np.nan
     checked = check_labels(samples_of(names), CLASSES, chances, without={3})

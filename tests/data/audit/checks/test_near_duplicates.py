@@ -1,4 +1,4 @@
-"""Nearly equal pictures: every kind of copy is joined to its original, other cells are not, any crowd is one group."""
+"""Nearly equal images: every kind of copy is joined to its original, other cells are not, any crowd is one group."""
 
 import io
 import sys
@@ -16,7 +16,7 @@ from hemalens.data.audit.checks.near_duplicates import (
     find_near_duplicates,
     near_duplicates,
 )
-from hemalens.data.audit.checks.near_pictures import MILLION, check_scale, near_pictures, usual_misfits
+from hemalens.data.audit.checks.near_images import MILLION, check_scale, near_images, usual_misfits
 from hemalens.data.audit.checks.structure_hash import oriented
 from hemalens.data.audit.statistics import Statistics, joined
 from hemalens.data.synthetic import SyntheticSet
@@ -25,9 +25,9 @@ from tests.data.measured import measured, noise, samples_of
 Change = Callable[[Image.Image], Image.Image]
 
 
-def encoded(picture: Image.Image, kind: str, quality: int) -> Image.Image:
+def encoded(image: Image.Image, kind: str, quality: int) -> Image.Image:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, quality=quality)
+    image.save(buffer, kind, quality=quality)
     return Image.open(buffer).convert("RGB")
 
 
@@ -47,23 +47,23 @@ CHANGES: dict[str, Change] = {
 
 
 @pytest.fixture(scope="module")
-def pictures(cells: SyntheticSet) -> list[Image.Image]:
+def images(cells: SyntheticSet) -> list[Image.Image]:
     return [Image.fromarray(pixels).resize((96, 96), Image.Resampling.BICUBIC) for pixels in cells.images]
 
 
 @pytest.fixture(scope="module")
-def originals(pictures: list[Image.Image]) -> Statistics:
-    return measured(np.asarray(picture) for picture in pictures)
+def originals(images: list[Image.Image]) -> Statistics:
+    return measured(np.asarray(image) for image in images)
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_copies_are_found_with_their_originals_and_other_cells_are_left_alone(
-    pictures: list[Image.Image], originals: Statistics, change: str
+    images: list[Image.Image], originals: Statistics, change: str
 ) -> None:
-    chosen = range(0, len(pictures), 6)
-    changed = measured(np.asarray(CHANGES[change](pictures[place])) for place in chosen)
+    chosen = range(0, len(images), 6)
+    changed = measured(np.asarray(CHANGES[change](images[index])) for index in chosen)
     groups = near_duplicates(joined(originals, changed)).groups
-    expected = {(place, len(pictures) + row) for row, place in enumerate(chosen)}
+    expected = {(index, len(images) + row) for row, index in enumerate(chosen)}
     assert len(expected & set(groups)) >= 0.96 * len(expected)
     assert sum(len(group) for group in set(groups) - expected) <= 2
 
@@ -75,7 +75,7 @@ def test_cells_on_one_background_are_no_copies(originals: Statistics) -> None:
 def test_the_limit_falls_where_neighbours_are_near(originals: Statistics) -> None:
     usual = near_duplicates(originals).limit
     blend = (originals.thumbnails[:100] * 0.5 + originals.thumbnails[:1] * 0.5).astype(np.uint8)
-    alike = near_pictures(blend, np.arange(len(blend)))
+    alike = near_images(blend, np.arange(len(blend)))
     assert 0.01 <= alike.limit < usual <= 0.05
     assert len(usual_misfits(originals.thumbnails[:5])) == 0
 
@@ -83,36 +83,36 @@ def test_the_limit_falls_where_neighbours_are_near(originals: Statistics) -> Non
 def test_a_set_full_of_copies_has_the_limit_it_had_without_them(originals: Statistics) -> None:
     few = originals.thumbnails[:60]
     eightfold = np.concatenate([oriented(few, turn) for turn in range(8)])
-    alone, together = (near_pictures(rows, np.arange(len(rows))) for rows in (few, eightfold))
+    alone, together = (near_images(rows, np.arange(len(rows))) for rows in (few, eightfold))
     assert together.limit == pytest.approx(alone.limit, rel=0.3)
     assert sorted(map(len, together.groups)) == [8] * 60
 
 
-def test_the_best_copy_is_kept_and_the_others_are_dropped(pictures: list[Image.Image]) -> None:
-    first, other = pictures[0], pictures[8]
+def test_the_best_copy_is_kept_and_the_others_are_dropped(images: list[Image.Image]) -> None:
+    first, other = images[0], images[8]
     rows = [CHANGES["half"](first), first, CHANGES["turned"](CHANGES["jpeg"](first)), other]
-    statistics = measured(np.asarray(picture) for picture in rows)
+    statistics = measured(np.asarray(image) for image in rows)
     samples = samples_of(["ig", "ig", "ig", "ig"])
     findings = find_near_duplicates(near_duplicates(statistics), statistics, samples)
     assert {finding.index: finding.suggestion for finding in findings} == {0: "drop", 1: "keep", 2: "drop"}
     assert len({finding.group for finding in findings}) == 1
     assert all(0.5 <= finding.score <= 1 for finding in findings)
-    by_place = {finding.index: finding for finding in findings}
-    assert all(by_place[place].counterpart in {0, 1, 2} - {place} for place in by_place)
-    assert by_place[0].reason.startswith("nearly the same as row-00000")
-    assert "turned by" in by_place[2].reason
-    assert by_place[1].reason.startswith("best of 3 nearly equal pictures")
+    by_index = {finding.index: finding for finding in findings}
+    assert all(by_index[index].counterpart in {0, 1, 2} - {index} for index in by_index)
+    assert by_index[0].reason.startswith("nearly the same as row-00000")
+    assert "turned by" in by_index[2].reason
+    assert by_index[1].reason.startswith("best of 3 nearly equal images")
 
 
-def test_a_labelled_copy_is_kept_before_a_larger_one_without_label(pictures: list[Image.Image]) -> None:
-    statistics = measured(np.asarray(picture) for picture in (pictures[0], CHANGES["half"](pictures[0])))
+def test_a_labelled_copy_is_kept_before_a_larger_one_without_label(images: list[Image.Image]) -> None:
+    statistics = measured(np.asarray(image) for image in (images[0], CHANGES["half"](images[0])))
     findings = find_near_duplicates(near_duplicates(statistics), statistics, samples_of([None, "ig"]))
     assert [(finding.index, finding.suggestion) for finding in findings] == [(0, "drop"), (1, "keep")]
 
 
-def test_copies_under_several_labels_are_all_for_review(pictures: list[Image.Image]) -> None:
-    rows = [pictures[0], CHANGES["jpeg"](pictures[0]), CHANGES["jpeg"](pictures[0]), pictures[9]]
-    statistics = measured(np.asarray(picture) for picture in rows)
+def test_copies_under_several_labels_are_all_for_review(images: list[Image.Image]) -> None:
+    rows = [images[0], CHANGES["jpeg"](images[0]), CHANGES["jpeg"](images[0]), images[9]]
+    statistics = measured(np.asarray(image) for image in rows)
     samples = samples_of(["ig", "ig", "monocyte", "monocyte"])  # the label of an equal copy counts
     near = near_duplicates(statistics)
     for findings in (find_near_duplicates(near, statistics, samples), find_near_conflicts(near, statistics, samples)):
@@ -122,19 +122,19 @@ def test_copies_under_several_labels_are_all_for_review(pictures: list[Image.Ima
     assert copies(near, statistics) == [[0, 1, 2]]
 
 
-def test_a_thousand_copies_of_one_picture_are_one_group_and_few_looks(
-    pictures: list[Image.Image], originals: Statistics, monkeypatch: pytest.MonkeyPatch
+def test_a_thousand_copies_of_one_image_are_one_group_and_few_looks(
+    images: list[Image.Image], originals: Statistics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generator = np.random.default_rng(0)
     wobble = generator.integers(-2, 3, (1_600, 16, 16, 3))
     crowd = np.clip(originals.thumbnails[5].astype(np.int64) + wobble, 0, 255).astype(np.uint8)
     looked = []
     monkeypatch.setattr(
-        "hemalens.data.audit.checks.near_pictures.misfit",
-        lambda one, other, real=near_pictures.__globals__["misfit"]: looked.append(len(one)) or real(one, other),
+        "hemalens.data.audit.checks.near_images.misfit",
+        lambda one, other, real=near_images.__globals__["misfit"]: looked.append(len(one)) or real(one, other),
     )
     thumbnails = np.concatenate([originals.thumbnails, crowd])
-    groups = near_pictures(thumbnails, np.arange(len(thumbnails))).groups
+    groups = near_images(thumbnails, np.arange(len(thumbnails))).groups
     assert max(map(len, groups)) >= 1_600
     assert sum(looked) < 8 * len(thumbnails)
 
@@ -150,19 +150,19 @@ def test_beyond_a_million_faiss_is_asked_for_by_name(monkeypatch: pytest.MonkeyP
     check_scale(MILLION)
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(
-        MissingExtraError, match="near-duplicates among 1000001 pictures: needs the optional extra 'scale'"
+        MissingExtraError, match="near-duplicates among 1000001 images: needs the optional extra 'scale'"
     ):
         check_scale(MILLION + 1)
-    monkeypatch.setattr("hemalens.data.audit.checks.near_pictures.MILLION", 10)
+    monkeypatch.setattr("hemalens.data.audit.checks.near_images.MILLION", 10)
     with pytest.raises(MissingExtraError, match="scale"):
         near_duplicates(originals)
 
 
-def test_faiss_joins_the_same_pictures(monkeypatch: pytest.MonkeyPatch, originals: Statistics) -> None:
+def test_faiss_joins_the_same_images(monkeypatch: pytest.MonkeyPatch, originals: Statistics) -> None:
     pytest.importorskip("faiss")
     turned: Images = np.ascontiguousarray(originals.thumbnails[::10].swapaxes(1, 2))
     thumbnails = np.concatenate([originals.thumbnails, turned])
-    own = near_pictures(thumbnails, np.arange(len(thumbnails))).groups
-    monkeypatch.setattr("hemalens.data.audit.checks.near_pictures.MILLION", 10)
-    assert near_pictures(thumbnails, np.arange(len(thumbnails))).groups == own
+    own = near_images(thumbnails, np.arange(len(thumbnails))).groups
+    monkeypatch.setattr("hemalens.data.audit.checks.near_images.MILLION", 10)
+    assert near_images(thumbnails, np.arange(len(thumbnails))).groups == own
     assert len(own) == len(turned)

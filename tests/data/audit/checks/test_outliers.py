@@ -20,7 +20,7 @@ def test_sound_cells_are_seldom_outliers(measured_cells: Statistics) -> None:
     assert analysis.threshold == pytest.approx(35.56, abs=0.01)  # chi-square table: 10 degrees, 0.9999
 
 
-def test_a_dark_and_a_foreign_picture_lie_beyond_the_limit_for_review(cells: SyntheticSet) -> None:
+def test_a_dark_and_a_foreign_image_lie_beyond_the_limit_for_review(cells: SyntheticSet) -> None:
     strange = [landscape(48, 4), (cells.images[0] * 0.2).astype(np.uint8)]
     analysis = analyse_outliers(measured([*cells.images, *strange]))
     found = {finding.index: finding for finding in analysis.findings}
@@ -30,7 +30,7 @@ def test_a_dark_and_a_foreign_picture_lie_beyond_the_limit_for_review(cells: Syn
     assert analysis.distances[304] > analysis.threshold
 
 
-def test_many_copies_of_one_picture_do_not_become_the_centre(cells: SyntheticSet) -> None:
+def test_many_copies_of_one_image_do_not_become_the_centre(cells: SyntheticSet) -> None:
     copies = [landscape(48, 4)] * 400
     analysis = analyse_outliers(measured([*cells.images, *copies]))
     found = {finding.index for finding in analysis.findings}
@@ -60,26 +60,26 @@ def flat() -> list[Images]:
 
 
 def equal_but_for_a_pixel() -> list[Images]:
-    pictures = [np.full((200, 200, 3), 100, np.uint8) for _ in range(60)]
-    for place, picture in enumerate(pictures):
-        picture[0, place, 0] = 101
-    return pictures
+    images = [np.full((200, 200, 3), 100, np.uint8) for _ in range(60)]
+    for index, image in enumerate(images):
+        image[0, index, 0] = 101
+    return images
 
 
-@pytest.mark.parametrize("pictures", [copies, flat, equal_but_for_a_pixel])
-def test_pictures_that_span_no_space_are_analysed_without_a_warning(pictures) -> None:
-    analysis = analyse_outliers(measured(pictures()))
+@pytest.mark.parametrize("images", [copies, flat, equal_but_for_a_pixel])
+def test_images_that_span_no_space_are_analysed_without_a_warning(images) -> None:
+    analysis = analyse_outliers(measured(images()))
     assert np.isfinite(analysis.distances).all()
     assert np.isfinite(analysis.explained).all()
     assert len(analysis.findings) <= 2
 
 
-def test_one_picture_among_frames_that_are_all_but_equal_is_an_outlier() -> None:
+def test_one_image_among_frames_that_are_all_but_equal_is_an_outlier() -> None:
     analysis = analyse_outliers(measured([*equal_but_for_a_pixel(), noise(64)]))
     assert [finding.index for finding in analysis.findings] == [60]
 
 
-def test_under_50_different_pictures_there_is_no_bulk() -> None:
+def test_under_50_different_images_there_is_no_bulk() -> None:
     analysis = analyse_outliers(measured([cell(8, seed) for seed in range(49)] + [cell(8, 0)] * 30))
     assert analysis.findings == ()
     assert analysis.threshold == 0

@@ -21,9 +21,9 @@ def made(count: int = 900, seed: int = 0, **leaks: object) -> tuple[Statistics, 
     draw = np.random.default_rng(seed)
     labels = [NAMES[number] for number in draw.integers(0, 3, count)]
     rows = []
-    for place, label in enumerate(labels):
+    for index, label in enumerate(labels):
         red, green, blue = (float(value) for value in draw.normal((240, 225, 200), 3))
-        row = replace(PLAIN, pixel_sha256=f"{place}", background_red=red, background_green=green, background_blue=blue)
+        row = replace(PLAIN, pixel_sha256=f"{index}", background_red=red, background_green=green, background_blue=blue)
         row = replace(row, bytes=int(draw.integers(8_000, 10_000)), sharpness=float(draw.random()))
         row = replace(row, brightness=float(draw.normal(150, 5)), contrast=float(draw.normal(30, 2)))
         rows.append(replace(row, **leaks) if label == "ig" and draw.random() < 0.5 else row)
@@ -38,7 +38,7 @@ def found_in(statistics: Statistics, labels: list[str], **options: object) -> di
 @pytest.mark.parametrize(
     ("attribute", "leak", "words"),
     [
-        ("picture size", {"width": 90}, "width 90"),
+        ("image size", {"width": 90}, "width 90"),
         ("colour mode", {"mode": "L"}, "L"),
         ("background colour", {"background_blue": 240.0, "background_red": 215.0}, "red - green"),
         ("file size", {"bytes": 20_000}, "bytes 20000"),
@@ -71,7 +71,7 @@ def test_a_source_in_the_order_of_its_classes_is_told_where_order_is_its_own() -
     statistics, labels = made()
     order = np.argsort(labels, kind="stable")
     ordered = Statistics(
-        tuple(statistics.measurements[place] for place in order), statistics.reasons, statistics.thumbnails
+        tuple(statistics.measurements[index] for index in order), statistics.reasons, statistics.thumbnails
     )
     found = found_in(ordered, sorted(labels))
     assert found["order in the source"].accuracy.value > 0.95
@@ -80,21 +80,21 @@ def test_a_source_in_the_order_of_its_classes_is_told_where_order_is_its_own() -
 
 
 def test_what_never_varies_is_not_spoken_of() -> None:
-    assert set(found_in(*made())) == set(ATTRIBUTES) - {"picture size", "colour mode"}
+    assert set(found_in(*made())) == set(ATTRIBUTES) - {"image size", "colour mode"}
 
 
 def test_copies_drops_and_samples_that_cannot_be_read_or_have_no_label_take_no_part() -> None:
     statistics, labels = made(600)
     rows = list(statistics.measurements)
-    for place in range(200):
-        rows[place] = replace(PLAIN, width=50, pixel_sha256="one picture")
-        labels[place] = "ig"
+    for index in range(200):
+        rows[index] = replace(PLAIN, width=50, pixel_sha256="one image")
+        labels[index] = "ig"
     rows += [replace(PLAIN, width=51, pixel_sha256=f"dropped {n}") for n in range(50)] + [None] * 5
     rows += [replace(PLAIN, width=52, pixel_sha256=f"unlabelled {n}") for n in range(50)]
     names = [*labels, *["ig"] * 55, *[None] * 50]
     whole = Statistics(tuple(rows), ("",) * len(rows), np.zeros((len(rows), 16, 16, 3), np.uint8))
     found = find_shortcuts(whole, samples_of(names), ordered=False, without=set(range(600, 650)))
-    size = [one for one in found if one.attribute == "picture size"]
+    size = [one for one in found if one.attribute == "image size"]
     assert not size or not size[0].leaks
 
 

@@ -18,21 +18,21 @@ def apart(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("turn", range(8))
-def test_a_picture_asked_for_in_an_orientation_is_its_copy_turned_so(thumbnails: Images, turn: int) -> None:
+def test_a_image_asked_for_in_an_orientation_is_its_copy_turned_so(thumbnails: Images, turn: int) -> None:
     _, asked = structure_hashes(thumbnails)
     stored, _ = structure_hashes(np.ascontiguousarray(oriented(thumbnails, turn)))
     # A coefficient of nothing but rounding may take either sign.
     assert np.quantile(apart(asked[:, turn], stored[:, 0]), 0.99) <= 1
 
 
-def test_turning_back_brings_the_picture_back() -> None:
-    picture = np.arange(2 * 9 * 3).reshape(2, 3, 3, 3)
+def test_turning_back_brings_the_image_back() -> None:
+    image = np.arange(2 * 9 * 3).reshape(2, 3, 3, 3)
     assert len(ORIENTATIONS) == 8
-    assert len({oriented(picture, turn).tobytes() for turn in range(8)}) == 8
+    assert len({oriented(image, turn).tobytes() for turn in range(8)}) == 8
     for turn in range(8):
         back = {5: 6, 6: 5}.get(turn, turn)
-        assert np.array_equal(oriented(oriented(picture, turn), back), picture)
-    assert np.array_equal(oriented(picture, 5), np.rot90(picture, -1, axes=(1, 2)))
+        assert np.array_equal(oriented(oriented(image, turn), back), image)
+    assert np.array_equal(oriented(image, 5), np.rot90(image, -1, axes=(1, 2)))
 
 
 def test_light_and_contrast_leave_the_hash_alone(thumbnails: Images) -> None:

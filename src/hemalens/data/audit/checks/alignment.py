@@ -12,7 +12,7 @@ __all__ = ["misfit"]
 
 _BLOCK = 512
 _SIDE = 16
-# From here on a mean of pixels may have lost light that the picture could not hold.
+# From here on a mean of pixels may have lost light that the image could not hold.
 _SATURATED = 250
 # Thumbnail pixels that a copy may be shifted and, at its border, stretched: 4 pixels of 96.
 _FARTHEST = 0.7
@@ -22,10 +22,10 @@ _RIDGE = 1e-2
 def misfit(first: Images, second: Images) -> FloatArray:
     """Return the share of structure (P,) that the better of two fits leaves open, of thumbnails (P, 16, 16, 3) uint8.
 
-    One picture is explained by the other, its gradients and its gradients times their distance from the middle (a shift
+    One image is explained by the other, its gradients and its gradients times their distance from the middle (a shift
     and a stretch to first order, as Lucas and Kanade 1981), with one gain and an offset for each colour. 0 is a copy;
-    unrelated pictures have nearly 1. Light beyond white, which a brighter copy lost, is not held against it. It does
-    not matter which picture is first.
+    unrelated images have nearly 1. Light beyond white, which a brighter copy lost, is not held against it. It does
+    not matter which image is first.
     """
     found = np.ones(len(first))
     for start in range(0, len(first), _BLOCK):

@@ -1,6 +1,6 @@
-"""Thumbnails to appearance features: what a picture looks like in numbers that tell stained cells from all else.
+"""Thumbnails to appearance features: what an image looks like in numbers that tell stained cells from all else.
 
-Colour is read as optical density against the picture's own white, so that lamp and exposure cancel (Beer-Lambert;
+Colour is read as optical density against the image's own white, so that lamp and exposure cancel (Beer-Lambert;
 Ruifrok and Johnston 2001). numpy only.
 """
 
@@ -16,7 +16,7 @@ _MAX_DENSITY = 2.0
 
 
 def optical_density(thumbnails: Images) -> tuple[FloatArray, FloatArray]:
-    """Return optical densities (N, 3, P) float32 against the picture's own white, and that white (N, 3).
+    """Return optical densities (N, 3, P) float32 against the image's own white, and that white (N, 3).
 
     White is the 95th percentile of each channel over the P pixels of a thumbnail (N, S, S, 3) uint8.
     """
@@ -38,7 +38,7 @@ def appearance(thumbnails: Images) -> FloatArray:
 
 
 def looks_stained(thumbnails: Images) -> npt.NDArray[np.bool_]:
-    """Tell which pictures (N, S, S, 3) show bright glass and a dye that absorbs green most, (N,) bool.
+    """Tell which images (N, S, S, 3) show bright glass and a dye that absorbs green most, (N,) bool.
 
     Every Romanowsky stain does: azure B and eosin Y both absorb around 520-650 nm, so the darkest tenth of the pixels
     is densest in green and thinnest in blue. Of 11,959 real cells all pass, of 137 photographs, texts, charts, noises
@@ -76,8 +76,8 @@ def _dark_direction(density: FloatArray, total: FloatArray) -> tuple[FloatArray,
 
 def _quantiles(values: FloatArray) -> FloatArray:
     """Return the 5, 25, 50, 75 and 95 % order statistics of each row (N, P) -> (N, 5)."""
-    places = np.round(np.array([0.05, 0.25, 0.5, 0.75, 0.95]) * (values.shape[1] - 1)).astype(int)
-    return np.asarray(np.sort(values, axis=1)[:, places])
+    indices = np.round(np.array([0.05, 0.25, 0.5, 0.75, 0.95]) * (values.shape[1] - 1)).astype(int)
+    return np.asarray(np.sort(values, axis=1)[:, indices])
 
 
 def _appearance(thumbnails: Images) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Batches by background colour: groups of pictures taken on another microscope or day, kept and compared later."""
+"""Batches by background colour: groups of images taken on another microscope or day, kept and compared later."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ from hemalens.data.audit.checks.duplicates import distinct
 from hemalens.data.audit.checks.finding import Finding
 from hemalens.data.audit.statistics import Statistics
 
-__all__ = ["background_colours", "cluster_backgrounds", "find_colour_clusters"]
+__all__ = ["background_colours", "cluster_backgrounds", "find_background_batches"]
 
 _FEWEST_SHARE, _FEWEST = 0.004, 20
 _FIT = 8_000
@@ -18,20 +18,20 @@ _FIT = 8_000
 _VALLEY = 0.1
 
 
-def find_colour_clusters(statistics: Statistics, *, seed: int = 0) -> list[Finding]:
-    """Report pictures whose background belongs to a smaller, separate colour cluster; kept."""
-    # Copies of one picture are no batch: each different picture counts once.
-    pictures = distinct(statistics)
-    colours = background_colours(statistics)[pictures]
+def find_background_batches(statistics: Statistics, *, seed: int = 0) -> list[Finding]:
+    """Report images whose background belongs to a smaller, separate background batch; kept."""
+    # Copies of one image are no batch: each different image counts once.
+    images = distinct(statistics)
+    colours = background_colours(statistics)[images]
     clusters = cluster_backgrounds(colours, seed=seed)
     findings = []
     for cluster in range(1, int(clusters.max(initial=0)) + 1):
         members = np.flatnonzero(clusters == cluster)
         red, green, blue = np.median(colours[members], axis=0).round().astype(int)
         usual = ", ".join(str(value) for value in np.median(colours[clusters == 0], axis=0).round().astype(int))
-        reason = f"background ({red}, {green}, {blue}) like {len(members)} pictures, where ({usual}) is usual"
+        reason = f"background ({red}, {green}, {blue}) like {len(members)} images, where ({usual}) is usual"
         findings += [
-            Finding(int(pictures[m]), "colour_cluster", 1.0, f"colour-{cluster}", "keep", reason) for m in members
+            Finding(int(images[m]), "background_batch", 1.0, f"colour-{cluster}", "keep", reason) for m in members
         ]
     return sorted(findings, key=lambda finding: finding.index)
 
@@ -50,7 +50,7 @@ def background_colours(statistics: Statistics) -> FloatArray:
 def cluster_backgrounds(colours: FloatArray, *, seed: int = 0) -> IntArray:
     """Return a cluster per background colour (N, 3): 0 for the main cloud and strays, 1, 2, ... for separate batches.
 
-    HDBSCAN (Campello et al. 2013) on red - green and green - blue proposes groups of at least 0.4 % and 20 pictures; a
+    HDBSCAN (Campello et al. 2013) on red - green and green - blue proposes groups of at least 0.4 % and 20 images; a
     group stands if a sparse valley lies between it and the main cloud. Larger batches come first.
     """
     chroma = np.stack([colours[:, 0] - colours[:, 1], colours[:, 1] - colours[:, 2]], axis=1)

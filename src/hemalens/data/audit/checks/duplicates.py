@@ -1,4 +1,4 @@
-"""Equal pictures: exact duplicates and copies of one picture under several labels."""
+"""Equal images: exact duplicates and copies of one image under several labels."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -22,20 +22,20 @@ def duplicate_groups(statistics: Statistics) -> list[list[int]]:
 
 
 def distinct(statistics: Statistics) -> IntArray:
-    """Return the places of the readable samples without further copies of equal pictures, ascending (M,)."""
+    """Return the places of the readable samples without further copies of equal images, ascending (M,)."""
     copies = [index for members in duplicate_groups(statistics) for index in members[1:]]
     return np.setdiff1d(np.flatnonzero(statistics.readable), copies)
 
 
 def find_duplicates(statistics: Statistics, samples: Sequence[Sample]) -> list[Finding]:
-    """Report equal pictures; the first of a group is kept, the copies are suggested to drop."""
+    """Report equal images; the first of a group is kept, the copies are suggested to drop."""
     findings = []
     for members in duplicate_groups(statistics):
         first = samples[members[0]].sample_id
         group = _group("same", statistics, members)
         for index in members:
             if index == members[0]:
-                reason = f"first of {len(members)} equal pictures"
+                reason = f"first of {len(members)} equal images"
                 findings.append(Finding(index, "exact_duplicate", 1.0, group, "keep", reason))
             else:
                 reason = f"same pixels as {first}"
@@ -44,13 +44,13 @@ def find_duplicates(statistics: Statistics, samples: Sequence[Sample]) -> list[F
 
 
 def find_label_conflicts(statistics: Statistics, samples: Sequence[Sample]) -> list[Finding]:
-    """Report equal pictures with several labels; all of them are suggested to drop, as no label can be believed."""
+    """Report equal images with several labels; all of them are suggested to drop, as no label can be believed."""
     findings = []
     for members in duplicate_groups(statistics):
         labels = sorted({label for index in members if (label := samples[index].label) is not None})
         if len(labels) < 2:
             continue
-        reason = f"{len(members)} equal pictures carry {len(labels)} labels: {', '.join(labels)}"
+        reason = f"{len(members)} equal images carry {len(labels)} labels: {', '.join(labels)}"
         group = _group("conflict", statistics, members)
         findings += [Finding(index, "label_conflict", 1.0, group, "drop", reason) for index in members]
     return findings

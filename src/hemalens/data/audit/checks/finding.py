@@ -14,7 +14,7 @@ Issue = Literal[
     "label_conflict",
     "foreign",
     "outlier",
-    "colour_cluster",
+    "background_batch",
     "blurry",
     "dark",
     "bright",
@@ -37,7 +37,7 @@ class Finding:
         group: name shared by the members of one finding, "" where the sample stands alone.
         suggestion: ``drop`` (surely rubbish), ``review`` (a person should look) or ``keep`` (worth knowing).
         reason: one sentence with the numbers behind it.
-        counterpart: place of the picture it was compared with, None where there is none. Places from the number of
+        counterpart: place of the image it was compared with, None where there is none. Places from the number of
             samples on are those of the source audited against.
     """
 

@@ -1,8 +1,8 @@
-"""Foreign pictures: what is no stained cell and resembles nothing else in the set, even where it occurs once.
+"""Foreign images: what is no stained cell and resembles nothing else in the set, even where it occurs once.
 
-Two independent witnesses. Loneliness: the distance to the fifth nearest other picture in whitened appearance space
+Two independent witnesses. Loneliness: the distance to the fifth nearest other image in whitened appearance space
 (Ramaswamy et al. 2000), on a log scale in robust deviations; a rare kind of cell has neighbours, a photograph of a cat
-has none. Stain: a Romanowsky dye absorbs green most. Equal pictures count once, so 1,600 copies do not vouch for each
+has none. Stain: a Romanowsky dye absorbs green most. Equal images count once, so 1,600 copies do not vouch for each
 other.
 """
 
@@ -21,23 +21,23 @@ from hemalens.data.audit.statistics import Statistics
 __all__ = ["find_foreign", "foreignness", "loneliness"]
 
 _NEIGHBOURS = 5
-# Of 11,959 real cells none is lonelier than 5.9; of 137 foreign pictures none less than 7.4.
+# Of 11,959 real cells none is lonelier than 5.9; of 137 foreign images none less than 7.4.
 _LONELY = 6.0
-# What a missing stain adds; and where dropping is certain: an unstained picture lonelier than any cell, or one lonelier
+# What a missing stain adds; and where dropping is certain: an unstained image lonelier than any cell, or one lonelier
 # than anything seen. Two real cells from another laboratory, cut by a black bar, reach 9.6 and stay for review.
 _UNSTAINED = 3.0
 _CERTAIN = 10.0
 # The stain witness is heard where it speaks for the set as a whole: grey or fluorescent sets do without it.
 _STAINED_SHARE = 0.8
-# Distances are taken to at most this many pictures, so that the cost grows linearly with the set.
+# Distances are taken to at most this many images, so that the cost grows linearly with the set.
 _REFERENCE = 20_000
 _FEWEST = 20
 
 
 def find_foreign(statistics: Statistics) -> list[Finding]:
-    """Report pictures that are no cells; the certain ones are suggested to drop, the others to review.
+    """Report images that are no cells; the certain ones are suggested to drop, the others to review.
 
-    Needs at least 20 different pictures to know what is usual; of fewer it reports none.
+    Needs at least 20 different images to know what is usual; of fewer it reports none.
     """
     unique = distinct(statistics).tolist()
     if len(unique) < _FEWEST:
@@ -45,20 +45,20 @@ def find_foreign(statistics: Statistics) -> list[Finding]:
     lonely, stained, score = foreignness(statistics.thumbnails[unique])
     members_of = {members[0]: members for members in duplicate_groups(statistics)}
     findings = []
-    for place in np.flatnonzero(score >= _LONELY).tolist():
-        members = members_of.get(unique[place], [unique[place]])
-        dye = "stained like a cell" if stained[place] else "no trace of a blood stain"
-        reason = f"resembles no other picture ({lonely[place]:.1f} robust deviations lonelier than the median), {dye}"
-        group = f"foreign-{unique[place]}" if len(members) > 1 else ""
-        findings += _findings(members, float(score[place]), group, reason)
+    for index in np.flatnonzero(score >= _LONELY).tolist():
+        members = members_of.get(unique[index], [unique[index]])
+        dye = "stained like a cell" if stained[index] else "no trace of a blood stain"
+        reason = f"resembles no other image ({lonely[index]:.1f} robust deviations lonelier than the median), {dye}"
+        group = f"foreign-{unique[index]}" if len(members) > 1 else ""
+        findings += _findings(members, float(score[index]), group, reason)
     return sorted(findings, key=lambda finding: finding.index)
 
 
 def foreignness(thumbnails: Images) -> tuple[FloatArray, npt.NDArray[np.bool_], FloatArray]:
     """Return loneliness (N,), whether stained (N,) bool, and their joint score (N,) of thumbnails (N, S, S, 3) uint8.
 
-    From 6 on a picture is foreign, from 10 on certainly so. In sets under 400 the tail of the loneliness is wider
-    (fewer pictures to be near to), and half a deviation a halving is taken off.
+    From 6 on an image is foreign, from 10 on certainly so. In sets under 400 the tail of the loneliness is wider
+    (fewer images to be near to), and half a deviation a halving is taken off.
     """
     lonely = loneliness(appearance(thumbnails))
     stained = looks_stained(thumbnails)
@@ -77,7 +77,7 @@ def loneliness(features: FloatArray, *, seed: int = 0) -> FloatArray:
         reference = points[np.random.default_rng(seed).choice(len(points), _REFERENCE, replace=False)]
     neighbours = min(_NEIGHBOURS, len(reference) - 1)
     index = NearestNeighbors(n_neighbors=neighbours + 1).fit(reference)
-    # A picture of the reference finds itself first, another does not: the fifth or sixth neighbour, no matter which.
+    # An image of the reference finds itself first, another does not: the fifth or sixth neighbour, no matter which.
     distances = np.log(index.kneighbors(points)[0][:, neighbours] + 1e-6)
     median = np.median(distances)
     deviation = (np.quantile(distances, 0.9) - median) / 1.2816

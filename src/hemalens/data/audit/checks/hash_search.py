@@ -26,7 +26,7 @@ CERTAIN = 4
 """Pairs up to this distance are found without exception, as long as no bucket overflows."""
 
 _PIECES, _KEYED = 6, 2
-# Of a crowded bucket a hash meets the 32 next to it in sorted order: buckets of 1,600 like pictures stay linear.
+# Of a crowded bucket a hash meets the 32 next to it in sorted order: buckets of 1,600 like images stay linear.
 _WINDOW = 32
 # Candidates compared at once: 16 MB for each of the arrays that hold them.
 _BLOCK = 2_000_000
@@ -49,9 +49,9 @@ def near_hashes(stored: Hashes, queries: Hashes, *, bits: int = 64, radius: int 
     """
     edges = np.linspace(0, bits, _PIECES + 1).round().astype(int).tolist()
     for chosen in combinations(range(_PIECES), _KEYED):
-        places = [(edges[piece], edges[piece + 1] - edges[piece]) for piece in chosen]
-        rest = bits - sum(width for _, width in places)
-        yield from _table(_keyed(stored, places, rest), _keyed(queries, places, rest), rest, radius)
+        indices = [(edges[piece], edges[piece + 1] - edges[piece]) for piece in chosen]
+        rest = bits - sum(width for _, width in indices)
+        yield from _table(_keyed(stored, indices, rest), _keyed(queries, indices, rest), rest, radius)
 
 
 def near_hashes_faiss(stored: Hashes, queries: Hashes, *, bits: int = 64, radius: int = CERTAIN) -> Iterator[_Pairs]:  # noqa: ARG001  # one face with near_hashes
@@ -63,14 +63,14 @@ def near_hashes_faiss(stored: Hashes, queries: Hashes, *, bits: int = 64, radius
     Raises MissingExtraError where faiss is not installed.
     """
     faiss = require_faiss(f"a search of {len(stored)} hashes")
-    different, places = np.unique(stored, return_index=True)
+    different, indices = np.unique(stored, return_index=True)
     index = faiss.IndexBinaryMultiHash(64, 3, 21)
     index.nflip = 1
     index.add(_as_bytes(different))
     for start in range(0, len(queries), _FAISS_BLOCK):
         # Its radius is the first distance that is too large.
         limits, distances, found = index.range_search(_as_bytes(queries[start : start + _FAISS_BLOCK]), radius + 1)
-        yield start + np.repeat(np.arange(len(limits) - 1), np.diff(limits.astype(np.int64))), places[found], distances
+        yield start + np.repeat(np.arange(len(limits) - 1), np.diff(limits.astype(np.int64))), indices[found], distances
 
 
 def require_faiss(what: str) -> Any:  # noqa: ANN401  # faiss has no types
@@ -84,12 +84,12 @@ def _as_bytes(hashes: Hashes) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 8)
 
 
-def _keyed(hashes: Hashes, places: list[tuple[int, int]], rest: int) -> Hashes:
+def _keyed(hashes: Hashes, indices: list[tuple[int, int]], rest: int) -> Hashes:
     """Move the pieces at (offset, width) above all other bits, so that sorting brings equal keys together."""
     key, left = np.zeros_like(hashes), hashes
-    for offset, width in places:
+    for offset, width in indices:
         key = key << np.uint64(width) | (hashes >> np.uint64(offset)) & np.uint64((1 << width) - 1)
-    for offset, width in reversed(places):
+    for offset, width in reversed(indices):
         below = left & np.uint64((1 << offset) - 1)
         left = left >> np.uint64(offset + width) << np.uint64(offset) | below
     return key << np.uint64(rest) | left
@@ -116,9 +116,9 @@ def _table(stored: Hashes, queries: Hashes, rest: int, radius: int) -> Iterator[
         rows = met[start:stop]
         counts = last[rows] - first[rows]
         query = np.repeat(rows, counts)
-        place = np.arange(len(query)) + np.repeat(first[rows] - (ends[start:stop] - done - counts), counts)
+        index = np.arange(len(query)) + np.repeat(first[rows] - (ends[start:stop] - done - counts), counts)
         # The order of the bits does not change how many differ.
-        distance = np.bitwise_count(sorted_queries[query] ^ sorted_stored[place])
+        distance = np.bitwise_count(sorted_queries[query] ^ sorted_stored[index])
         near = np.flatnonzero(distance <= radius)
-        yield query_order[query[near]], stored_order[place[near]], distance[near].astype(np.int64)
+        yield query_order[query[near]], stored_order[index[near]], distance[near].astype(np.int64)
         start = stop

@@ -57,14 +57,14 @@ def check_labels(
         samples: N samples, labelled or not.
         classes: the C class names in the order of the columns.
         probabilities: (N, C), each row by a model that was not trained on that sample; NaN where there are none.
-        without: places to leave out, such as pictures that are suggested to drop anyway.
+        without: places to leave out, such as images that are suggested to drop anyway.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     coded = np.array([-1 if s.label is None else numbers.get(s.label, -1) for s in samples], np.int64)
     usable = (coded >= 0) & np.isfinite(probabilities).all(axis=1)
     usable[list(without)] = False
-    places = np.flatnonzero(usable)
-    labels, chances = coded[places], probabilities[places].astype(np.float64)
+    indices = np.flatnonzero(usable)
+    labels, chances = coded[indices], probabilities[indices].astype(np.float64)
     if len(np.unique(labels)) < 2:
         return None
     likely, score = chances.argmax(axis=1), doubt(labels, chances)
@@ -76,10 +76,10 @@ def check_labels(
         counts[given, other] += 1
         reason = f"looks like {classes[other]} ({chances[row, other]:.2f}), not {classes[given]}"
         reason += f" ({chances[row, given]:.2f}), to a model that did not see it"
-        findings.append(Finding(int(places[row]), "label_issue", round(float(score[row]), 4), "", "review", reason))
+        findings.append(Finding(int(indices[row]), "label_issue", round(float(score[row]), 4), "", "review", reason))
     pairs = [(classes[a], classes[b], int(counts[a, b])) for a, b in np.argwhere(counts).tolist()]
     return LabelCheck(
-        samples=len(places),
+        samples=len(indices),
         agreement=float((likely == labels).mean()),
         noise=float(1 - np.trace(joint) / joint.sum()),
         pairs=tuple(sorted(pairs, key=lambda pair: -pair[2])),

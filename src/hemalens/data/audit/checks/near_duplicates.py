@@ -1,31 +1,31 @@
-"""Nearly equal pictures: copies encoded anew, resized, cropped by a hair, turned, mirrored, brighter or darker."""
+"""Nearly equal images: copies encoded anew, resized, cropped by a hair, turned, mirrored, brighter or darker."""
 
 from collections.abc import Sequence
 
 from hemalens.core.types import Sample
 from hemalens.data.audit.checks.duplicates import distinct, duplicate_groups
 from hemalens.data.audit.checks.finding import Finding
-from hemalens.data.audit.checks.near_pictures import Link, NearPictures, near_pictures
+from hemalens.data.audit.checks.near_images import Link, NearImages, near_images
 from hemalens.data.audit.checks.structure_hash import ORIENTATIONS
 from hemalens.data.audit.statistics import Measurement, Statistics
 
 __all__ = ["certainty", "copies", "find_near_conflicts", "find_near_duplicates", "near_duplicates"]
 
 
-def near_duplicates(statistics: Statistics) -> NearPictures:
-    """Return the groups of nearly equal pictures among the readable ones; of equal ones the first stands for all."""
-    return near_pictures(statistics.thumbnails, distinct(statistics))
+def near_duplicates(statistics: Statistics) -> NearImages:
+    """Return the groups of nearly equal images among the readable ones; of equal ones the first stands for all."""
+    return near_images(statistics.thumbnails, distinct(statistics))
 
 
-def copies(near: NearPictures, statistics: Statistics) -> list[list[int]]:
-    """Return the groups of two or more samples that show equal or nearly equal pictures, each in source order."""
+def copies(near: NearImages, statistics: Statistics) -> list[list[int]]:
+    """Return the groups of two or more samples that show equal or nearly equal images, each in source order."""
     equal = {members[0]: members for members in duplicate_groups(statistics)}
-    joined = [sorted(copy for place in group for copy in equal.pop(place, [place])) for group in near.groups]
+    joined = [sorted(copy for index in group for copy in equal.pop(index, [index])) for group in near.groups]
     return joined + list(equal.values())
 
 
-def find_near_duplicates(near: NearPictures, statistics: Statistics, samples: Sequence[Sample]) -> list[Finding]:
-    """Report nearly equal pictures; the best of a group is kept, the others are suggested to drop.
+def find_near_duplicates(near: NearImages, statistics: Statistics, samples: Sequence[Sample]) -> list[Finding]:
+    """Report nearly equal images; the best of a group is kept, the others are suggested to drop.
 
     The best is labelled, has the most pixels, then the most bytes, then comes first. Where the labels differ all are
     for review: one of them is wrong, or two cells look nearly the same.
@@ -33,50 +33,50 @@ def find_near_duplicates(near: NearPictures, statistics: Statistics, samples: Se
     labels = _labels(near, statistics, samples)
     findings = []
     for group, found in zip(near.groups, labels, strict=True):
-        best = max(group, key=lambda place: (samples[place].label is not None, *_size(_row(statistics, place)), -place))
+        best = max(group, key=lambda index: (samples[index].label is not None, *_size(_row(statistics, index)), -index))
         name = _group("near", statistics, group)
-        for place in group:
-            link = near.links[place]
+        for index in group:
+            link = near.links[index]
             score = certainty(link.misfit, near.limit)
             reason = _reason(link, near.limit, samples)
             if len(found) > 1:
                 reason += f"; the labels of the group differ: {', '.join(found)}"
-                findings.append(Finding(place, "near_duplicate", score, name, "review", reason, link.other))
-            elif place == best:
-                reason = f"best of {len(group)} nearly equal pictures: {reason}"
-                findings.append(Finding(place, "near_duplicate", score, name, "keep", reason, link.other))
+                findings.append(Finding(index, "near_duplicate", score, name, "review", reason, link.other))
+            elif index == best:
+                reason = f"best of {len(group)} nearly equal images: {reason}"
+                findings.append(Finding(index, "near_duplicate", score, name, "keep", reason, link.other))
             else:
-                findings.append(Finding(place, "near_duplicate", score, name, "drop", reason, link.other))
+                findings.append(Finding(index, "near_duplicate", score, name, "drop", reason, link.other))
     return findings
 
 
-def find_near_conflicts(near: NearPictures, statistics: Statistics, samples: Sequence[Sample]) -> list[Finding]:
-    """Report nearly equal pictures with several labels, for review: unlike equal pixels, likeness is no proof."""
+def find_near_conflicts(near: NearImages, statistics: Statistics, samples: Sequence[Sample]) -> list[Finding]:
+    """Report nearly equal images with several labels, for review: unlike equal pixels, likeness is no proof."""
     findings = []
     for group, found in zip(near.groups, _labels(near, statistics, samples), strict=True):
         if len(found) < 2:
             continue
         name = _group("near-conflict", statistics, group)
-        reason = f"{len(group)} nearly equal pictures carry {len(found)} labels: {', '.join(found)}"
-        for place in group:
-            link = near.links[place]
+        reason = f"{len(group)} nearly equal images carry {len(found)} labels: {', '.join(found)}"
+        for index in group:
+            link = near.links[index]
             score = certainty(link.misfit, near.limit)
-            findings.append(Finding(place, "label_conflict", score, name, "review", reason, link.other))
+            findings.append(Finding(index, "label_conflict", score, name, "review", reason, link.other))
     return findings
 
 
 def certainty(misfit: float, limit: float) -> float:
-    """Return 1 for equal pictures, falling to 0.5 at the limit."""
+    """Return 1 for equal images, falling to 0.5 at the limit."""
     return round(1 - misfit / limit / 2, 4)
 
 
-def _labels(near: NearPictures, statistics: Statistics, samples: Sequence[Sample]) -> list[list[str]]:
+def _labels(near: NearImages, statistics: Statistics, samples: Sequence[Sample]) -> list[list[str]]:
     """Return the labels of each group, those of its members' equal copies among them."""
     equal = {members[0]: members for members in duplicate_groups(statistics)}
     found = []
     for group in near.groups:
-        every = (copy for place in group for copy in equal.get(place, [place]))
-        found.append(sorted({label for place in every if (label := samples[place].label) is not None}))
+        every = (copy for index in group for copy in equal.get(index, [index]))
+        found.append(sorted({label for index in every if (label := samples[index].label) is not None}))
     return found
 
 
@@ -86,9 +86,9 @@ def _reason(link: Link, limit: float, samples: Sequence[Sample]) -> str:
     return f"nearly the same as {samples[link.other].sample_id}{turned} ({shares})"
 
 
-def _row(statistics: Statistics, place: int) -> Measurement:
-    row = statistics.measurements[place]
-    assert row is not None  # only readable pictures are grouped
+def _row(statistics: Statistics, index: int) -> Measurement:
+    row = statistics.measurements[index]
+    assert row is not None  # only readable images are grouped
     return row
 
 

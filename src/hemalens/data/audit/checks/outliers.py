@@ -1,4 +1,4 @@
-"""Unusual pictures by the classical way: PCA of the thumbnails, robust covariance, Mahalanobis distance, chi-square.
+"""Unusual images by the classical way: PCA of the thumbnails, robust covariance, Mahalanobis distance, chi-square.
 
 The same principal components are the map that the report draws.
 """
@@ -20,9 +20,9 @@ __all__ = ["OutlierAnalysis", "analyse_outliers"]
 _COMPONENTS = 10
 # Real cells have heavier tails than a normal cloud: the 99.9 % limit would call 3.8 % of them outliers, this one 2.2 %.
 _QUANTILE = 0.9999
-# The fits use at most these many pictures: their error is far below the spread of the pictures themselves.
+# The fits use at most these many images: their error is far below the spread of the images themselves.
 _FIT_PCA, _FIT_COVARIANCE = 10_000, 1_000
-# Three quarters of the pictures shape the covariance. With half of them (the most robust choice) the rare classes fall
+# Three quarters of the images shape the covariance. With half of them (the most robust choice) the rare classes fall
 # outside: 16 % of the real cells became outliers.
 _SUPPORT = 0.75
 _BLOCK = 2  # thumbnail pixels averaged per side
@@ -55,11 +55,11 @@ def analyse_outliers(statistics: Statistics, *, seed: int = 0) -> OutlierAnalysi
     """Return principal components, robust distances and the outliers among a source's readable samples.
 
     Location and scatter come from the minimum covariance determinant (Rousseeuw and Van Driessen 1999); a squared
-    distance beyond the 99.99 % quantile of chi-square is an outlier. Sets under 50 different pictures have none.
+    distance beyond the 99.99 % quantile of chi-square is an outlier. Sets under 50 different images have none.
     """
     total = len(statistics.measurements)
     readable = np.flatnonzero(statistics.readable)
-    # Equal pictures count once in the fit, or 1,600 copies of one would be the centre of the world.
+    # Equal images count once in the fit, or 1,600 copies of one would be the centre of the world.
     first = np.searchsorted(readable, distinct(statistics))
     if len(first) < _FEWEST:
         return OutlierAnalysis(np.zeros((total, 2)), np.zeros(2), np.zeros(total), 0.0, ())
@@ -67,7 +67,7 @@ def analyse_outliers(statistics: Statistics, *, seed: int = 0) -> OutlierAnalysi
     components = min(_COMPONENTS, max(2, len(first) // 10))
     fitted = readable[_some(first, _FIT_PCA, generator)]
     pca = PCA(components, svd_solver="covariance_eigh").fit(_dithered(_reduced(statistics.thumbnails[fitted]), seed))
-    # A few thousand at a time: all at once they would take 3 KiB a picture, twice of what an audit keeps of each.
+    # A few thousand at a time: all at once they would take 3 KiB an image, twice of what an audit keeps of each.
     parts = np.array_split(readable, -(-len(readable) // _PART))
     scores = np.concatenate([pca.transform(_reduced(statistics.thumbnails[part])) for part in parts])
     central = _dithered(scores[_some(first, _FIT_COVARIANCE, generator)], seed)
@@ -76,14 +76,14 @@ def analyse_outliers(statistics: Statistics, *, seed: int = 0) -> OutlierAnalysi
     threshold = float(chi2.ppf(_QUANTILE, components))
     findings = tuple(
         Finding(
-            int(readable[place]),
+            int(readable[index]),
             "outlier",
-            round(float(1 - threshold / squared[place]), 4),
+            round(float(1 - threshold / squared[index]), 4),
             "",
             "review",
-            f"squared Mahalanobis distance {squared[place]:.0f}, the 99.99 % limit is {threshold:.1f}",
+            f"squared Mahalanobis distance {squared[index]:.0f}, the 99.99 % limit is {threshold:.1f}",
         )
-        for place in np.flatnonzero(squared > threshold)
+        for index in np.flatnonzero(squared > threshold)
     )
     all_scores, all_squared = np.zeros((total, components)), np.zeros(total)
     all_scores[readable], all_squared[readable] = scores, squared
@@ -98,7 +98,7 @@ def _reduced(thumbnails: Images) -> FloatArray:
 
 
 def _dithered(values: FloatArray, seed: int) -> FloatArray:
-    """Add the thumbnails' rounding error, so that pictures alike to the last level still span a space to fit in."""
+    """Add the thumbnails' rounding error, so that images alike to the last level still span a space to fit in."""
     noise = np.random.default_rng([seed, 1]).standard_normal(values.shape, np.float32)
     return np.asarray(values + np.float32(_ROUNDING) * noise)
 

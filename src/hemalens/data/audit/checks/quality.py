@@ -1,4 +1,4 @@
-"""Pictures that are hard to see: dark, bright, blurry. All are for review, none is dropped unseen."""
+"""Images that are hard to see: dark, bright, blurry. All are for review, none is dropped unseen."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ _BLURRED = 4.5
 
 
 def find_dark(statistics: Statistics) -> list[Finding]:
-    """Report pictures without light: their 95th percentile of luminance is under 90 of 255."""
+    """Report images without light: their 95th percentile of luminance is under 90 of 255."""
     return [
         _finding(
             index, "dark", 1 - row.bright_tail / 255, f"95 % of the pixels are darker than {row.bright_tail:.0f} of 255"
@@ -24,7 +24,7 @@ def find_dark(statistics: Statistics) -> list[Finding]:
 
 
 def find_bright(statistics: Statistics) -> list[Finding]:
-    """Report washed-out pictures: their 5th percentile of luminance is over 215 of 255."""
+    """Report washed-out images: their 5th percentile of luminance is over 215 of 255."""
     return [
         _finding(
             index, "bright", row.dark_tail / 255, f"95 % of the pixels are brighter than {row.dark_tail:.0f} of 255"
@@ -35,23 +35,23 @@ def find_bright(statistics: Statistics) -> list[Finding]:
 
 
 def find_blurry(statistics: Statistics) -> list[Finding]:
-    """Report pictures far less sharp than the rest: log sharpness 4.5 robust deviations under the median.
+    """Report images far less sharp than the rest: log sharpness 4.5 robust deviations under the median.
 
     Sharpness is the variance of the Laplacian (Pech-Pacheco et al. 2000) over that of the luminance. Being relative,
-    the check needs at least 20 pictures.
+    the check needs at least 20 images.
     """
     rows = [(index, row.sharpness) for index, row in enumerate(statistics.measurements) if row is not None]
     if len(rows) < 20:
         return []
     logs = np.log(np.array([sharpness for _, sharpness in rows]) + 1e-4)
     median = np.median(logs)
-    # The upper half sets the scale: blurred pictures must not widen their own limit.
+    # The upper half sets the scale: blurred images must not widen their own limit.
     deviation = max(float(np.median(logs[logs >= median] - median)) * 1.4826, 0.1)
     findings = []
     for (index, _), value in zip(rows, logs, strict=True):
         distance = float(median - value) / deviation
         if distance > _BLURRED:
-            reason = f"{np.exp(median - value):.0f} times less sharp than the median picture"
+            reason = f"{np.exp(median - value):.0f} times less sharp than the median image"
             findings.append(_finding(index, "blurry", 1 - np.exp(-distance / _BLURRED), reason))
     return findings
 

@@ -1,4 +1,4 @@
-"""Does anything but the cell predict the label: picture size, colour mode, background, file size, order in the file?
+"""Does anything but the cell predict the label: image size, colour mode, background, file size, order in the file?
 
 A model takes the easiest way to the label, and keeps to it where the way leads astray. Each attribute alone is given to
 a small decision tree; what the tree then knows of labels that it has not seen is compared with chance. Needs SciPy and
@@ -23,7 +23,7 @@ from hemalens.data.audit.statistics import Statistics
 __all__ = ["ATTRIBUTES", "Leak", "Shortcut", "collect_attributes", "find_shortcuts", "permutation_p_value", "rank_test"]
 
 ATTRIBUTES: dict[str, bool] = {
-    "picture size": False,
+    "image size": False,
     "colour mode": False,
     "background colour": False,
     "file size": True,
@@ -92,13 +92,13 @@ def find_shortcuts(
         statistics: of the source.
         samples: their labels.
         ordered: whether the order of the samples is the source's own, not one by names that hold the label.
-        without: places to leave out, such as pictures that are suggested to drop.
+        without: places to leave out, such as images that are suggested to drop.
         seed: of the draw of at most 12,000 samples and of the folds.
     """
-    places = np.setdiff1d(distinct(statistics), list(without))
-    places = places[[samples[place].label is not None for place in places.tolist()]]
+    indices = np.setdiff1d(distinct(statistics), list(without))
+    indices = indices[[samples[index].label is not None for index in indices.tolist()]]
     names, coded = np.unique(
-        np.array([samples[p].label or "" for p in places.tolist()], dtype=str), return_inverse=True
+        np.array([samples[p].label or "" for p in indices.tolist()], dtype=str), return_inverse=True
     )
     enough = np.bincount(coded, minlength=len(names)) >= _FEWEST
     kept = np.flatnonzero(enough[coded])
@@ -108,19 +108,19 @@ def find_shortcuts(
     if len(kept) > _MOST:
         kept = np.sort(generator.choice(kept, _MOST, replace=False))
     classes, labels = np.unique(coded[kept], return_inverse=True)
-    columns = collect_attributes(statistics, places[kept], ordered=ordered)
+    columns = collect_attributes(statistics, indices[kept], ordered=ordered)
     varying = {name: facts for name, facts in columns.items() if any(np.ptp(fact) > 0 for fact in facts.values())}
     tests = len(varying) * (len(classes) + 1)
     return tuple(
-        _judge(name, facts, labels, [str(names[place]) for place in classes], tests=tests, seed=seed)
+        _judge(name, facts, labels, [str(names[index]) for index in classes], tests=tests, seed=seed)
         for name, facts in varying.items()
     )
 
 
-def collect_attributes(statistics: Statistics, places: IntArray, *, ordered: bool) -> dict[str, dict[str, FloatArray]]:
+def collect_attributes(statistics: Statistics, indices: IntArray, *, ordered: bool) -> dict[str, dict[str, FloatArray]]:
     """Return attribute -> what it is made of -> values (M,) of readable samples at some places."""
-    rows = [row for place in places.tolist() if (row := statistics.measurements[place]) is not None]
-    assert len(rows) == len(places)
+    rows = [row for index in indices.tolist() if (row := statistics.measurements[index]) is not None]
+    assert len(rows) == len(indices)
 
     def column(name: str) -> FloatArray:
         return np.array([getattr(row, name) for row in rows], np.float64)
@@ -129,7 +129,7 @@ def collect_attributes(statistics: Statistics, places: IntArray, *, ordered: boo
     width, height = column("width"), column("height")
     modes = [row.mode for row in rows]
     facts: dict[str, dict[str, FloatArray]] = {
-        "picture size": {"width": width, "height": height, "width over height": width / height},
+        "image size": {"width": width, "height": height, "width over height": width / height},
         "colour mode": {mode: np.array([one == mode for one in modes], np.float64) for mode in sorted(set(modes))},
         "background colour": {
             "lightness": (red + green + blue) / 3,
@@ -141,7 +141,7 @@ def collect_attributes(statistics: Statistics, places: IntArray, *, ordered: boo
         "sharpness": {"sharpness": column("sharpness")},
     }
     if ordered:
-        facts["order in the source"] = {"place": places.astype(np.float64)}
+        facts["order in the source"] = {"index": indices.astype(np.float64)}
     return {name: facts[name] for name in ATTRIBUTES if name in facts}
 
 

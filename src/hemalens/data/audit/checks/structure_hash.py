@@ -2,7 +2,7 @@
 
 A hash holds the signs of 60 low coefficients of the luminance's cosine transform. Brightness and contrast do not change
 signs; a mirror or a quarter turn changes signs and places in a known way; a narrow crop flips a few bits, so every
-picture is stored as it is and cropped five ways. numpy only.
+image is stored as it is and cropped five ways. numpy only.
 """
 
 import numpy as np
@@ -34,7 +34,7 @@ _SIDES = ((0.0, 0.0), (_CROP, _CROP), (_CROP, 0.0), (0.0, _CROP))
 # As it is, cropped all around, cropped towards each corner: places in _SIDES for rows and columns.
 _DEFORMATIONS = ((0, 0), (1, 1), (2, 2), (2, 3), (3, 2), (3, 3))
 STORED = len(_DEFORMATIONS)
-"""How many hashes are stored of each picture."""
+"""How many hashes are stored of each image."""
 
 # These three say only that something lies in the middle: of the real cells 74-99 % have the same sign.
 _DULL = frozenset({(0, 0), (0, 2), (2, 0), (2, 2)})
@@ -43,32 +43,32 @@ _DULL = frozenset({(0, 0), (0, 2), (2, 0), (2, 2)})
 def structure_hashes(thumbnails: Images) -> tuple[Hashes, Hashes]:
     """Return what to store (N, 6) and what to ask for (N, 8) of thumbnails (N, 16, 16, 3) uint8.
 
-    The asked hash of orientation g of a picture is near a stored hash of its copy turned by g, cropped a little or not.
+    The asked hash of orientation g of an image is near a stored hash of its copy turned by g, cropped a little or not.
     """
     stored, asked = np.zeros((len(thumbnails), STORED), np.uint64), np.zeros((len(thumbnails), 8), np.uint64)
     for start in range(0, len(thumbnails), _BLOCK):
         part = slice(start, start + _BLOCK)
         luminance = thumbnails[part].astype(np.float32) @ _LUMINANCE
         by_row = [matrix @ luminance for matrix in _TRANSFORMS]
-        for place, (rows, columns) in enumerate(_DEFORMATIONS):
-            stored[part, place] = _pack(by_row[rows] @ _TRANSFORMS[columns].T)
+        for index, (rows, columns) in enumerate(_DEFORMATIONS):
+            stored[part, index] = _pack(by_row[rows] @ _TRANSFORMS[columns].T)
         plain = by_row[0] @ _TRANSFORMS[0].T
         for turn in range(8):
             asked[part, turn] = _pack(_turned(plain, turn))
     return stored, asked
 
 
-def oriented(pictures: npt.NDArray[np.generic], turn: int) -> npt.NDArray[np.generic]:
-    """Return square pictures (N, S, S, ...) in one of the eight orientations, a view."""
+def oriented(images: npt.NDArray[np.generic], turn: int) -> npt.NDArray[np.generic]:
+    """Return square images (N, S, S, ...) in one of the eight orientations, a view."""
     if turn & 4:
-        pictures = pictures.swapaxes(1, 2)
+        images = images.swapaxes(1, 2)
     if turn & 2:
-        pictures = pictures[:, ::-1]
-    return pictures[:, :, ::-1] if turn & 1 else pictures
+        images = images[:, ::-1]
+    return images[:, :, ::-1] if turn & 1 else images
 
 
 def _turned(coefficients: FloatArray, turn: int) -> FloatArray:
-    """Return the transform (N, K, K) of pictures in another orientation: a mirror negates the odd waves."""
+    """Return the transform (N, K, K) of images in another orientation: a mirror negates the odd waves."""
     if turn & 4:
         coefficients = coefficients.swapaxes(1, 2)
     rows = _ALTERNATING if turn & 2 else np.abs(_ALTERNATING)
@@ -87,14 +87,14 @@ def _chosen() -> tuple[list[int], list[int]]:
     """Return rows and columns of the 60 lowest coefficients, dealt out so that each sixth of the hash has of all."""
     waves = [(row, column) for row in range(_FREQUENCIES) for column in range(_FREQUENCIES)]
     lowest = sorted(set(waves) - _DULL, key=lambda wave: (wave[0] ** 2 + wave[1] ** 2, wave))[:BITS]
-    dealt = [lowest[place] for first in range(6) for place in range(first, BITS, 6)]
+    dealt = [lowest[index] for first in range(6) for index in range(first, BITS, 6)]
     return [row for row, _ in dealt], [column for _, column in dealt]
 
 
 def _transform(low: float, high: float) -> FloatArray:
     """Return the cosine transform (K, 16) of a line that lost these shares at its ends and was resized by cubics."""
-    frequency, place = np.mgrid[:_FREQUENCIES, :_SIDE]
-    cosines = np.cos(np.pi * frequency * (2 * place + 1) / (2 * _SIDE))
+    frequency, index = np.mgrid[:_FREQUENCIES, :_SIDE]
+    cosines = np.cos(np.pi * frequency * (2 * index + 1) / (2 * _SIDE))
     centres = (low + (np.arange(_SIDE) + 0.5) / _SIDE * (1 - low - high)) * _SIDE - 0.5
     far = np.abs(np.clip(centres, 0, _SIDE - 1)[:, None] - np.arange(_SIDE))
     # Keys 1981, eq. 4 and a = -1/2.

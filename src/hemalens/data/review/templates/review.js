@@ -71,16 +71,16 @@ function mark(card, decision) {
 }
 
 function draw(item) {
-  const picture = element("button", { type: "button", class: "look", tabindex: "-1", "aria-label": `Enlarge ${item.sample_id}` });
+  const image = element("button", { type: "button", class: "look", tabindex: "-1", "aria-label": `Enlarge ${item.sample_id}` });
   const lost = () => {
-    picture.replaceChildren("no picture");
-    picture.classList.add("lost");
-    picture.disabled = true;
+    image.replaceChildren("no image");
+    image.classList.add("lost");
+    image.disabled = true;
   };
   if (item.readable) {
-    const image = element("img", { src: `picture/${item.place}`, alt: "", loading: "lazy", decoding: "async" });
+    const image = element("img", { src: `image/${item.index}`, alt: "", loading: "lazy", decoding: "async" });
     image.addEventListener("error", lost);
-    picture.append(image);
+    image.append(image);
   } else lost();
   const certainty = item.score === null ? "" : `, certainty ${item.score}`;
   const finding = $("issue").value || item.group_size > 1 ? "" : `${item.title}: `;
@@ -91,7 +91,7 @@ function draw(item) {
     acts.append(button);
   }
   const card = element("li", { class: "card", tabindex: "-1", role: "group", "data-id": item.sample_id },
-    picture,
+    image,
     element("p", { class: "name" }, item.sample_id),
     element("p", { class: "label" }, item.label ?? "no label"),
     element("p", { class: "reason" }, `${finding}${item.suggestion} suggested${certainty}: ${item.reason}`),
@@ -213,7 +213,7 @@ function vertically(step) {
 
 function apply(said) {
   for (const card of cards) {
-    const decision = said.decisions[card.item.place];
+    const decision = said.decisions[card.item.index];
     if (decision !== undefined) mark(card, decision);
   }
   count(said.counts);
@@ -225,7 +225,7 @@ function decide(card, decision) {
   const last = cards.indexOf(card) === cards.length - 1;
   if (card.contains(document.activeElement) || document.activeElement === document.body) go(cards.indexOf(card) + 1);
   inTurn(async () => {
-    apply(await ask("api/decide", { decisions: { [item.place]: decision } }));
+    apply(await ask("api/decide", { decisions: { [item.index]: decision } }));
     const more = last && page.next !== null ? " That was the last one here: n for the next page." : "";
     say(`${item.sample_id}: ${verdict(decision)[1]}.${more}`);
   });
@@ -248,7 +248,7 @@ function undo() {
     apply(said);
     const number = Object.keys(said.decisions).length;
     if (!number) return say("There is nothing to undo.");
-    const where = cards.findIndex((card) => card.item.place in said.decisions);
+    const where = cards.findIndex((card) => card.item.index in said.decisions);
     if (where >= 0) go(where);
     const others = number > 1 ? ` and ${number - 1} more` : "";
     say(`Undone: ${said.names[0]}${others}${where < 0 ? " (not on this page)" : ""}.`);
@@ -302,8 +302,8 @@ async function finish() {
 function enlarge(card) {
   if (!card.item.readable) return;
   $("large-title").textContent = card.item.sample_id;
-  $("large-picture").alt = `${card.item.sample_id}, labelled ${card.item.label ?? "nothing"}`;
-  $("large-picture").src = `picture/${card.item.place}?large=true`;
+  $("large-image").alt = `${card.item.sample_id}, labelled ${card.item.label ?? "nothing"}`;
+  $("large-image").src = `image/${card.item.index}?large=true`;
   $("large").showModal();
 }
 
@@ -315,7 +315,7 @@ const KEYS = {
   Home: () => go(0), End: () => go(cards.length - 1),
   k: (card) => decide(card, "keep"), d: (card) => decide(card, "drop"), r: relabel,
   K: (card) => decideGroup(card.item, "keep"), D: (card) => decideGroup(card.item, "drop"),
-  o: (card) => decideGroup(card.item, "drop", card.item.place),
+  o: (card) => decideGroup(card.item, "drop", card.item.index),
 };
 const ANYWHERE = { u: undo, n: () => turn(true), p: () => turn(false), "?": () => $("keys").showModal() };
 

@@ -1,4 +1,4 @@
-"""The competition's way in: ``Model().predict(X)``, from pictures (n, H, W, 3) of values 0-255 to labels (n,).
+"""The competition's way in: ``Model().predict(X)``, from images (n, H, W, 3) of values 0-255 to labels (n,).
 
 Everything it needs lies beside it, wherever that is. Needs numpy and the runtime that ``submission.json`` names.
 """
@@ -39,21 +39,21 @@ class Model:
         self._batch = int(runtime.BATCH)
 
     def predict(self, X: Any) -> Array:  # noqa: ANN401, N803  # the competition's name; lists and tensors are taken
-        """Return the label (n,) int64 of each picture."""
+        """Return the label (n,) int64 of each image."""
         given = np.asarray(X)
         if given.ndim != 4 or given.shape[3] != 3 or given.dtype.kind not in "buif":
-            raise ValueError(f"pictures must be (n, H, W, 3) of values 0-255, not {given.shape} {given.dtype}")
+            raise ValueError(f"images must be (n, H, W, 3) of values 0-255, not {given.shape} {given.dtype}")
         chosen = [
             self._probabilities(_pixels(given[start : start + self._batch])).argmax(axis=1)
             for start in range(0, len(given), self._batch)
         ]
         return self._labels[np.concatenate(chosen)] if chosen else np.zeros(0, np.int64)
 
-    def _probabilities(self, pictures: Array) -> Array:
+    def _probabilities(self, images: Array) -> Array:
         """Return the mean over networks and symmetries of the calibrated probabilities (n, C) float64."""
         parts = [
             _softmax(network(turned).astype(np.float64) / temperature)
-            for turned in _turns(pictures, self._symmetries)
+            for turned in _turns(images, self._symmetries)
             for network, temperature in zip(self._networks, self._temperatures, strict=True)
         ]
         mean: Array = np.mean(parts, axis=0)
@@ -65,14 +65,14 @@ def _pixels(given: Array) -> Array:
     if given.dtype == np.uint8:
         return np.ascontiguousarray(given)
     if not np.isfinite(given).all():
-        raise ValueError("pictures must be of values 0-255, some are not finite")
+        raise ValueError("images must be of values 0-255, some are not finite")
     return np.clip(np.rint(given), 0, 255).astype(np.uint8)
 
 
-def _turns(pictures: Array, count: int) -> Iterator[Array]:
-    """Yield the pictures, and as many of their 8 symmetries as are asked for: quarter turns, and those mirrored."""
+def _turns(images: Array, count: int) -> Iterator[Array]:
+    """Yield the images, and as many of their 8 symmetries as are asked for: quarter turns, and those mirrored."""
     for number in range(count):
-        side = pictures[:, :, ::-1] if number >= 4 else pictures
+        side = images[:, :, ::-1] if number >= 4 else images
         yield np.ascontiguousarray(np.rot90(side, number % 4, axes=(1, 2)))
 
 

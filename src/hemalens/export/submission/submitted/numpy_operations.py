@@ -1,6 +1,6 @@
 """ONNX's operations in numpy, one function for each.
 
-Pictures and maps have ONNX's axes (N, C, H, W), but convolutions and pooling leave them as views of memory in the order
+Images and maps have ONNX's axes (N, C, H, W), but convolutions and pooling leave them as views of memory in the order
 (N, H, W, C), which numpy's operations on elements keep: a matrix product then reads whole rows of channels and nothing
 is copied in between. Needs numpy 1.26 or later and Python 3.10; goes into submissions as it is.
 """
@@ -110,7 +110,7 @@ def _pool(
         free = length + pads[k] + pads[2 + k] - reach
         count = (-(-free // strides[k]) if ceil else free // strides[k]) + 1
         if ceil and (count - 1) * strides[k] >= length + pads[k]:
-            count -= 1  # a window that would begin behind the picture does not count
+            count -= 1  # a window that would begin behind the image does not count
         rim[2 + k] += max(0, (count - 1) * strides[k] - free)
     return _taps(_padded(x.transpose(0, 2, 3, 1), rim, value), kernel, strides, dilations), rim
 
@@ -145,7 +145,7 @@ def _average_pool(
     out = taps[0].copy()
     for tap in taps[1:]:
         out += tap
-    # What counts: the picture, and its rim if that is asked for, but never what only rounding up has added.
+    # What counts: the image, and its rim if that is asked for, but never what only rounding up has added.
     ones = np.ones((1, *x.shape[2:], 1), x.dtype)
     ones = _padded(ones, pads if count_include_pad else (0, 0, 0, 0), 1.0)
     rest = [wide - (pad if count_include_pad else 0) for wide, pad in zip(rim, pads, strict=True)]
@@ -169,7 +169,7 @@ def _gemm(
 
 
 def _matmul(a: Array, b: Array) -> Array:
-    # One product instead of one for each picture: BLAS's threads, if it has several, meet once and not a hundred times.
+    # One product instead of one for each image: BLAS's threads, if it has several, meet once and not a hundred times.
     if b.ndim == 2 < a.ndim:
         return np.asarray(a.reshape(-1, a.shape[-1]) @ b).reshape(*a.shape[:-1], b.shape[1])
     if a.ndim == 2 < b.ndim:

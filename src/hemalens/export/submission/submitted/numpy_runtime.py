@@ -18,7 +18,7 @@ from .numpy_operations import OPERATIONS
 __all__ = ["BATCH", "Graph", "Network", "open_graph", "open_network"]
 
 BATCH = 16
-"""Pictures in one call: with more, the patches of a convolution leave the caches of a core."""
+"""Images in one call: with more, the patches of a convolution leave the caches of a core."""
 
 Array = npt.NDArray[Any]
 
@@ -75,14 +75,14 @@ class Graph:
 
 
 class Network:
-    """A graph of uint8 pictures (N, H, W, 3) to logits (N, C) float32."""
+    """A graph of uint8 images (N, H, W, 3) to logits (N, C) float32."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
 
-    def __call__(self, pictures: Array) -> Array:
+    def __call__(self, images: Array) -> Array:
         """Return logits (N, C)."""
-        (logits,) = self.graph.run(pictures=pictures)
+        (logits,) = self.graph.run(images=images)
         return logits
 
 

@@ -15,16 +15,16 @@ Array = npt.NDArray[Any]
 
 
 class Network:
-    """A session of uint8 pictures (N, H, W, 3) to logits (N, C) float32."""
+    """A session of uint8 images (N, H, W, 3) to logits (N, C) float32."""
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, pictures: Array) -> Array:
+    def __call__(self, images: Array) -> Array:
         """Return logits (N, C)."""
-        logits: Array = self._session.run(["logits"], {"pictures": pictures})[0]
+        logits: Array = self._session.run(["logits"], {"images": images})[0]
         return logits
 
 

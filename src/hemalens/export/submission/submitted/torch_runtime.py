@@ -1,4 +1,4 @@
-"""A network run by torch, on a GPU where there is one, its pictures resized by numpy as in training.
+"""A network run by torch, on a GPU where there is one, its images resized by numpy as in training.
 
 Needs numpy and torch; goes into submissions as it is, with ``numpy_runtime`` beside it.
 """
@@ -23,7 +23,7 @@ Array = npt.NDArray[Any]
 
 
 class Network:
-    """A TorchScript module of uint8 pictures (N, H, W, 3) to logits (N, C) float32."""
+    """A TorchScript module of uint8 images (N, H, W, 3) to logits (N, C) float32."""
 
     def __init__(self, path: Path) -> None:
         self._resize = open_graph(path.with_name(f"{path.name}.npz"))
@@ -35,9 +35,9 @@ class Network:
             )
         self._module = script.eval()
 
-    def __call__(self, pictures: Array) -> Array:
+    def __call__(self, images: Array) -> Array:
         """Return logits (N, C)."""
-        (resized,) = self._resize.run(pictures=pictures)
+        (resized,) = self._resize.run(images=images)
         batch = torch.from_numpy(np.ascontiguousarray(resized)).to(self._device)
         with torch.inference_mode():
             logits = self._module(batch.permute(0, 3, 1, 2).to(torch.float32).div_(255.0))

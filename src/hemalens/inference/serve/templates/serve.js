@@ -1,9 +1,9 @@
-// Sends pictures to the server and shows its answers. Texts go in as text, never as markup; no other server is asked.
+// Sends images to the server and shows its answers. Texts go in as text, never as markup; no other server is asked.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
 const MOST_BYTES = Number(document.body.dataset.bytes);
-const GROUP = 8; // pictures in one request, so that answers come as they are ready
+const GROUP = 8; // images in one request, so that answers come as they are ready
 const GROUP_BYTES = 8 << 20;
 const AT_ONCE = 2; // requests
 const TRIES = 6; // while the server is busy
@@ -99,7 +99,7 @@ async function send(group, mine) {
   }
   if (mine !== generation) return;
   classes = said.classes;
-  // One row for each picture, in order; only a zip, which is sent alone, has more.
+  // One row for each image, in order; only a zip, which is sent alone, has more.
   group.forEach((one, place) => fill(one, group.length === 1 ? said.predictions : [said.predictions[place]]));
   tell();
 }
@@ -148,7 +148,7 @@ function draw(row) {
   const looks = element("div", { class: "looks" });
   const look = (address, words, caption) => looks.append(element("figure", {},
     element("img", { src: address, alt: words, decoding: "async" }), element("figcaption", {}, caption)));
-  if (row.picture) look(row.picture, `Picture ${row.sample_id}`, `${row.width} × ${row.height} pixels`);
+  if (row.image) look(row.image, `Image ${row.sample_id}`, `${row.width} × ${row.height} pixels`);
   if (row.heat_map) look(row.heat_map, `Heat map of ${row.sample_id}`, `speaks for ${row.predicted}`);
   if (looks.children.length) card.append(looks);
   card.append(bars(row));
@@ -185,7 +185,7 @@ function tell() {
   $("clear").disabled = !rows.length;
   const unread = answers.filter((row) => row.predicted === null).length;
   const refused = answers.filter((row) => row.abstained).length - unread;
-  if (rows.length) say(busy ? `${done.length} of ${rows.length} files answered…` : `${answers.length} pictures done.`);
+  if (rows.length) say(busy ? `${done.length} of ${rows.length} files answered…` : `${answers.length} images done.`);
   const counts = classes.map((name) => [name, answers.filter((row) => row.predicted === name && !row.abstained).length]);
   counts.push(["no answer", refused], ["not read", unread]);
   $("counts").textContent = counts.filter(([, number]) => number).map(([name, number]) => `${name}: ${number}`).join(", ");
@@ -207,7 +207,7 @@ function download() {
   const address = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
   element("a", { href: address, download: "predictions.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(address), 60_000);
-  say(`predictions.csv holds ${lines.length} pictures.`);
+  say(`predictions.csv holds ${lines.length} images.`);
 }
 
 function clear() {

@@ -1,4 +1,4 @@
-"""Bad and odd picture files, each with what must be said of it."""
+"""Bad and odd image files, each with what must be said of it."""
 
 import struct
 import zlib
@@ -28,16 +28,16 @@ _DAMAGED = "damaged or cut short"
 
 
 @cache
-def pictures() -> tuple[Case, ...]:
-    """Return every bad or odd picture file, in no order that matters."""
+def images() -> tuple[Case, ...]:
+    """Return every bad or odd image file, in no order that matters."""
     made = (*_cut(), *_flipped(), *_bombs(), *_foreign(), *_modes(), *_oriented(), *_metadata(), *_animated())
     assert len({case.name for case in made}) == len(made)
     return made
 
 
 def _whole(file_format: str) -> bytes:
-    picture = Image.fromarray(CELL)
-    return encode(picture.quantize(16) if file_format == "GIF" else picture, file_format)
+    image = Image.fromarray(CELL)
+    return encode(image.quantize(16) if file_format == "GIF" else image, file_format)
 
 
 def _cut() -> list[Case]:
@@ -48,12 +48,12 @@ def _cut() -> list[Case]:
         cases.append(Case(f"magic-only.{suffix}", whole[:12], "refused", _DAMAGED))
     return [
         *cases,
-        Case("two-bytes.jpg", b"\xff\xd8", "refused", "a JPEG picture cut short"),
+        Case("two-bytes.jpg", b"\xff\xd8", "refused", "a JPEG image cut short"),
         Case("without-end.png", _whole("PNG")[:-12], "sound"),  # all pixels are there, only IEND is missing
         Case("one-byte-short.bmp", _whole("BMP")[:-1], "refused", _DAMAGED),
         Case("trailing-rubbish.jpg", _whole("JPEG") + bytes(1000), "sound"),
-        Case("headless.png", _whole("PNG")[8:], "refused", "no known picture format"),
-        Case("zeros.png", bytes(2000), "refused", "no known picture format"),
+        Case("headless.png", _whole("PNG")[8:], "refused", "no known image format"),
+        Case("zeros.png", bytes(2000), "refused", "no known image format"),
         Case("zeros-after-start.jpg", _whole("JPEG")[:200] + bytes(2000), "refused", _DAMAGED),
     ]
 
@@ -101,8 +101,8 @@ def broken_tiff(compression: str) -> bytes:
 def jpeg_of(width: int, height: int) -> bytes:
     """Return a whole JPEG whose header was changed to another size."""
     whole = bytearray(_whole("JPEG"))
-    place = whole.index(b"\xff\xc0")
-    whole[place + 5 : place + 9] = struct.pack(">HH", height, width)
+    index = whole.index(b"\xff\xc0")
+    whole[index + 5 : index + 9] = struct.pack(">HH", height, width)
     return bytes(whole)
 
 
@@ -140,9 +140,9 @@ def _bombs() -> list[Case]:
         Case("pixels-bomb-behind-a-small-header.png", stuffed_png(zeros), "sound"),
         Case("text-bomb.png", whole[:33] + text + whole[33:], "refused", _DAMAGED),
         Case("profile-bomb.png", whole[:33] + profile + whole[33:], "refused", _DAMAGED),
-        Case("many-frames.gif", many_frames(20_000), "refused", "frames, one picture is expected"),
+        Case("many-frames.gif", many_frames(20_000), "refused", "frames, one image is expected"),
         Case(
-            "many-directories.tif", many_directories(20_000), "refused", "more than 100 frames, one picture is expected"
+            "many-directories.tif", many_directories(20_000), "refused", "more than 100 frames, one image is expected"
         ),
         Case("many-scans.jpg", many_scans(2_000), "refused", "scans, the limit is 100"),
     ]
@@ -162,15 +162,15 @@ def many_frames(count: int) -> bytes:
 
 
 def many_directories(count: int) -> bytes:
-    """Return a TIFF whose directories form a long chain, each a whole picture of 8 x 8."""
+    """Return a TIFF whose directories form a long chain, each a whole image of 8 x 8."""
     tags = tiff_header(8, 8)[8:-4]
     size = len(tags) + 4
     follow = [8 + size * number for number in range(1, count)]
-    return b"II*\x00" + struct.pack("<I", 8) + b"".join(tags + struct.pack("<I", place) for place in [*follow, 0])
+    return b"II*\x00" + struct.pack("<I", 8) + b"".join(tags + struct.pack("<I", index) for index in [*follow, 0])
 
 
 def many_scans(count: int) -> bytes:
-    """Return a progressive JPEG whose last scan is repeated: each costs a pass over the picture."""
+    """Return a progressive JPEG whose last scan is repeated: each costs a pass over the image."""
     whole = encode(Image.fromarray(cell(64, 9)), "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")
     return whole[:last] + whole[last:-2] * count + b"\xff\xd9"
@@ -189,14 +189,14 @@ def _foreign() -> list[Case]:
         Case("archive.png", archive, "refused", "a zip archive"),
         Case("archive.jpg", b"\x1f\x8b\x08" + bytes(40), "refused", "a gzip file"),
         Case("array.png", b"\x93NUMPY\x01\x00" + bytes(40), "refused", "a numpy array"),
-        Case("pickle.png", b"\x80\x04\x95cposix\nsystem\n.", "refused", "no known picture format"),
+        Case("pickle.png", b"\x80\x04\x95cposix\nsystem\n.", "refused", "no known image format"),
         Case("program.bmp", b"\x7fELF" + bytes(60), "refused", "a program"),
         Case("photo.heic", b"\x00\x00\x00\x1cftypheic" + bytes(40), "refused", "AVIF, HEIC or video"),
         Case("slide.dcm", bytes(128) + b"DICM" + bytes(40), "refused", "a DICOM file"),
         Case("letter.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n(run me) print\n", "refused", "text"),
         Case("shop.psd", b"8BPS\x00\x01" + bytes(40), "refused", "a Photoshop file"),
         Case("icon.png", b"\x00\x00\x01\x00\x01\x00" + bytes(40), "refused", "an icon"),
-        Case("newer.jpg", b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(40), "refused", "a JPEG 2000 picture"),
+        Case("newer.jpg", b"\x00\x00\x00\x0cjP  \r\n\x87\n" + bytes(40), "refused", "a JPEG 2000 image"),
         Case("polyglot.jpg", _whole("JPEG") + archive, "sound"),
         Case("script-inside.gif", _whole("GIF") + b"<script>alert(1)</script>", "converted", "palette expanded"),
         Case("lying.jpg", _whole("PNG"), "converted", "content is PNG, name says .jpg"),
@@ -300,12 +300,12 @@ def with_segment(marker: int, body: bytes) -> bytes:
 
 
 def _animated() -> list[Case]:
-    several = "frames, one picture is expected"
+    several = "frames, one image is expected"
     return [
         Case("moving.gif", frames(3, "GIF"), "refused", f"3 {several}"),
         Case("moving.png", frames(3, "PNG"), "refused", f"3 {several}"),
         Case("moving.webp", frames(3, "WEBP"), "refused", f"3 {several}"),
         Case("pages.tif", frames(3, "TIFF"), "refused", f"3 {several}"),
-        Case("camera.jpg", frames(2, "MPO"), "converted", "first of 2 pictures taken (MPO)"),
+        Case("camera.jpg", frames(2, "MPO"), "converted", "first of 2 images taken (MPO)"),
         Case("cut-while-moving.gif", frames(3, "GIF")[:-300], "refused"),
     ]

@@ -1,6 +1,6 @@
-"""Distinct pictures to groups that show the same thing: candidates from hashes, each confirmed on its pixels.
+"""Distinct images to groups that show the same thing: candidates from hashes, each confirmed on its pixels.
 
-The limit comes from the set itself: pictures of one laboratory are alike, and only what is far nearer than neighbours
+The limit comes from the set itself: images of one laboratory are alike, and only what is far nearer than neighbours
 usually are may be called a copy. numpy and SciPy.
 """
 
@@ -17,10 +17,10 @@ from hemalens.data.audit.checks.alignment import misfit
 from hemalens.data.audit.checks.hash_search import near_hashes, near_hashes_faiss, require_faiss
 from hemalens.data.audit.checks.structure_hash import BITS, STORED, oriented, structure_hashes
 
-__all__ = ["MILLION", "Link", "NearPictures", "check_scale", "near_pictures", "usual_misfits"]
+__all__ = ["MILLION", "Link", "NearImages", "check_scale", "near_images", "usual_misfits"]
 
 MILLION = 1_000_000
-"""Beyond this many distinct pictures candidates are looked for with faiss."""
+"""Beyond this many distinct images candidates are looked for with faiss."""
 
 # Hashes this far apart are compared on pixels: 99.9 % of real cells cropped by 2 pixels of 96 are nearer.
 _RADIUS = 8
@@ -43,7 +43,7 @@ _LOOKS = 4
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What makes a picture a copy: the other picture, what the fit leaves open, how the other was turned."""
+    """What makes an image a copy: the other image, what the fit leaves open, how the other was turned."""
 
     other: int
     misfit: float
@@ -51,13 +51,13 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
-class NearPictures:
-    """Groups of pictures that show the same thing.
+class NearImages:
+    """Groups of images that show the same thing.
 
     Attributes:
-        groups: places of two or more pictures each, ascending.
-        links: the nearest confirmed neighbour of every picture in a group.
-        limit: the misfit up to which two pictures are called copies.
+        groups: places of two or more images each, ascending.
+        links: the nearest confirmed neighbour of every image in a group.
+        limit: the misfit up to which two images are called copies.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -66,35 +66,35 @@ class NearPictures:
 
 
 def check_scale(count: int) -> None:
-    """Raise MissingExtraError where so many pictures need faiss and it is not installed."""
+    """Raise MissingExtraError where so many images need faiss and it is not installed."""
     if count > MILLION:
-        require_faiss(f"near-duplicates among {count} pictures")
+        require_faiss(f"near-duplicates among {count} images")
 
 
-def near_pictures(thumbnails: Images, places: IntArray, *, seed: int = 0) -> NearPictures:
-    """Group pictures that are copies of each other up to encoding, size, light, a narrow crop and orientation.
+def near_images(thumbnails: Images, indices: IntArray, *, seed: int = 0) -> NearImages:
+    """Group images that are copies of each other up to encoding, size, light, a narrow crop and orientation.
 
     Args:
-        thumbnails: pictures (N, 16, 16, 3) uint8.
-        places: the different pictures among them, ascending (M,): only these are looked at.
+        thumbnails: images (N, 16, 16, 3) uint8.
+        indices: the different images among them, ascending (M,): only these are looked at.
         seed: draws the sample that the limit is taken from.
 
     Raises:
-        MissingExtraError: more than a million pictures, and faiss is not installed.
+        MissingExtraError: more than a million images, and faiss is not installed.
     """
-    structured = places[_contrast(thumbnails[places]) >= _BLANK]
-    pictures = thumbnails[structured]
-    limit = _limit(usual_misfits(pictures, seed=seed))
-    linking = _Linking(pictures, limit)
-    for pairs in _candidates(pictures):
+    structured = indices[_contrast(thumbnails[indices]) >= _BLANK]
+    images = thumbnails[structured]
+    limit = _limit(usual_misfits(images, seed=seed))
+    linking = _Linking(images, limit)
+    for pairs in _candidates(images):
         linking.add(*pairs)
     return linking.result(structured)
 
 
 def usual_misfits(thumbnails: Images, *, seed: int = 0) -> FloatArray:
-    """Return the misfit (M,) between pictures and their likeliest neighbours in a random sample of at most 400.
+    """Return the misfit (M,) between images and their likeliest neighbours in a random sample of at most 400.
 
-    Certain copies are taken out of the sample first. Under 20 pictures there is none.
+    Certain copies are taken out of the sample first. Under 20 images there is none.
     """
     count = min(len(thumbnails), _SAMPLE)
     sample = thumbnails[np.random.default_rng(seed).choice(len(thumbnails), count, replace=False)]
@@ -108,12 +108,12 @@ def usual_misfits(thumbnails: Images, *, seed: int = 0) -> FloatArray:
     return np.zeros(0)
 
 
-def _likeliest(pictures: Images) -> tuple[IntArray, IntArray]:
-    """Return which other picture each (N, S, S, 3) is most like, and turned how, both (N,)."""
-    rows, flat = np.arange(len(pictures)), _standardised(pictures)
+def _likeliest(images: Images) -> tuple[IntArray, IntArray]:
+    """Return which other image each (N, S, S, 3) is most like, and turned how, both (N,)."""
+    rows, flat = np.arange(len(images)), _standardised(images)
     nearest, turns, likeness = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64), np.full(len(rows), -np.inf)
     for turn in range(8):
-        alike = _standardised(oriented(pictures, turn)) @ flat.T
+        alike = _standardised(oriented(images, turn)) @ flat.T
         np.fill_diagonal(alike, -np.inf)
         best = alike.argmax(axis=1)
         better = alike[rows, best] > likeness
@@ -125,36 +125,36 @@ def _limit(usual: FloatArray) -> float:
     return float(np.clip(_SHARE * np.quantile(usual, _QUANTILE), _LEAST, _MOST)) if len(usual) else _MOST
 
 
-def _candidates(pictures: Images) -> Iterator[tuple[IntArray, IntArray, IntArray, IntArray]]:
-    """Yield (first, second, turn of the first, distance) of pictures whose hashes are near; some come several times."""
-    stored, asked = structure_hashes(pictures)
-    search = near_hashes if len(pictures) <= MILLION else near_hashes_faiss
-    for query, place, distance in search(stored.ravel(), asked.ravel(), bits=BITS, radius=_RADIUS):
-        first, second = query // 8, place // STORED
+def _candidates(images: Images) -> Iterator[tuple[IntArray, IntArray, IntArray, IntArray]]:
+    """Yield (first, second, turn of the first, distance) of images whose hashes are near; some come several times."""
+    stored, asked = structure_hashes(images)
+    search = near_hashes if len(images) <= MILLION else near_hashes_faiss
+    for query, index, distance in search(stored.ravel(), asked.ravel(), bits=BITS, radius=_RADIUS):
+        first, second = query // 8, index // STORED
         other = np.flatnonzero(first != second)
         yield first[other], second[other], query[other] % 8, distance[other]
 
 
 @dataclass(slots=True)
 class _Linking:
-    """Joins pictures as candidates come, asking for each pair once and only while its two groups are apart."""
+    """Joins images as candidates come, asking for each pair once and only while its two groups are apart."""
 
-    pictures: Images
+    images: Images
     limit: float
     component: IntArray = field(init=False)
     asked: IntArray = field(init=False)
     confirmed: list[tuple[IntArray, IntArray, IntArray, FloatArray]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.component = np.arange(len(self.pictures))
+        self.component = np.arange(len(self.images))
         self.asked = np.zeros(0, np.int64)
 
     def add(self, first: IntArray, second: IntArray, turn: IntArray, distance: IntArray) -> None:
-        """Look at candidate pairs, the nearest of each picture first, then of each two groups."""
+        """Look at candidate pairs, the nearest of each image first, then of each two groups."""
         order = np.argsort(distance, kind="stable")
-        code = np.minimum(first, second) * len(self.pictures) + np.maximum(first, second)
-        _, place = np.unique(code[order], return_index=True)
-        pending = order[np.sort(place)]
+        code = np.minimum(first, second) * len(self.images) + np.maximum(first, second)
+        _, index = np.unique(code[order], return_index=True)
+        pending = order[np.sort(index)]
         pending = pending[~np.isin(code[pending], self.asked)]
         for look in range(_LOOKS):
             one, other = self.component[first[pending]], self.component[second[pending]]
@@ -162,8 +162,8 @@ class _Linking:
             pending, one, other = pending[apart], one[apart], other[apart]
             if not len(pending):
                 return
-            groups = np.minimum(one, other) * len(self.pictures) + np.maximum(one, other)
-            # Before anything is joined every pair is of two groups: then one pair a picture is enough.
+            groups = np.minimum(one, other) * len(self.images) + np.maximum(one, other)
+            # Before anything is joined every pair is of two groups: then one pair an image is enough.
             key = first[pending] if look == 0 else groups
             chosen = np.sort(np.unique(key, return_index=True)[1])
             now = pending[chosen]
@@ -172,7 +172,7 @@ class _Linking:
             pending = np.delete(pending, chosen)
 
     def _confirm(self, first: IntArray, second: IntArray, turn: IntArray) -> None:
-        turned, other = _turned(self.pictures[first], turn), self.pictures[second]
+        turned, other = _turned(self.images[first], turn), self.images[second]
         alike = np.vecdot(_standardised(turned), _standardised(other)) >= _ALIKE
         first, second, turn = first[alike], second[alike], turn[alike]
         found = misfit(turned[alike], other[alike])
@@ -180,27 +180,27 @@ class _Linking:
         if not near.any():
             return
         self.confirmed.append((first[near], second[near], turn[near], found[near]))
-        self.component = _components(len(self.pictures), (pairs[:2] for pairs in self.confirmed))
+        self.component = _components(len(self.images), (pairs[:2] for pairs in self.confirmed))
 
-    def result(self, places: IntArray) -> NearPictures:
-        """Return the groups and links in the caller's ``places`` (N,) of the pictures."""
+    def result(self, indices: IntArray) -> NearImages:
+        """Return the groups and links in the caller's ``indices`` (N,) of the images."""
         links: dict[int, Link] = {}
         for first, second, turns, found in self.confirmed:
-            for row, (one, other, turn) in enumerate(zip(places[first], places[second], turns.tolist(), strict=True)):
+            for row, (one, other, turn) in enumerate(zip(indices[first], indices[second], turns.tolist(), strict=True)):
                 # Turning by 90 degrees is undone by 270, every other turn by itself.
                 back = {5: 6, 6: 5}.get(turn, turn)
-                for picture, link in (
+                for image, link in (
                     (int(one), Link(int(other), float(found[row]), back)),
                     (int(other), Link(int(one), float(found[row]), turn)),
                 ):
-                    if picture not in links or link.misfit < links[picture].misfit:
-                        links[picture] = link
+                    if image not in links or link.misfit < links[image].misfit:
+                        links[image] = link
         linked = np.array(sorted(links), np.int64)
-        component = self.component[np.searchsorted(places, linked)]
+        component = self.component[np.searchsorted(indices, linked)]
         order = np.argsort(component, kind="stable")
         parts = np.split(linked[order], np.flatnonzero(np.diff(component[order])) + 1) if len(linked) else []
         groups = sorted(tuple(part.tolist()) for part in parts)
-        return NearPictures(tuple(groups), links, self.limit)
+        return NearImages(tuple(groups), links, self.limit)
 
 
 def _components(count: int, edges: Iterable[tuple[IntArray, IntArray]]) -> IntArray:
@@ -209,12 +209,12 @@ def _components(count: int, edges: Iterable[tuple[IntArray, IntArray]]) -> IntAr
     return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
-def _turned(pictures: Images, turns: IntArray) -> Images:
-    """Return pictures (N, S, S, 3), each in an orientation of its own."""
-    turned = np.empty_like(pictures)
+def _turned(images: Images, turns: IntArray) -> Images:
+    """Return images (N, S, S, 3), each in an orientation of its own."""
+    turned = np.empty_like(images)
     for turn in range(8):
         rows = turns == turn
-        turned[rows] = oriented(pictures[rows], turn)
+        turned[rows] = oriented(images[rows], turn)
     return turned
 
 

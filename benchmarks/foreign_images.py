@@ -1,4 +1,4 @@
-"""Pictures that are no cells, of eleven kinds, made here from a seed or cut from photographs that libraries ship."""
+"""Images that are no cells, of eleven kinds, made here from a seed or cut from photographs that libraries ship."""
 
 import io
 import string
@@ -20,8 +20,8 @@ STAINS = ((250, 225, 200), (232, 200, 198), (225, 160, 150), (110, 60, 140), (90
 Draw = np.random.Generator
 
 
-def foreign_pictures(per_kind: int, *, seed: int = 0) -> dict[str, Images]:
-    """Return so many pictures (per_kind, 96, 96, 3) uint8 of each kind.
+def foreign_images(per_kind: int, *, seed: int = 0) -> dict[str, Images]:
+    """Return so many images (per_kind, 96, 96, 3) uint8 of each kind.
 
     Half of the texts, textures, blanks, stripes and drawings wear the colours of a smear, so that colour alone does
     not tell.
@@ -39,11 +39,11 @@ def photograph(draw: Draw, place: int) -> np.ndarray:
     return part_of(whole[place % len(whole)], draw)
 
 
-def part_of(picture: np.ndarray, draw: Draw) -> np.ndarray:
-    """Return a square part of a picture, of 20 to 100 % of its shorter side, as (96, 96, 3)."""
-    side = int(min(picture.shape[:2]) * draw.uniform(0.2, 1.0))
-    top, left = (int(draw.integers(0, picture.shape[axis] - side + 1)) for axis in (0, 1))
-    return np.asarray(Image.fromarray(picture[top : top + side, left : left + side]).resize((SIDE, SIDE)))
+def part_of(image: np.ndarray, draw: Draw) -> np.ndarray:
+    """Return a square part of an image, of 20 to 100 % of its shorter side, as (96, 96, 3)."""
+    side = int(min(image.shape[:2]) * draw.uniform(0.2, 1.0))
+    top, left = (int(draw.integers(0, image.shape[axis] - side + 1)) for axis in (0, 1))
+    return np.asarray(Image.fromarray(image[top : top + side, left : left + side]).resize((SIDE, SIDE)))
 
 
 def chart(draw: Draw, place: int) -> np.ndarray:
@@ -130,8 +130,8 @@ def shuffled_smear(draw: Draw) -> np.ndarray:
     """Squares of a smear's colours at random places: a smear's colours without its shapes."""
     side = int(draw.choice([4, 6, 8, 12, 16]))
     colours = np.array(STAINS, float)[draw.integers(0, len(STAINS), (SIDE // side, SIDE // side))]
-    picture = colours.repeat(side, axis=0).repeat(side, axis=1)
-    return (picture + draw.normal(0, 6, picture.shape)).clip(0, 255)
+    image = colours.repeat(side, axis=0).repeat(side, axis=1)
+    return (image + draw.normal(0, 6, image.shape)).clip(0, 255)
 
 
 def _two_colours(draw: Draw, place: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -154,4 +154,4 @@ KINDS: dict[str, Callable[[Draw, int], np.ndarray]] = {
     "drawings": drawing,
     "shuffled smears": lambda draw, _: shuffled_smear(draw),
 }
-"""Kind -> what draws one picture from a stream of chance and its number."""
+"""Kind -> what draws one image from a stream of chance and its number."""
