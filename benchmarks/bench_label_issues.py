@@ -69,7 +69,7 @@ def exchange_along(labels: np.ndarray, confusions: np.ndarray, seed: int) -> np.
 
 
 def judged(cells: Path, labels: np.ndarray, name: str, given: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Return probabilities (M, C) and places (M,) of the judged cells under labels (N,) in place of theirs."""
+    """Return probabilities (M, C) and indices (M,) of the judged cells under labels (N,) in place of theirs."""
     path = HOME / f"{name}.npz"
     if not path.exists():
         with np.load(cells) as file:

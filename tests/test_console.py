@@ -6,11 +6,11 @@ import pytest
 
 from hemalens.console import (
     SHOWN,
+    abstention_lines,
     adaptation_lines,
     audit_lines,
     corruption_lines,
     rate_lines,
-    refusal_lines,
     score_lines,
     show,
     speaks,
@@ -74,11 +74,13 @@ def test_a_score_over_some_of_the_classes_says_so() -> None:
 
 def test_refusals_are_told_of_known_and_unknown_kinds() -> None:
     found = {"coverage": 0.75, "accuracy_kept": 0.995, "unknown_classes": {"n": 1200, "refused": INTERVAL}}
-    assert refusal_lines({"n": 400, "abstention": found}) == [
+    assert abstention_lines({"n": 400, "abstention": found}) == [
         "refused: 25.0 % of 400; of those answered 99.50 % are right",
         "refused of 1,200 of kinds that it does not know: 50.0 %",
     ]
-    assert refusal_lines({"n": 4, "abstention": {"coverage": 0.0, "accuracy_kept": None}}) == ["refused: 100.0 % of 4"]
+    assert abstention_lines({"n": 4, "abstention": {"coverage": 0.0, "accuracy_kept": None}}) == [
+        "refused: 100.0 % of 4"
+    ]
 
 
 def test_corruptions_are_one_line_with_the_alexnet_where_it_knew_the_classes() -> None:

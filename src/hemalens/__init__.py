@@ -13,7 +13,7 @@ __all__ = ["Classifier", "load"]
 def load(model: "str | Path" = "embedded", *, threads: int = 0) -> "Model":
     """Return an exported model ready to predict: ``embedded``, or the path of an .onnx file.
 
-    Its ``predict``, ``predict_proba`` and ``judge``, which also refuses, take uint8 arrays, PIL images and paths;
+    Its ``predict``, ``predict_proba`` and ``judge``, which also abstains, take uint8 arrays, PIL images and paths;
     ``classes_`` names what they return. Needs no torch and no network.
 
     Args:

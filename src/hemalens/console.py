@@ -15,6 +15,7 @@ from hemalens.core.types import Progress
 
 __all__ = [
     "SHOWN",
+    "abstention_lines",
     "adaptation_lines",
     "announce",
     "announce_service",
@@ -25,7 +26,6 @@ __all__ = [
     "package_lines",
     "parity_lines",
     "rate_lines",
-    "refusal_lines",
     "review_lines",
     "score_lines",
     "show",
@@ -130,7 +130,7 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def refusal_lines(summary: Mapping[str, Any]) -> list[str]:
+def abstention_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return what was refused of the labelled samples, what that leaves, and what was refused of unknown kinds."""
     found = summary["abstention"]
     lines = [f"refused: {100 * (1 - found['coverage']):.1f} % of {summary['n']:,}"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hemalens.core.abstention import Abstention, confidence_rule, fit_refusal, judge
+from hemalens.core.abstention import Abstention, confidence_rule, fit_abstention, judge
 from hemalens.core.errors import ArtifactError
 
 WIDTH, CLASSES = 10, 3
@@ -25,7 +25,7 @@ def cells(n: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def abstention() -> Abstention:
     features, _, labels = cells(3000, 0)
-    return fit_refusal(features, labels, *cells(2000, 1))
+    return fit_abstention(features, labels, *cells(2000, 1))
 
 
 def test_the_share_asked_for_is_refused_of_validation_and_of_new_cells(abstention: Abstention) -> None:
@@ -43,7 +43,7 @@ def test_the_share_asked_for_is_refused_of_validation_and_of_new_cells(abstentio
 def test_another_rate_may_be_asked_for(rate: float) -> None:
     features, _, labels = cells(3000, 0)
     known = cells(2000, 1)
-    judged = judge(fit_refusal(features, labels, *known, rejection_rate=rate), *known[:2])
+    judged = judge(fit_abstention(features, labels, *known, rejection_rate=rate), *known[:2])
     assert judged.abstained.mean() == pytest.approx(rate, abs=0.003)
 
 
@@ -74,7 +74,7 @@ def test_what_is_kept_has_no_reason(abstention: Abstention) -> None:
 
 def test_an_empty_set_is_judged() -> None:
     features, logits, labels = cells(200, 0)
-    found = judge(fit_refusal(features, labels, features, logits, labels), features[:0], logits[:0])
+    found = judge(fit_abstention(features, labels, features, logits, labels), features[:0], logits[:0])
     assert found.reasons == ()
     assert found.abstained.shape == (0,)
 
@@ -95,8 +95,8 @@ def test_what_was_varied_is_less_strange_and_the_undistorted_cells_are_kept_besi
     shift = np.zeros(WIDTH, np.float32)
     shift[-1] = 8
     varied = features + np.random.default_rng(4).normal(size=(len(features), 1)).astype(np.float32) * shift
-    plain = fit_refusal(features, labels, *cells(2000, 1))
-    found = fit_refusal(features, labels, *cells(2000, 1), varied_features=varied)
+    plain = fit_abstention(features, labels, *cells(2000, 1))
+    found = fit_abstention(features, labels, *cells(2000, 1), varied_features=varied)
     moved, logits, _ = cells(500, 6)
     assert judge(plain, moved + shift, logits).abstained.mean() > 0.9
     assert judge(found, moved + shift, logits).abstained.mean() < 0.2
@@ -114,7 +114,7 @@ def test_a_wide_network_keeps_its_leading_directions_and_a_small_file() -> None:
     draw = np.random.default_rng(0)
     features = draw.normal(size=(60, 2048)).astype(np.float32)
     labels = np.arange(60) % 3
-    found = fit_refusal(features, labels, features, features[:, :3], labels)
+    found = fit_abstention(features, labels, features, features[:, :3], labels)
     assert found.gaussians is not None
     assert found.gaussians.basis.shape[1] < 100
     assert len(json.dumps(found.to_json())) < 1_500_000

@@ -106,7 +106,7 @@ def extras() -> dict[str, Any]:
 
 
 def trust() -> dict[str, Any]:
-    """Make what evaluations with a refusal know beyond ``extras``."""
+    """Make what evaluations with abstention data know beyond ``extras``."""
     bins = extras()["reliability"]
     before = {"ece": 0.0456, "reliability": bins}
     classes = {name: {"ece": 0.001 * index, "reliability": bins} for index, name in enumerate(CELL_CLASSES, 1)}
@@ -128,12 +128,12 @@ def trust() -> dict[str, Any]:
         "abstention": {
             "coverage": 0.94,
             "accuracy_kept": 0.995,
-            "accuracy_refused": 0.625,
+            "accuracy_abstained": 0.625,
             "threshold": 0.71,
             "distance_threshold": 2.5,
             "rejection_rate": 0.05,
             "histogram": histogram,
-            "unknown_classes": {"n": 40, "refused": {"value": 0.75, "low": 0.6, "high": 0.86}, "auroc": {}},
+            "unknown_classes": {"n": 40, "abstained": {"value": 0.75, "low": 0.6, "high": 0.86}, "auroc": {}},
         },
         "risk_coverage": {
             "confidence": {
@@ -266,7 +266,7 @@ def make_run(path: Path, *, groups: bool = False, **config: Any) -> Path:
 
 
 def make_elsewhere(path: Path, train: Path, *, source: str = "b", spec: str = "munich/cells.tar", **more: Any) -> Path:
-    """Write a finished evaluation of 40 neutrophils (36 right, 30 refused) and 10 blasts (6 refused) of elsewhere."""
+    """Write a finished evaluation of 40 neutrophils (36 right, 30 without an answer) and 10 blasts (6 without an answer) of elsewhere."""
     index, other = CELL_CLASSES.index("neutrophil"), CELL_CLASSES.index("ig")
     matrix = np.zeros((len(CELL_CLASSES),) * 2, np.int64)
     matrix[index, index], matrix[index, other] = 36, 4

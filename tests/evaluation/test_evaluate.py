@@ -358,7 +358,7 @@ def test_a_run_without_refusal_data_refuses_by_confidence_and_says_so(
     shutil.copytree(trained.run, tmp_path / "run")
     (tmp_path / "run" / "abstention.json").unlink()
     old = evaluate(tmp_path / "run", trained.source, tmp_path / "old", splits=trained.splits)
-    assert "refused by confidence alone" in caplog.text
+    assert "abstains by confidence alone" in caplog.text
     assert old["abstention"]["rule"].startswith("confidence alone")
     assert old["abstention"]["distance_threshold"] is None
     new = evaluate(trained.run, trained.source, tmp_path / "new", splits=trained.splits)
@@ -373,7 +373,7 @@ def test_a_run_without_refusal_data_refuses_by_confidence_and_says_so(
 def test_damaged_refusal_data_are_named(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.run, tmp_path / "run")
     (tmp_path / "run" / "abstention.json").write_text('{"schema_version": 1}', encoding="utf-8")
-    with pytest.raises(ArtifactError, match="refusal data"):
+    with pytest.raises(ArtifactError, match="abstention data"):
         evaluate(tmp_path / "run", trained.source, tmp_path / "out", splits=trained.splits)
 
 
@@ -384,8 +384,8 @@ def test_images_of_an_unknown_class_are_refused_by_distance_and_counted(trained:
     found = summary["abstention"]["unknown_classes"]
     table = pl.read_csv(tmp_path / "out" / "predictions.csv").filter(pl.col("label") == "myeloblast")
     assert found["n"] == table.height == 10
-    assert found["refused"]["value"] == table["abstained"].mean()
-    assert found["refused"]["low"] <= found["refused"]["value"] <= found["refused"]["high"]
+    assert found["abstained"]["value"] == table["abstained"].mean()
+    assert found["abstained"]["low"] <= found["abstained"]["value"] <= found["abstained"]["high"]
     assert sum(summary["abstention"]["histogram"]["unknown"]) == 10
     assert summary["n_unknown_label"] == 10
 

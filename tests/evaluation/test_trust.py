@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hemalens.core.abstention import confidence_rule, fit_refusal, judge
+from hemalens.core.abstention import confidence_rule, fit_abstention, judge
 from hemalens.core.metrics import softmax
 from hemalens.evaluation.trust import Answers, calibration_scores, conformal_scores, distance_histogram, trust_scores
 
@@ -74,9 +74,9 @@ def test_refusing_is_scored_as_it_is_done() -> None:
     right, kept = judged.predicted == labels, ~judged.abstained & ~unknown
     assert abstention["coverage"] == pytest.approx(1 - judged.abstained[~unknown].mean())
     assert abstention["accuracy_kept"] == pytest.approx(right[kept].mean())
-    assert abstention["accuracy_refused"] < abstention["accuracy_kept"]
+    assert abstention["accuracy_abstained"] < abstention["accuracy_kept"]
     assert abstention["unknown_classes"]["n"] == 100
-    assert abstention["unknown_classes"]["refused"]["value"] == judged.abstained[unknown].mean()
+    assert abstention["unknown_classes"]["abstained"]["value"] == judged.abstained[unknown].mean()
     assert abstention["unknown_classes"]["auroc"]["confidence"]["value"] == pytest.approx(0.5, abs=0.1)
     assert abstention["threshold"] == rule.confidence_limit
     curve = found["risk_coverage"]["confidence"]
@@ -88,7 +88,7 @@ def test_refusing_is_scored_as_it_is_done() -> None:
 def test_distances_are_counted_by_what_the_answer_was() -> None:
     logits, labels = answers(500, 5)
     features = np.random.default_rng(0).normal(size=(500, 4)) + labels[:, None]
-    abstention = fit_refusal(features, labels, features, logits, labels)
+    abstention = fit_abstention(features, labels, features, logits, labels)
     judged = judge(abstention, features, logits)
     unknown = np.arange(500) < 40
     labels[unknown] = -1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hemalens.core.abstention import fit_refusal, judge
+from hemalens.core.abstention import fit_abstention, judge
 from hemalens.core.charts import figure_svg
 from hemalens.evaluation.figures import reliability_diagram
 from hemalens.evaluation.trust import Answers, trust_scores
@@ -15,7 +15,7 @@ from .test_trust import CLASSES, answers
 def scores(unknown: int) -> dict:
     logits, labels = answers(400, 0)
     features = np.random.default_rng(0).normal(size=(400, 4)) + labels[:, None]
-    abstention = fit_refusal(features, labels, features, *answers(400, 1))
+    abstention = fit_abstention(features, labels, features, *answers(400, 1))
     strange = np.arange(400) < unknown
     labels[strange] = -1
     judged = judge(abstention, features, logits)
@@ -42,7 +42,7 @@ def test_the_curve_ends_at_the_error_of_all(found: dict) -> None:
     assert lines[0].get_ydata()[-1] == pytest.approx(found["risk_coverage"]["confidence"]["risk"][-1])
     assert lines[-1].get_xdata()[0] == found["abstention"]["coverage"]
     svg = figure_svg(figure, label="risk")
-    assert "refused by distance (area" in svg
+    assert "abstained by distance (area" in svg
     assert "by the model" in svg
 
 

@@ -391,7 +391,7 @@ def trusted(tmp_path_factory):
         "takes the expected calibration error from 0.0456 to 0.0213.",
         "ig 0.0080 0.0040",
         "a confidence under 0.71 or a distance from the training cells over 2.5, limits that refuse 5 % of the",
-        "Of what it refused it would have named 62.5 % rightly.",
+        "Of what it abstained on it would have named 62.5 % rightly.",
         "Of 40 cells of classes that it does not know it refused 75.0 % [60.0, 86.0].",
         "the mean risk, is 0.42 % by confidence.",
         "holds the true class for 90 % of the samples",
@@ -422,7 +422,9 @@ def test_a_piece_that_is_missing_is_left_out_and_ends_nothing(tmp_path, key, val
     assert "None" not in plain(words)
 
 
-@pytest.mark.parametrize("key", ["accuracy_kept", "accuracy_refused", "histogram", "rejection_rate", "unknown_classes"])
+@pytest.mark.parametrize(
+    "key", ["accuracy_kept", "accuracy_abstained", "histogram", "rejection_rate", "unknown_classes"]
+)
 def test_a_refusal_that_knows_less_says_less(tmp_path, key):
     train, more = make_train(tmp_path / "train"), extras() | trust()
     del more["abstention"][key]

@@ -82,7 +82,7 @@ def test_probabilities_are_the_logits_over_the_temperature(fitted: Classifier, c
     assert fitted.predict(images).tolist() == fitted.classes_[probabilities.argmax(axis=1)].tolist()
     judgement = fitted.judge(images)
     np.testing.assert_array_equal(judgement.probabilities, probabilities)
-    assert fitted.refusal_.temperature != 1.0
+    assert fitted.abstention_.temperature != 1.0
 
 
 def test_images_in_files_images_and_lists_are_predicted_alike(fitted: Classifier, cells: Any, tmp_path: Path) -> None:
@@ -141,9 +141,9 @@ def test_a_run_without_refusal_data_is_taken_with_confidence_alone(fitted: Class
     run = fitted.save(tmp_path / "run")
     (run / "abstention.json").unlink()
     back = Classifier.from_run(run)
-    assert back.refusal_.gaussians is None
+    assert back.abstention_.gaussians is None
     logits, _ = read_validation(run)
-    assert back.refusal_.temperature == pytest.approx(fitted.refusal_.temperature)
+    assert back.abstention_.temperature == pytest.approx(fitted.abstention_.temperature)
     assert len(logits) == 9
 
 

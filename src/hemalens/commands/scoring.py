@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hemalens.commands.options import AdaptOption, JsonOption, OutDirectory, OverwriteOption, SourceArgument, find_stage
-from hemalens.console import adaptation_lines, corruption_lines, refusal_lines, score_lines, show, watched
+from hemalens.console import abstention_lines, adaptation_lines, corruption_lines, score_lines, show, watched
 
 __all__ = ["evaluate", "explain", "report"]
 
@@ -49,7 +49,7 @@ def evaluate(
             overwrite=overwrite,
             progress=progress,
         )
-    lines = [*adaptation_lines(summary), *score_lines(summary), *refusal_lines(summary), *corruption_lines(summary)]
+    lines = [*adaptation_lines(summary), *score_lines(summary), *abstention_lines(summary), *corruption_lines(summary)]
     show(summary, as_json, [*lines, f"details in {out}"])
 
 

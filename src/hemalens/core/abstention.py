@@ -1,8 +1,8 @@
-"""A network's features and logits to answers and refusals: what is unlike any training cell, and what is unsure.
+"""A network's features and logits to answers and abstentions: what is unlike any training cell, and what is unsure.
 
-Two witnesses may refuse: the distance of the features from the nearest class of training cells, measured in how these
+Two witnesses may abstain: the distance of the features from the nearest class of training cells, measured in how these
 vary from cell to cell and under other light, dye and size, and the calibrated confidence. Their limits are set on
-validation samples, so that both together refuse a stated share of these. Needs numpy and SciPy; no torch.
+validation samples, so that both together abstain on a stated share of these. Needs numpy and SciPy; no torch.
 """
 
 import base64
@@ -20,24 +20,24 @@ from hemalens.core.metrics import softmax
 from hemalens.core.scores import Gaussians
 from hemalens.core.types import FloatArray, IntArray
 
-__all__ = ["Abstention", "Judgement", "confidence_rule", "fit_refusal", "judge"]
+__all__ = ["Abstention", "Judgement", "confidence_rule", "fit_abstention", "judge"]
 
 _SCHEMA = 2
 _COVERAGE = 0.9
 # Of the directions of the features: 200,000 numbers are 1.1 MB in a sidecar; wider networks keep the leading ones.
 _LARGEST_BASIS = 200_000
 _HOME_RANK = 32  # directions; with all of them the same scales are found
-_WHAT = "refusal data"
+_WHAT = "abstention data"
 _STEP = "train the model again, or export it again"
 
 
 @dataclass(frozen=True, slots=True)
 class Abstention:
-    """When a trained model refuses to answer.
+    """When a trained model abstains.
 
     Attributes:
         temperature: by which logits are divided.
-        rejection_rate: share of validation samples that the limits refuse.
+        rejection_rate: share of validation samples that the limits abstain on.
         distance_limit: largest distance from the nearest class, in standard deviations of the training features.
         confidence_limit: least calibrated confidence.
         set_thresholds: (C,), one minus the least probability at which a class belongs into a 90 % set (LAC by class).
@@ -95,7 +95,7 @@ class Judgement:
         probabilities: calibrated (N, C).
         predicted: class of the largest (N,).
         confidence: the largest (N,).
-        distance: from the nearest class of training cells (N,); NaN where the model has no data to refuse by it.
+        distance: from the nearest class of training cells (N,); NaN where the model has no data to abstain by it.
         abstained: (N,) bool.
         reasons: N texts, empty where the answer stands.
     """
@@ -108,7 +108,7 @@ class Judgement:
     reasons: tuple[str, ...]
 
 
-def fit_refusal(
+def fit_abstention(
     train_features: FloatArray,
     train_labels: IntArray,
     val_features: FloatArray,
@@ -127,7 +127,7 @@ def fit_refusal(
         val_logits: (M, C).
         val_labels: (M,), 0..C-1.
         varied_features: (N, D), of the training samples after changes that the network was trained to see through.
-        rejection_rate: share of validation samples that both witnesses together are to refuse.
+        rejection_rate: share of validation samples that both witnesses together are to abstain on.
     """
     width = train_features.shape[1]
     rank = max(1, _LARGEST_BASIS // width)
@@ -142,9 +142,9 @@ def fit_refusal(
 
 
 def confidence_rule(val_logits: FloatArray, val_labels: IntArray, *, rejection_rate: float = 0.05) -> Abstention:
-    """Return a refusal by confidence alone, for a network of whose training features nothing was kept.
+    """Return an abstention by confidence alone, for a network of whose training features nothing was kept.
 
-    Takes validation logits (M, C) and labels (M,); ``rejection_rate`` is the share of them to be refused.
+    Takes validation logits (M, C) and labels (M,); ``rejection_rate`` is the share of them to get no answer.
     """
     temperature = fit_temperature(val_logits, val_labels)
     probabilities = softmax(val_logits / temperature)
@@ -153,9 +153,9 @@ def confidence_rule(val_logits: FloatArray, val_labels: IntArray, *, rejection_r
 
 
 def judge(abstention: Abstention, features: FloatArray, logits: FloatArray) -> Judgement:
-    """Return calibrated answers for features (N, D) and logits (N, C), and which of them are refused, with the reason.
+    """Return calibrated answers for features (N, D) and logits (N, C), and which of them get no answer, with the reason.
 
-    Raises ArtifactError where the features have another width than those the refusal was fitted on.
+    Raises ArtifactError where the features have another width than those the abstention was fitted on.
     """
     probabilities = softmax(logits / abstention.temperature)
     confidence, distance = probabilities.max(axis=1), _distance(abstention, features)
@@ -188,7 +188,7 @@ def _set_thresholds(probabilities: FloatArray, labels: IntArray) -> FloatArray:
 
 
 def _limits(distance: FloatArray, confidence: FloatArray, rate: float) -> tuple[float, float]:
-    """Return limits of distance and confidence that each refuse the same share of samples, both together ``rate``."""
+    """Return limits of distance and confidence that each abstain on the same share of samples, both together ``rate``."""
     low, high = 0.0, rate  # the same share for each lies between half of the rate and the rate
     for _ in range(40):
         share = (low + high) / 2

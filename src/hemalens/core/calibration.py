@@ -20,7 +20,7 @@ __all__ = [
     "set_thresholds",
 ]
 
-_REFUSED = 0.05
+_ABSTAINED = 0.05
 
 
 def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
@@ -42,7 +42,7 @@ def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
     return float(np.exp(found.x))
 
 
-def abstention_threshold(confidence: FloatArray, *, refused: float = _REFUSED) -> float:
+def abstention_threshold(confidence: FloatArray, *, refused: float = _ABSTAINED) -> float:
     """Return the confidence that a share ``refused`` of the validation samples stays below (N,) -> threshold."""
     return float(np.quantile(confidence, refused)) if len(confidence) else 0.0
 

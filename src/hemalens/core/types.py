@@ -60,7 +60,7 @@ _SYNONYMS |= {cell: cell for cell in CELL_CLASSES} | {f"{cell}s": cell for cell 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image's place in a source, before anything is decoded.
+    """One image's index in a source, before anything is decoded.
 
     Attributes:
         sample_id: stable id, unique in its source: the path inside it, or ``row-000123``.

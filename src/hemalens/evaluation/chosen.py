@@ -12,14 +12,14 @@ from hemalens.core.types import FloatArray, Images, IntArray
 from hemalens.data.sources import Source
 from hemalens.data.split import read_splits
 
-__all__ = ["Chosen", "Side", "check_side", "choose_indices", "worst_mistakes"]
+__all__ = ["Chosen", "SplitName", "check_split", "choose_indices", "worst_mistakes"]
 
-Side = Literal["train", "val", "test", "all"]
+SplitName = Literal["train", "val", "test", "all"]
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The samples to score: images (N, S, S, 3) uint8, labels (N,) or -1, their places in the source.
+    """The samples to score: images (N, S, S, 3) uint8, labels (N,) or -1, their indices in the source.
 
     ``unknown`` (N,) bool says which are labelled with a class that the model does not know.
     """
@@ -30,22 +30,22 @@ class Chosen:
     indices: tuple[int, ...]
 
 
-def check_side(split: Side | None, splits: Path | None) -> Side:
-    """Return the side that is meant: ``test`` where splits are given and none is named, ``all`` without splits.
+def check_split(split: SplitName | None, splits: Path | None) -> SplitName:
+    """Return the split that is meant: ``test`` where splits are given and none is named, ``all`` without splits.
 
-    Raises ConfigError for another word, or for a side of no splits.
+    Raises ConfigError for another word, or for a split without splits.
     """
-    if split is not None and split not in get_args(Side):
-        raise ConfigError(f"split {split}", f"must be one of {', '.join(get_args(Side))}", "change --split")
+    if split is not None and split not in get_args(SplitName):
+        raise ConfigError(f"split {split}", f"must be one of {', '.join(get_args(SplitName))}", "change --split")
     if split not in (None, "all") and splits is None:
         raise ConfigError(f"split {split}", "needs to know who is in it", "give --splits splits.csv")
     return split or ("all" if splits is None else "test")
 
 
-def choose_indices(source: Source, splits: Path | None, side: Side) -> list[int]:
-    """Return the places of a side's samples in the source.
+def choose_indices(source: Source, splits: Path | None, side: SplitName) -> list[int]:
+    """Return the indices of a split's samples in the source.
 
-    Raises SourceError where a sample of the source cannot be read, ArtifactError where the side is empty or ``splits``
+    Raises SourceError where a sample of the source cannot be read, ArtifactError where the split is empty or ``splits``
     is not of this source.
     """
     refused = {index for index, sample in enumerate(source.samples) if sample.refused}

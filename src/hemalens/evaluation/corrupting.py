@@ -28,7 +28,7 @@ _CHUNK_BYTES = 12_000_000  # of corrupted images a task: 17 samples at 64 px, a 
 def corrupted_copies(
     source: Source, indices: Sequence[int], *, size: int, seed: int = 0, workers: int | None = None
 ) -> Iterator[Images]:
-    """Yield all copies (55, n, size, size, 3) uint8 of the next n samples, until every place was served.
+    """Yield all copies (55, n, size, size, 3) uint8 of the next n samples, until every index was served.
 
     Args:
         source: where the samples are.

@@ -33,7 +33,7 @@ from hemalens.core.types import FloatArray, IntArray, Progress, encode_labels, n
 from hemalens.data.reading.load import load_images
 from hemalens.data.scale import find_scale
 from hemalens.data.sources import Source, open_source
-from hemalens.evaluation.chosen import Chosen, Side, check_side, choose_indices
+from hemalens.evaluation.chosen import Chosen, SplitName, check_split, choose_indices
 from hemalens.evaluation.distorting import FIELD, distorted
 from hemalens.evaluation.examinee import Examinee, open_examinee
 from hemalens.evaluation.figures import confusion_matrix_figure, per_class_f1, reliability_diagram
@@ -57,7 +57,7 @@ def evaluate(
     out: Path,
     *,
     splits: Path | None = None,
-    split: Side | None = None,
+    split: SplitName | None = None,
     audit: Path | None = None,
     corruptions: bool = False,
     adapt: bool = False,
@@ -70,15 +70,15 @@ def evaluate(
         model: a RUN directory, an .onnx file or ``embedded``.
         source: any SOURCE with labels.
         out: the directory to write.
-        splits: a ``splits.csv`` of the source; then only one side is scored.
-        split: which side; ``test`` where splits are given, ``all`` where not.
+        splits: a ``splits.csv`` of the source; then only one split is scored.
+        split: which one; ``test`` where splits are given, ``all`` where not.
         audit: an audit of the source's samples: its background batches are scored apart.
         corruptions: also score 55 corrupted copies of every image (MedMNIST-C).
         adapt: first bring the images to the size of the training cells, told from their features, not from labels.
         overwrite: replace an earlier evaluation.
         progress: told about the steps.
     """
-    side = check_side(split, splits)
+    side = check_split(split, splits)
     if adapt and corruptions:
         step = "leave one of them away"
         raise ConfigError("--adapt with --corruptions", "corrupted copies are scored at their own size", step)

@@ -1,4 +1,4 @@
-"""A RUN directory or an .onnx file to one thing that is examined: what it says, what it refuses, and why it says so.
+"""A RUN directory or an .onnx file to one thing that is examined: what it says, where it abstains, and why it says so.
 
 An exported model needs no torch and explains itself by class activation maps; a run needs it and does so by Grad-CAM.
 Both maps are the same where the head is one linear layer on the mean of the last map.
@@ -36,7 +36,7 @@ class Examinee:
         image_size: pixels per side that it sees.
         network: its name.
         sha256: of the file of its weights.
-        abstention: its temperature, and when it refuses to answer.
+        abstention: its temperature, and when it abstains.
         validation: logits (M, C) and labels (M,) of the samples that both were fitted on; None where it has them not.
         method: how its maps are made, in words.
         answer: images (N, S, S, 3) uint8, and who is told of them, to features (N, D) and logits (N, C).
@@ -146,9 +146,12 @@ def _open_run(model: Path) -> Examinee:
 
 
 def _abstention(run: Path, validation: tuple[FloatArray, IntArray]) -> Abstention:
-    """Return when a run's model refuses; runs of before kept no features to tell by."""
+    """Return when a run's model abstains; runs of before kept no features to tell by."""
     path = run / "abstention.json"
     if path.is_file():
         return Abstention.from_json(read_json(path))
-    _LOG.warning("%s has no abstention.json: refused by confidence alone; train again to refuse what is no cell", run)
+    _LOG.warning(
+        "%s has no abstention.json: it abstains by confidence alone; train again so that it abstains on what is no cell",
+        run,
+    )
     return confidence_rule(*validation)

@@ -23,7 +23,7 @@ from hemalens.core.text import percent
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, encode_labels, no_progress
 from hemalens.data.reading.load import load_images
 from hemalens.data.sources import Source, open_source
-from hemalens.evaluation.chosen import Side, check_side, choose_indices, worst_mistakes
+from hemalens.evaluation.chosen import SplitName, check_split, choose_indices, worst_mistakes
 from hemalens.evaluation.examinee import Examinee, open_examinee
 from hemalens.evaluation.faithfulness import check_maps
 
@@ -39,7 +39,7 @@ _LARGEST = 512  # of a heat map's file
 class _Explained:
     """One explained sample.
 
-    Its place in the source, what it is called and predicted, its image as it came, and maps (h, w) in [0, 1] of the
+    Its index in the source, what it is called and predicted, its image as it came, and maps (h, w) in [0, 1] of the
     predicted class and, where that is a mistake, of its label on the same scale.
     """
 
@@ -64,7 +64,7 @@ def explain(
     out: Path,
     *,
     splits: Path | None = None,
-    split: Side | None = None,
+    split: SplitName | None = None,
     limit: int = 96,
     overwrite: bool = False,
     progress: Progress = no_progress,
@@ -75,13 +75,13 @@ def explain(
         model: a RUN directory, an .onnx file or ``embedded``.
         source: any SOURCE; labels are not needed.
         out: the directory to write.
-        splits: a ``splits.csv`` of the source; then only samples of one side are explained.
-        split: which side; ``test`` where splits are given, ``all`` where not.
+        splits: a ``splits.csv`` of the source; then only samples of one split are explained.
+        split: which one; ``test`` where splits are given, ``all`` where not.
         limit: samples to explain at most.
         overwrite: replace earlier explanations.
         progress: told about the steps.
     """
-    side = check_side(split, splits)
+    side = check_split(split, splits)
     if limit < 1:
         raise ConfigError(f"limit {limit}", "must be at least 1", "change --limit")
     started = time.monotonic()
@@ -140,7 +140,7 @@ def _choose(labels: IntArray, probabilities: FloatArray, limit: int) -> IntArray
 def _explain(
     examinee: Examinee, source: Source, indices: IntArray, images: Images, probabilities: FloatArray
 ) -> list[_Explained]:
-    """Explain samples by their places in the source, images (N, S, S, 3) uint8 and probabilities (N, C)."""
+    """Explain samples by their indices in the source, images (N, S, S, 3) uint8 and probabilities (N, C)."""
     predicted = probabilities.argmax(axis=1)
     labels = [source.samples[index].label for index in indices]
     named = encode_labels(labels, examinee.classes)

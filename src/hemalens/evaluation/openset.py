@@ -1,4 +1,4 @@
-"""Features and logits of known and unknown images to how well each score tells them apart, and what refusing gains.
+"""Features and logits of known and unknown images to how well each score tells them apart, and what abstaining gains.
 
 Scores are high where an image is strange. Needs numpy, SciPy and scikit-learn; neither torch nor training.
 """
@@ -81,7 +81,7 @@ def risk_coverage(strangeness: FloatArray, wrong: FloatArray) -> tuple[FloatArra
     """Return coverages and risks (N,): the error among the 1, 2, ... N least strange samples (El-Yaniv, Wiener 2010).
 
     Args:
-        strangeness: (N,), what is refused first is highest; ties keep their order.
+        strangeness: (N,), what is abstained on first is highest; ties keep their order.
         wrong: (N,), 1 where the answer is wrong.
     """
     order = np.argsort(strangeness, kind="stable")

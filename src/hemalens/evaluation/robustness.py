@@ -58,7 +58,7 @@ _SEED = 0  # all models are compared on the same images
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What is scored: places of the samples in their source, their labels (N,) in 0..C-1, the names of the C classes.
+    """What is scored: indices of the samples in their source, their labels (N,) in 0..C-1, the names of the C classes.
 
     ``predict`` turns images (N, size, size, 3) uint8 into logits (N, C); ``temperature`` calibrates them;
     ``clean_error`` is the balanced error on the images as they are.

@@ -1,4 +1,4 @@
-"""Logits and labels to how far a model can be trusted: calibration, sets with a promise, what refusing gains.
+"""Logits and labels to how far a model can be trusted: calibration, sets with a promise, what abstaining gains.
 
 Everything that is fitted comes from the run's validation samples. Needs numpy and SciPy; neither torch nor training.
 """
@@ -158,7 +158,7 @@ def risk_coverage_scores(strangeness: FloatArray, wrong: FloatArray) -> dict[str
 
 
 def abstention_scores(judgement: Judgement, labels: IntArray, *, unknown: BoolArray) -> dict[str, Any]:
-    """Return what refusing costs and gains.
+    """Return what abstaining costs and gains.
 
     Args:
         judgement: of N samples.
@@ -171,15 +171,15 @@ def abstention_scores(judgement: Judgement, labels: IntArray, *, unknown: BoolAr
     found: dict[str, Any] = {
         "coverage": float((~judgement.abstained[known]).mean()),
         "accuracy_kept": float(right[kept].mean()) if kept.any() else None,
-        "accuracy_refused": float(right[known & ~kept].mean()) if (known & ~kept).any() else None,
+        "accuracy_abstained": float(right[known & ~kept].mean()) if (known & ~kept).any() else None,
     }
     if strange.any():
-        refused = int(judgement.abstained[strange].sum())
-        interval = binomtest(refused, int(strange.sum())).proportion_ci(method="wilson")
-        share = {"value": refused / int(strange.sum()), "low": float(interval.low), "high": float(interval.high)}
+        abstained = int(judgement.abstained[strange].sum())
+        interval = binomtest(abstained, int(strange.sum())).proportion_ci(method="wilson")
+        share = {"value": abstained / int(strange.sum()), "low": float(interval.low), "high": float(interval.high)}
         found["unknown_classes"] = {
             "n": int(strange.sum()),
-            "refused": share,
+            "abstained": share,
             "auroc": {name: asdict(auroc(one[known], one[strange])) for name, one in _orders(judgement).items()},
         }
     return found

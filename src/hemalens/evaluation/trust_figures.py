@@ -54,14 +54,14 @@ def risk_coverage_curve(curves: Mapping[str, Mapping[str, Any]], *, abstention: 
     """Draw the error among the answers that are kept against the share of samples that are answered.
 
     Args:
-        curves: witness by which samples are refused -> ``coverage``, ``risk`` and ``aurc``.
+        curves: witness by which samples get no answer -> ``coverage``, ``risk`` and ``aurc``.
         abstention: ``coverage`` and ``accuracy_kept`` at the model's limits, marked by a point.
     """
     with house_style():
         figure = Figure(figsize=(5.4, 3.4))
         axes = figure.add_subplot()
         for (name, curve), colour in zip(curves.items(), (_MAIN, _SECOND, _THIRD), strict=False):
-            label = f"refused by {name} (area {100 * curve['aurc']:.2g} %)"
+            label = f"abstained by {name} (area {100 * curve['aurc']:.2g} %)"
             axes.plot(curve["coverage"], curve["risk"], color=colour, label=label)
         if abstention["accuracy_kept"] is not None:
             point = abstention["coverage"], 1.0 - abstention["accuracy_kept"]
@@ -82,7 +82,7 @@ def abstention_histogram(abstention: Mapping[str, Any]) -> Figure:
 
     Args:
         abstention: ``histogram`` of ``edges`` (B + 1) and counts (B) of ``right``, ``wrong`` and ``unknown`` answers,
-            and ``distance_threshold``, above which is refused.
+            and ``distance_threshold``, above which the model abstains.
     """
     histogram, limit = abstention["histogram"], abstention["distance_threshold"]
     groups = (
@@ -104,7 +104,7 @@ def abstention_histogram(abstention: Mapping[str, Any]) -> Figure:
             axes.grid()
         grid[-1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         grid[-1].xaxis.set_minor_formatter(FuncFormatter(lambda value, _: f"{value:g}" if _leads(value) else ""))
-        grid[-1].set_xlabel("distance from the nearest class of training cells; refused beyond the line")
+        grid[-1].set_xlabel("distance from the nearest class of training cells; no answer beyond the line")
     return figure
 
 

@@ -45,7 +45,7 @@ class Sidecar:
     Attributes:
         classes: names in the order of the logits.
         image_size: pixels per side that the network sees.
-        abstention: temperature and limits, for ``core.refusal.judge``.
+        abstention: temperature and limits, for ``core.abstention.judge``.
         head: weight (C, D) and bias (C,) of a linear layer on the mean of the last map, or None.
         facts: all of the file.
     """

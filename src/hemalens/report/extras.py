@@ -49,9 +49,9 @@ class Elsewhere:
         source: the fingerprint of its contents.
         scores: the contents of ``evaluation.json``.
         provenance: of the directory.
-        refused: samples of classes that the model knows which it refused.
+        abstained: samples of classes that the model knows which it abstained.
         kept_right: samples of those classes which it answered, rightly.
-        strangers: class that the model does not know -> its samples, and how many of them were refused.
+        strangers: class that the model does not know -> its samples, and how many of them were abstained.
         named: class of the model -> how many of the strangers were answered with it.
     """
 
@@ -60,7 +60,7 @@ class Elsewhere:
     source: str
     scores: Mapping[str, Any]
     provenance: Mapping[str, Any]
-    refused: int
+    abstained: int
     kept_right: int
     strangers: Mapping[str, tuple[int, int]]
     named: Mapping[str, int]
@@ -164,22 +164,22 @@ def _read_elsewhere(
 def _counted(
     directory: Path, scores: Mapping[str, Any], provenance: Mapping[str, Any], name: str, source: str
 ) -> Elsewhere:
-    """Count what was refused, of the classes that the model knows and of those that it does not."""
+    """Count what was abstained, of the classes that the model knows and of those that it does not."""
     table = read_table(directory / "predictions.csv", _ANSWER_COLUMNS).drop_nulls("label")
     table = table.with_columns(pl.col("abstained") == "true")
     known = table.filter(pl.col("label").is_in(list(scores["classes"])))
     strange = table.filter(~pl.col("label").is_in(list(scores["classes"])))
     kept = known.filter(~pl.col("abstained"))
-    samples, refused = (Counter(part["label"]) for part in (strange, strange.filter("abstained")))
+    samples, abstained = (Counter(part["label"]) for part in (strange, strange.filter("abstained")))
     return Elsewhere(
         directory=directory,
         name=name,
         source=source,
         scores=scores,
         provenance=provenance,
-        refused=known.height - kept.height,
+        abstained=known.height - kept.height,
         kept_right=kept.filter(pl.col("label") == pl.col("predicted")).height,
-        strangers={label: (count, refused[label]) for label, count in samples.most_common()},
+        strangers={label: (count, abstained[label]) for label, count in samples.most_common()},
         named=dict(Counter(strange.filter(~pl.col("abstained"))["predicted"]).most_common()),
     )
 

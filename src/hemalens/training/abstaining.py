@@ -1,8 +1,8 @@
-"""A trained network and its set to what it refuses: the features of training and validation images.
+"""A trained network and its set to what it abstains on: the features of training and validation images.
 
 Other light, dye, size or position, as far as training showed them, are to make no cell strange: half of what the
 distance is measured in comes from training images so changed. Steps that destroy detail take no part, for a blurred
-cell may well be refused (docs/decisions/0025).
+cell may well get no answer (docs/decisions/0025).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hemalens.core.abstention import Abstention, fit_refusal
+from hemalens.core.abstention import Abstention, fit_abstention
 from hemalens.core.config import AugmentStep
 from hemalens.core.types import IntArray, Progress, no_progress
 from hemalens.data.selection import choose_split
@@ -36,7 +36,7 @@ def learn_abstention(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> Abstention:
-    """Return what ``core.refusal.judge`` needs to know of a network.
+    """Return what ``core.abstention.judge`` needs to know of a network.
 
     Args:
         module: the trained network, as it will be used.
@@ -56,11 +56,11 @@ def learn_abstention(
     varied = predict_features(module, vary(seen, kept, seed=seed), progress=progress)[0] if kept else None
     val_features, val_logits = predict_features(module, torch.from_numpy(validation.images), progress=progress)
     cells = val_features, val_logits, validation.labels
-    return fit_refusal(features, labels[chosen], *cells, varied_features=varied)
+    return fit_abstention(features, labels[chosen], *cells, varied_features=varied)
 
 
 def _balanced(labels: IntArray, seed: int) -> IntArray:
-    """Return the places of at most ``_PER_CLASS`` samples of each class, drawn from the seed, in ascending order."""
+    """Return the indices of at most ``_PER_CLASS`` samples of each class, drawn from the seed, in ascending order."""
     draw = np.random.default_rng(seed)
     kept = [draw.permutation(np.flatnonzero(labels == name))[:_PER_CLASS] for name in np.unique(labels)]
     return np.sort(np.concatenate(kept))

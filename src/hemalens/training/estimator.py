@@ -54,8 +54,8 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         recipe: name of a training recipe, or a TOML file.
         settings: ``key=value`` texts over the recipe, for example ``("epochs=20", "threads=1")``.
         seed: of the weights, the order, the augmentation and the choice of validation images.
-        validation_share: of the images given to ``fit``, drawn by class, copies on one side: these are not trained on
-            but choose the epoch and set temperature and refusal.
+        validation_share: of the images given to ``fit``, drawn by class, copies in one split: these are not trained on
+            but choose the epoch and set temperature and abstention.
         progress: told about the steps of ``fit``.
 
     Attributes:
@@ -63,14 +63,14 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         image_size_: pixels per side that the network sees.
         card_: what ``model.json`` says: network, best epoch, scores, cost.
         history_: the scores of each epoch.
-        refusal_: temperature and limits, as ``judge`` uses them.
+        abstention_: temperature and limits, as ``judge`` uses them.
     """
 
     classes_: Labels
     image_size_: int
     card_: dict[str, Any]
     history_: list[dict[str, Any]]
-    refusal_: Abstention
+    abstention_: Abstention
 
     def __init__(
         self,
@@ -144,17 +144,17 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
     def predict_proba(self, X: Cells) -> FloatArray:
         """Return calibrated probabilities (N, C) in the order of ``classes_``: logits over the temperature, softmax."""
         _, logits = self._outputs(X)
-        return softmax(logits / self.refusal_.temperature)
+        return softmax(logits / self.abstention_.temperature)
 
     def decision_function(self, X: Cells) -> FloatArray:
         """Return calibrated logits (N, C); of two classes the second one's lead over the first (N,)."""
         _, logits = self._outputs(X)
-        calibrated = logits / self.refusal_.temperature
+        calibrated = logits / self.abstention_.temperature
         return calibrated[:, 1] - calibrated[:, 0] if len(self.classes_) == 2 else calibrated
 
     def judge(self, X: Cells) -> Judgement:
         """Return what is claimed of images, and of which nothing is, with the reason; ``predicted`` are numbers."""
-        return judge(self.refusal_, *self._outputs(X))
+        return judge(self.abstention_, *self._outputs(X))
 
     def save(self, run: str | Path, *, overwrite: bool = False) -> Path:
         """Write the RUN directory that ``evaluate``, ``explain``, ``export`` and ``report`` read; return its path.
@@ -224,7 +224,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         history = self._files.get("history.csv")
         self.history_ = [] if history is None else pl.read_csv(io.BytesIO(history)).to_dicts()
         limits = self._files.get("abstention.json")
-        self.refusal_ = (
+        self.abstention_ = (
             confidence_rule(*read_validation(run)) if limits is None else Abstention.from_json(json.loads(limits))
         )
 

@@ -27,7 +27,7 @@ class Batch:
         images: (B, S, S, 3) uint8, on the device.
         labels: (B,) int64, on the device.
         keys: (B,) int64, on the device; what the augmentation draws from.
-        indices: (B,) int64, on the CPU; the places in the training set.
+        indices: (B,) int64, on the CPU; the indices in the training set.
         size: the images of this step over all processes.
     """
 
@@ -77,7 +77,7 @@ class Feed(ABC):
 
     @abstractmethod
     def images(self, indices: Tensor) -> Tensor:
-        """Return the images (B, S, S, 3) uint8, on the device, of any places (B,) of the training set."""
+        """Return the images (B, S, S, 3) uint8, on the device, of any indices (B,) of the training set."""
 
     def sample(self, count: int) -> Images:
         """Return so many images (count, S, S, 3) uint8, or all where there are fewer, evenly spaced over the set."""
@@ -113,5 +113,5 @@ class MemoryFeed(Feed):
             yield self._batch(self.images(torch.from_numpy(indices)), indices, keys, size)
 
     def images(self, indices: Tensor) -> Tensor:
-        """Return the images (B, S, S, 3) uint8, on the device, of any places (B,)."""
+        """Return the images (B, S, S, 3) uint8, on the device, of any indices (B,)."""
         return self._images[indices.to(self._device)]

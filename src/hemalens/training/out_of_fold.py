@@ -131,7 +131,7 @@ def choose_folds(labels: Sequence[str], units: IntArray, folds: int, *, seed: in
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What is judged: places in the source (M,), their labels (M,) and folds (M,), and how to train."""
+    """What is judged: indices in the source (M,), their labels (M,) and folds (M,), and how to train."""
 
     source: Source
     indices: IntArray
@@ -157,7 +157,7 @@ def _prepare(
 def _share_out(
     source: Source, labels: IntArray, folds: int, *, seed: int, workers: int | None, progress: Progress
 ) -> tuple[IntArray, IntArray]:
-    """Return places (M,) and folds (M,), without what an audit would drop and what has no label (-1)."""
+    """Return indices (M,) and folds (M,), without what an audit would drop and what has no label (-1)."""
     statistics = measure_source(source, workers=workers, progress=progress)
     _, findings = find_all(statistics, source.samples)
     drops = {finding.index for finding in findings if finding.suggestion == "drop"}

@@ -130,7 +130,7 @@ def memorise(
 
 
 def stratified(labels: IntArray, per_class: int, *, seed: int = 0) -> IntArray:
-    """Return places (M,), rising, of ``per_class`` samples of each class, or all it has, drawn from the seed."""
+    """Return indices (M,), rising, of ``per_class`` samples of each class, or all it has, drawn from the seed."""
     generator = np.random.default_rng(seed)
     parts = [generator.permutation(np.flatnonzero(labels == label))[:per_class] for label in np.unique(labels)]
     return np.sort(np.concatenate(parts))

@@ -61,13 +61,13 @@ def predict_features(
 def distort(images: Tensor) -> Tensor:
     """Return a strongly distorted copy (N, S, S, 3) uint8 of images (N, S, S, 3) uint8, the same on every call.
 
-    The distortions are ``augment.FIELD_LIKE``; the draw of an image depends on its place alone.
+    The distortions are ``augment.FIELD_LIKE``; the draw of an image depends on its index alone.
     """
     return vary(images, FIELD_LIKE, seed=_FIELD_SEED)
 
 
 def vary(images: Tensor, steps: Sequence[AugmentStep], *, seed: int) -> Tensor:
-    """Return images (N, S, S, 3) uint8 after augmentation; the draw of an image depends on seed and place alone."""
+    """Return images (N, S, S, 3) uint8 after augmentation; the draw of an image depends on seed and index alone."""
     parts = [torch.empty((0, *images.shape[1:]), dtype=torch.uint8)]
     for start in range(0, len(images), _BATCH):
         batch = to_batch(images[start : start + _BATCH])

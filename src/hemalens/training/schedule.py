@@ -34,7 +34,7 @@ def epoch_steps(labels: IntArray, config: TrainConfig) -> int:
 
 
 def epoch_order(labels: IntArray, config: TrainConfig, *, epoch: int) -> tuple[IntArray, IntArray]:
-    """Return places (M,) in the training set and augmentation keys (M,), shuffled, for one epoch.
+    """Return indices (M,) in the training set and augmentation keys (M,), shuffled, for one epoch.
 
     ``replicate``: each class gives exactly ``per_class`` images, a small one whole as often as it fits plus a drawn
     rest, a large one a fresh draw each epoch. ``sampler``: as many as the set has, classes even, drawn with
@@ -60,10 +60,10 @@ def epoch_order(labels: IntArray, config: TrainConfig, *, epoch: int) -> tuple[I
 def windowed_order(
     labels: IntArray, config: TrainConfig, *, epoch: int, window: int
 ) -> tuple[IntArray, IntArray, IntArray]:
-    """Return the places and keys (M,) that an epoch's steps show, sorted so that few images are needed at a time.
+    """Return the indices and keys (M,) that an epoch's steps show, sorted so that few images are needed at a time.
 
     They are those of ``epoch_order``. The third array (M,), which never falls, numbers the window that each belongs to:
-    at most ``window`` distinct places, taken from blocks of neighbours that are drawn anew each epoch, and shuffled in
+    at most ``window`` distinct indices, taken from blocks of neighbours that are drawn anew each epoch, and shuffled in
     the window as in the whole. A window that has room for all leaves the order of ``epoch_order`` as it is.
     """
     indices, keys = epoch_order(labels, config, epoch=epoch)
@@ -72,7 +72,7 @@ def windowed_order(
     side = min(max(window // _FEWEST_BLOCKS, 1), _BLOCK)
     blocks = np.random.default_rng([config.seed, epoch, _BLOCKS]).permutation(-(-len(labels) // side))
     needed = np.bincount(np.unique(indices) // side, minlength=len(blocks))
-    # Blocks that end in one stretch of ``window - side + 1`` places begin at most ``side - 1`` before it.
+    # Blocks that end in one stretch of ``window - side + 1`` indices begin at most ``side - 1`` before it.
     stretch = window if needed.sum() <= window else window - side + 1
     numbers = np.empty(len(blocks), np.int64)
     numbers[blocks] = np.maximum(np.cumsum(needed[blocks]) - 1, 0) // stretch

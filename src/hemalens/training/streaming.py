@@ -28,7 +28,7 @@ _LARGEST_WINDOW = 16_384
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Plan:
-    """An epoch of one process: its order, and for each window it needs (number, distinct places in ascending order)."""
+    """An epoch of one process: its order, and for each window it needs (number, distinct indices in ascending order)."""
 
     name: tuple[int, int, int]
     order: tuple[IntArray, IntArray, IntArray]
@@ -37,7 +37,7 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Window:
-    """Decoded images: of which window, and of which places in ascending order."""
+    """Decoded images: of which window, and of which indices in ascending order."""
 
     number: int
     indices: IntArray
@@ -49,8 +49,8 @@ class StreamFeed(Feed):
 
     Args:
         source: where the images are read, one by one in any order.
-        indices: the sample of each place; ascending ones, so that neighbours lie together in a folder or shard.
-        labels: the class of each place.
+        indices: the sample of each index; ascending ones, so that neighbours lie together in a folder or shard.
+        labels: the class of each index.
         config: everything else.
         device: where batches go.
         window: distinct images at a time.
@@ -92,7 +92,7 @@ class StreamFeed(Feed):
         self._held = None
 
     def images(self, indices: Tensor) -> Tensor:
-        """Return the images (B, S, S, 3) uint8, on the device, of any places (B,); what is not at hand is decoded."""
+        """Return the images (B, S, S, 3) uint8, on the device, of any indices (B,); what is not at hand is decoded."""
         distinct, back = np.unique(indices.cpu().numpy(), return_inverse=True)
         known = np.isin(distinct, self._held.indices) if self._held is not None else np.zeros(len(distinct), bool)
         found = np.empty((len(distinct), *self._shape()), np.uint8)

@@ -130,7 +130,7 @@ def _train(
     progress: Progress,
     note: Callable[[dict[str, float]], None],
 ) -> dict[str, Any]:
-    """Load both sides, train, and let the leading process write the model; return its card."""
+    """Load both splits, train, and let the leading process write the model; return its card."""
     device = choose_device(config.device, local_rank=world.local_rank)
     window = int(read_json(out / "checkpoints" / _PLAN).get("window", 0))
     with torch_threads(config.threads or max(1, available_cores() // world.local_size)):

@@ -50,7 +50,7 @@ def read_facts(folder: Path) -> dict[str, Any] | None:
 
 
 def label_numbers(classes: Sequence[str]) -> list[int]:
-    """Return the label of each class: the challenge's number where all are of its eight, else the place in the list.
+    """Return the label of each class: the challenge's number where all are of its eight, else the index in the list.
 
     >>> label_numbers(["basophil", "platelet"]), label_numbers(["blast", "other"])
     ([0, 7], [0, 1])

@@ -130,7 +130,7 @@ def _other_make(source: Source) -> dict[str, Any]:
 
 
 def _labels(source: Source, facts: dict[str, Any]) -> tuple[IntArray, list[int]]:
-    """Return the labels (N,) of the samples whose class the submission knows, and their places in the source."""
+    """Return the labels (N,) of the samples whose class the submission knows, and their indices in the source."""
     numbers = dict(zip(facts["classes"], facts["labels"], strict=True))
     for sample in source.samples:
         if sample.refused is not None:

@@ -93,7 +93,7 @@ class Table:
         caption: what it shows.
         headers: of the columns; the first column names the rows.
         rows: cells, as many as headers.
-        left: places of the columns, beside the first, that hold words; all others are set as numbers.
+        left: indices of the columns, beside the first, that hold words; all others are set as numbers.
         wide: needs the width of a page, not that of a column.
     """
 

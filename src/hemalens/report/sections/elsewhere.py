@@ -48,13 +48,21 @@ def elsewhere_blocks(found: Sequence[Elsewhere], home: Mapping[str, Any] | None)
 
 def elsewhere_tables(found: Sequence[Elsewhere]) -> list[Table]:
     """Return the table of the scores elsewhere and that of the recall of each class."""
-    headers = ("source", "cells", "accuracy", "refused", "right where answered", "of unknown kinds", "of these refused")
+    headers = (
+        "source",
+        "cells",
+        "accuracy",
+        "no answer",
+        "right where answered",
+        "of unknown kinds",
+        "of these no answer",
+    )
     caption = (
         "Scores on other laboratories' cells [95 % intervals: bootstrap for accuracy, Wilson for the others]. Accuracy "
-        "counts every cell of a class that the model knows, refused or not."
+        "counts every cell of a class that the model knows, answered or not."
     )
     rows = [
-        [_source(one), thousands(one.scores["n"]), interval(one.scores["accuracy"]), *_refused(one), *_strange(one)]
+        [_source(one), thousands(one.scores["n"]), interval(one.scores["accuracy"]), *_abstained(one), *_strange(one)]
         for one in found
     ]
     recalls = "Recall of each class on other laboratories' cells [95 % Wilson intervals]."
@@ -67,11 +75,11 @@ def elsewhere_tables(found: Sequence[Elsewhere]) -> list[Table]:
 def elsewhere_scores(found: Sequence[Elsewhere]) -> str:
     """Return the accuracy on each source in words, joined by semicolons.
 
-    What is refused is said beside it: a model that is right and does not dare to say so is of little use there.
+    What got no answer is said beside it: a model that is right and does not dare to say so is of little use there.
     """
     said = [
         f"{interval(one.scores['accuracy'])} on {thousands(one.scores['n'])} cells of {_called(one)}, of which it "
-        f"refuses {percent(one.refused / one.scores['n'])}"
+        f"abstains on {percent(one.abstained / one.scores['n'])}"
         for one in found
     ]
     return "; ".join(dict.fromkeys(said))  # where another scale was sought and none taken, once
@@ -113,19 +121,19 @@ def _source(one: Elsewhere) -> Cell:
     return _two_lines(one.name, scale)
 
 
-def _refused(one: Elsewhere) -> list[Cell]:
-    known, kept = one.scores["n"], one.scores["n"] - one.refused
-    return [_counted(one.refused, known), _counted(one.kept_right, kept)]
+def _abstained(one: Elsewhere) -> list[Cell]:
+    known, kept = one.scores["n"], one.scores["n"] - one.abstained
+    return [_counted(one.abstained, known), _counted(one.kept_right, kept)]
 
 
 def _strange(one: Elsewhere) -> list[Cell]:
-    total, refused = (sum(pair[index] for pair in one.strangers.values()) for index in (0, 1))
+    total, abstained = (sum(pair[index] for pair in one.strangers.values()) for index in (0, 1))
     if not total:
         return ["none", ABSENT]
     kinds = [f"{name} {thousands(count)}" for name, (count, _) in one.strangers.items()]
     named = kinds[:3] + ([f"and {len(kinds) - 3} more kinds"] if len(kinds) > 3 else [])
     words = ", ".join(named) if len(kinds) > 1 else next(iter(one.strangers))
-    return [_two_lines(thousands(total), words), _counted(refused, total)]
+    return [_two_lines(thousands(total), words), _counted(abstained, total)]
 
 
 def _counted(count: int, of: int) -> Cell:

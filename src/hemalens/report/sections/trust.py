@@ -1,4 +1,4 @@
-"""From one evaluation to what a report says of its confidence: calibration, refusal, sets of answers, corruptions.
+"""From one evaluation to what a report says of its confidence: calibration, abstention, sets of answers, corruptions.
 
 Every piece may be missing and is then left out. Needs neither torch nor anything of training.
 """
@@ -35,7 +35,7 @@ def mean_corruption_error(scores: Mapping[str, Any]) -> float | None:
 
 
 def trust_blocks(scores: Mapping[str, Any]) -> list[Block]:
-    """Return the blocks on calibration, then those on refusal, sets of answers and corruptions that there are."""
+    """Return the blocks on calibration, then those on abstention, sets of answers and corruptions that there are."""
     return [*_calibration(scores), *_abstention(scores), *_sets(scores), *_corruptions(scores)]
 
 
@@ -96,15 +96,17 @@ def _abstention(scores: Mapping[str, Any]) -> list[Block]:
     drawable = bool(histogram.get("edges")) and (found or {}).get("distance_threshold") is not None
     if found is None or not (curves or drawable):
         return []
-    blocks: list[Block] = [Heading("Abstention"), paragraph(*_refusal_words(found, curves))]
+    blocks: list[Block] = [Heading("Abstention"), paragraph(*_abstention_words(found, curves))]
     if curves:
-        caption = "Risk against coverage: wrong answers among the samples that are left when the strangest are refused."
+        caption = (
+            "Risk against coverage: wrong answers among the samples that are left when it abstains on the strangest."
+        )
         chart = risk_coverage_curve(curves, abstention={"accuracy_kept": None} | dict(found))
         blocks.append(
             drawn("risk-coverage", caption, chart, "Share of wrong answers against coverage", paper=(3.6, 2.6))
         )
     if drawable:
-        caption = "How far samples lie from the training cells; beyond the line the model refuses."
+        caption = "How far samples lie from the training cells; beyond the line the model abstains."
         chart = abstention_histogram(found)
         chart.axes[-1].set_xlabel("distance")  # the caption says the rest, for which a column has no room
         height = 0.6 + 0.95 * len(chart.axes)
@@ -112,24 +114,24 @@ def _abstention(scores: Mapping[str, Any]) -> list[Block]:
     return blocks
 
 
-def _refusal_words(found: Mapping[str, Any], curves: Mapping[str, Mapping[str, Any]]) -> list[Sentence]:
-    """Say by what the model refuses, what that gains, and how cells of other classes fare."""
-    distance, refused = found.get("distance_threshold"), found.get("accuracy_refused")
+def _abstention_words(found: Mapping[str, Any], curves: Mapping[str, Mapping[str, Any]]) -> list[Sentence]:
+    """Say by what the model abstains, what that gains, and how cells of other classes fare."""
+    distance, abstained = found.get("distance_threshold"), found.get("accuracy_abstained")
     limits = f"a confidence under {number(found['threshold'])}"
     limits += f" or a distance from the training cells over {number(distance)}" if distance is not None else ""
     rate, strange = found.get("rejection_rate"), found.get("unknown_classes")
     areas = ", ".join(f"{percent(one['aurc'], 2)} by {name}" for name, one in curves.items())
     return [
-        f"The model refuses an image with {limits}"
-        + (f", limits that refuse {percent(rate, 0)} of the validation cells." if rate is not None else "."),
-        f"Of what it refused it would have named {percent(refused)} rightly." if refused is not None else None,
-        f"Of {thousands(strange['n'])} cells of classes that it does not know it refused "
-        f"{interval(strange['refused'])}."
+        f"The model abstains on an image with {limits}"
+        + (f", limits that abstain on {percent(rate, 0)} of the validation cells." if rate is not None else "."),
+        f"Of what it abstained on it would have named {percent(abstained)} rightly." if abstained is not None else None,
+        f"Of {thousands(strange['n'])} cells of classes that it does not know it abstained on "
+        f"{interval(strange['abstained'])}."
         if strange
         else None,
         (
             reference("risk-coverage"),
-            " shows what refusing gains: the area under the curve, the mean risk, is ",
+            " shows what abstaining gains: the area under the curve, the mean risk, is ",
             areas,
             ".",
         )

@@ -26,7 +26,7 @@ class MixPlan:
     """With whom and how each of N images is mixed.
 
     Attributes:
-        partner: places in the training set (N,) int64.
+        partner: indices in the training set (N,) int64.
         mixed: (N,) bool.
         pasted: (N,) bool: by CutMix rather than MixUp.
         share: (N,) float32 in [0, 1], the drawn share of the own image; 1 where it is not mixed.
@@ -40,7 +40,7 @@ class MixPlan:
     centre: Tensor
 
     def of(self, chosen: Tensor) -> "MixPlan":
-        """Return the plan of some images, given by their places or as a mask."""
+        """Return the plan of some images, given by their indices or as a mask."""
         return MixPlan(
             self.partner[chosen], self.mixed[chosen], self.pasted[chosen], self.share[chosen], self.centre[chosen]
         )

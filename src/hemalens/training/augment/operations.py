@@ -46,7 +46,7 @@ def apply_operations(
 
     Args:
         images: (N, 3, H, W) uint8; not changed.
-        operation: places in OPERATIONS (M, R) int64; M may be several times N: all images come again for each.
+        operation: indices in OPERATIONS (M, R) int64; M may be several times N: all images come again for each.
         magnitude: (M, R) float in each operation's own unit: shear as a slope, translation in pixels, turns in degrees,
             enhancement as factor - 1, posterize in bits kept, solarize as a threshold in [0, 1]; others ignore it.
         beyond: what geometry shows beyond the border.
