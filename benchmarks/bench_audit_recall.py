@@ -120,6 +120,7 @@ def main() -> None:
     data = real_data()
     out = BUILD / "audit-recall"
     summary = audit(challenge(), out, overwrite=True)
+    said = summary.to_json()
     issues = pl.read_csv(out / "issues.csv").filter(pl.col("suggestion") == "drop")
     drops = {int(name.removeprefix("row-")) for name in issues["sample_id"].unique()}
     with np.load(challenge()) as file:
@@ -129,10 +130,10 @@ def main() -> None:
         {
             "challenge": {
                 "planted_dropped": sum(row >= CELLS for row in drops),
-                "planted": summary["n_samples"] - CELLS,
+                "planted": summary.n_samples - CELLS,
                 "cells_dropped": sum(row < CELLS for row in drops),
-                "classes": summary["classes"],
-                "issues": summary["issues"],
+                "classes": said["classes"],
+                "issues": said["issues"],
             },
             "lone_among_11959_cells": planted_once(cells, TRIALS),
             "lone_among_2000_cells": planted_once(cells[:2000], TRIALS),

@@ -170,7 +170,7 @@ def main() -> None:
     answers = {name: judged(cells, changed, name, given) for name, changed in kinds.items()}
     summary = audit(
         HOME / "untouched.npz", HOME / "audit", probabilities=HOME / "untouched-out-of-fold" / TABLE, overwrite=True
-    )
+    ).to_json()
     if given.sheet:
         sheet(HOME / "audit", HOME / "untouched.npz", given.sheet)
     figures: dict[str, Any] = {"untouched": summary["labels"] | {"issues": summary["issues"].get("label_issue")}}

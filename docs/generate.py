@@ -15,10 +15,12 @@ import typer
 import hemalens
 from hemalens.cli import app
 from hemalens.core.config import TrainConfig
+from hemalens.data.audit.issues import ISSUES
 from hemalens.training.augment.augment import COLOUR, FIELD_LIKE, GEOMETRY
 from hemalens.training.recipes import find_recipe, recipe_names
 
 REFERENCE = Path(__file__).parent / "reference"
+FILES = Path(__file__).parent / "files.md"
 NOTE = "<!-- Written by docs/generate.py from the code: edit the code, then run `make docs`. -->\n"
 
 
@@ -102,6 +104,14 @@ def python() -> str:
     return "\n".join(lines)
 
 
+def files() -> str:
+    """Return the page of files with the list of issues as the issue table has it."""
+    marks = "<!-- issues: written by docs/generate.py from the issue table -->", "<!-- end of issues -->"
+    before, _, rest = FILES.read_text(encoding="utf-8").partition(marks[0])
+    rows = "\n".join(f"- `{issue.name}`: {issue.words}" for issue in ISSUES)
+    return f"{before}{marks[0]}\n{rows}\n{marks[1]}{rest.partition(marks[1])[2]}"
+
+
 def modules() -> Iterator[ModuleType]:
     """Yield the modules of hemalens in order of their names; commands have a page of their own."""
     for found in sorted(pkgutil.walk_packages(hemalens.__path__, "hemalens."), key=lambda found: found.name):
@@ -123,9 +133,12 @@ def main() -> None:
     stale = [
         name for name, text in pages.items() if not (REFERENCE / name).is_file() or read(name) != text.strip() + "\n"
     ]
+    listed = files()
+    stale += [] if listed == FILES.read_text(encoding="utf-8") else ["../files.md"]
     if "--check" in sys.argv:
         sys.exit(f"docs/reference/{stale[0]} is not what the code says; run: make docs" if stale else 0)
     REFERENCE.mkdir(exist_ok=True)
+    FILES.write_text(listed, encoding="utf-8")
     for name, text in pages.items():
         (REFERENCE / name).write_text(text.strip() + "\n", encoding="utf-8")
 

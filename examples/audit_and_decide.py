@@ -18,7 +18,9 @@ def main(folder: Path) -> None:
     dirty = folder / "dirty.npz"
     write_synthetic(dirty, 25, size=48)
     summary = audit(dirty, folder / "audit")
-    print(f"{summary['n_samples']} samples, {summary['suggested_drops']} suggested to drop: {summary['issues']}")
+    print(f"{summary.n_samples} samples, {summary.suggested_drops} suggested to drop")
+    for name, found in summary.issues.items():
+        print(f"{name}: {found.samples} ({found.words})")
 
     # A decision is a word in a table. Here a person takes the first of the suggested copies back.
     table = folder / "audit" / "issues.csv"

@@ -16,6 +16,8 @@ from hemalens.console import (
     speaks,
     watched,
 )
+from hemalens.core.audit_summary import ClassCount, FoundIssue
+from tests.evaluation.factory import audit_summary
 
 INTERVAL = {"value": 0.5, "low": 0.25, "high": 0.755}
 
@@ -45,12 +47,18 @@ def test_no_bar_is_drawn_where_there_is_no_terminal(capsys: pytest.CaptureFixtur
 
 
 def test_an_audit_shows_every_class_and_issue() -> None:
-    issues = {"foreign": {"samples": 3, "groups": 0}, "exact_duplicate": {"samples": 4, "groups": 2}}
-    summary = {"n_samples": 9, "suggested_drops": 5, "classes": {"": {"before": 9, "after": 4}}, "issues": issues}
-    lines = audit_lines(summary)
+    words = {"title": "", "words": "what it means"}
+    counts = {"foreign": (1, 0), "exact_duplicate": (4, 2), "outlier": (3, 1)}
+    issues = {name: FoundIssue(samples=n, groups=groups, **words) for name, (n, groups) in counts.items()}
+    classes = {"": ClassCount(before=9, after=4)}
+    lines = audit_lines(audit_summary(n_samples=9, suggested_drops=5, classes=classes, issues=issues))
     assert lines[0] == "9 samples, 5 suggested to drop"
     assert "(no label)" in lines[1]
-    assert lines[2:] == ["  foreign: 3 samples", "  exact_duplicate: 4 samples in 2 groups"]
+    assert lines[2:] == [
+        "  foreign          1 sample: what it means",
+        "  exact_duplicate  4 samples in 2 groups: what it means",
+        "  outlier          3 samples in 1 group: what it means",
+    ]
 
 
 def test_a_long_curve_is_thinned_out() -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from hemalens.core.audit_summary import AuditSummary
 from hemalens.core.types import Progress
 
 __all__ = [
@@ -65,17 +66,21 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def audit_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Return what an audit found: counts of each class before and after, samples of each issue."""
-    lines = [f"{summary['n_samples']} samples, {summary['suggested_drops']} suggested to drop"]
-    width = max([len(name) for name in summary["classes"]], default=0)
-    for name, counts in summary["classes"].items():
-        lines.append(f"  {name or '(no label)':<{width}} {counts['before']:>7} -> {counts['after']}")
-    lines += [
-        f"  {issue}: {counts['samples']} samples" + (f" in {counts['groups']} groups" if counts["groups"] else "")
-        for issue, counts in summary["issues"].items()
-    ]
+def audit_lines(summary: AuditSummary) -> list[str]:
+    """Return what an audit found: counts of each class before and after, samples of each issue and what it means."""
+    lines = [f"{_samples(summary.n_samples)}, {summary.suggested_drops} suggested to drop"]
+    width = max([len(name) for name in summary.classes], default=0)
+    for name, counts in summary.classes.items():
+        lines.append(f"  {name or '(no label)':<{width}} {counts.before:>7} -> {counts.after}")
+    width = max([len(name) for name in summary.issues], default=0)
+    for name, found in summary.issues.items():
+        groups = f" in {found.groups} group{'s' if found.groups > 1 else ''}" if found.groups else ""
+        lines.append(f"  {name:<{width}}  {_samples(found.samples)}{groups}: {found.words}")
     return lines
+
+
+def _samples(count: int) -> str:
+    return "1 sample" if count == 1 else f"{count} samples"
 
 
 def clean_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from hemalens.core.artifacts import (
     text_digest,
     write_json,
 )
+from hemalens.core.audit_summary import AuditSummary
 from hemalens.core.config import load_config
 from hemalens.core.errors import ArtifactError, SourceError
 from hemalens.core.types import Progress, no_progress
@@ -207,10 +208,13 @@ def _written(output: Path) -> str:
 
 
 def _summary(out: Path) -> dict[str, Any]:
-    evaluation, audited = read_json(out / "evaluate" / "evaluation.json"), read_json(out / "audit" / "audit.json")
+    evaluation, audited = (
+        read_json(out / "evaluate" / "evaluation.json"),
+        AuditSummary.read(out / "audit" / "audit.json"),
+    )
     return {
-        "n_samples": audited["n_samples"],
-        "suggested_drops": audited["suggested_drops"],
+        "n_samples": audited.n_samples,
+        "suggested_drops": audited.suggested_drops,
         "n_test": evaluation["n"],
         "accuracy": evaluation["accuracy"],
         "macro_f1": evaluation["macro_f1"],

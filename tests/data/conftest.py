@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from hemalens.core.audit_summary import AuditSummary
 from hemalens.data.audit.audit import audit
 from hemalens.data.audit.statistics import Statistics
 from hemalens.data.synthetic import SyntheticSet, synthetic_set
@@ -20,7 +20,7 @@ class Audited:
     made: SyntheticSet
     source: Path
     out: Path
-    summary: dict[str, Any]
+    summary: AuditSummary
 
     def planted_ids(self) -> set[str]:
         """The planted rows, and the cells whose copy carries another label."""

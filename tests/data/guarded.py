@@ -62,7 +62,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                "summary": summary,
+                "summary": summary.to_json(),
                 "seen": guard.seen,
                 "children": len(multiprocessing.active_children()),
                 "mib": max(own_peak(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024,

@@ -157,7 +157,7 @@ def test_each_pile_is_refused_in_one_line_or_audited_to_its_end(
         assert not (tmp_path / "audit").exists()
     else:
         summary = audit(path, tmp_path / "audit", workers=0)
-        assert differences(found_in(tmp_path / "audit", summary), pile.entries) == []
+        assert differences(found_in(tmp_path / "audit", summary.to_json()), pile.entries) == []
         require_complete(tmp_path / "audit", "audit")
     assert sorted(home.rglob("*")) == before
     assert sorted(tmp_path.iterdir()) == ([home] if pile.error else [tmp_path / "audit", home])

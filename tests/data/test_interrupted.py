@@ -71,7 +71,7 @@ def test_an_audit_in_workers_killed_from_outside_runs_again(prepared: Path, tmp_
     running.communicate()  # ends only when the workers have let go of the pipes too
     with pytest.raises(ArtifactError, match=r"not written to its end|does not exist"):
         require_complete(tmp_path / "audit", "audit")
-    assert audit(prepared / "cells", tmp_path / "audit", workers=0)["n_samples"] == 10
+    assert audit(prepared / "cells", tmp_path / "audit", workers=0).n_samples == 10
     assert not list((tmp_path / "audit").glob(".*"))
 
 

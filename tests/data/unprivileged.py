@@ -45,7 +45,7 @@ def main(home: Path) -> dict[str, Any]:
     assert issues.count("unreadable") == 1
     row = next(line for line in issues.splitlines() if "unreadable" in line)
     reasons = {row.split(",")[0]: row.split(",")[-1]}
-    reasons |= {entry["name"]: entry["reason"] for entry in summary["ignored"]}
+    reasons |= {entry.name: entry.reason for entry in summary.ignored}
     out = home / "closed"
     attempts = {
         "audit": lambda: audit(home / "cells", out / "audit", workers=0),

@@ -9,9 +9,11 @@ import polars as pl
 from PIL import Image
 
 from hemalens.core.artifacts import output_directory, output_file, write_json, write_table
+from hemalens.core.audit_summary import AuditSummary, ClassCount, FoundIssue, LikenessMap
 from hemalens.core.metrics import accuracy, balanced_accuracy, bootstrap_interval, macro_f1, per_class_scores
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import CELL_CLASSES
+from hemalens.data.audit.issues import find_issue
 
 CONFIG: dict[str, Any] = {
     "model": "compact",
@@ -223,20 +225,40 @@ def make_mistakes(evaluate: Path, count: int = 3) -> list[dict[str, Any]]:
     return entries
 
 
+def audit_summary(**changes: Any) -> AuditSummary:
+    """Return the summary of an audit that dropped copies and foreign images, with some fields changed."""
+    before, after = (1419, 3117, 1751, 2895, 1414, 1420, 1243, 500), (1211, 2909, 1542, 2689, 1209, 1018, 1040, 329)
+    counts = {"exact_duplicate": (1834, 12), "foreign": (1800, 2), "label_conflict": (1602, 2)}
+    facts = {name: find_issue(name) for name in (*counts, "background_batch")}
+    counts |= {"background_batch": (251, 1)}
+    fields: dict[str, Any] = {
+        "source": "cells.npz",
+        "kind": "npz",
+        "n_samples": sum(before),
+        "n_unreadable": 0,
+        "n_ignored": 0,
+        "ignored": (),
+        "classes": {
+            name: ClassCount(before=old, after=new) for name, old, new in zip(CELL_CLASSES, before, after, strict=True)
+        },
+        "are_blood_cells": True,
+        "issues": {
+            name: FoundIssue(samples=counts[name][0], groups=counts[name][1], title=one.title, words=one.words)
+            for name, one in facts.items()
+        },
+        "suggested_drops": sum(before) - sum(after),
+        "shortcuts": (),
+        "images": {},
+        "map": LikenessMap(explained=(0.0, 0.0), limit=0.0),
+        "seconds": 41.0,
+    }
+    return AuditSummary(**(fields | changes))
+
+
 def make_audit(path: Path) -> Path:
     """Write a finished audit directory with a page."""
     with output_directory(path, "audit", inputs={"source.npz": "a" * 64}) as out:
-        before, after = (1419, 3117, 1751, 2895, 1414, 1420, 1243, 500), (1211, 2909, 1542, 2689, 1209, 1018, 1040, 329)
-        counts = zip(CELL_CLASSES, before, after, strict=True)
-        classes = {name: {"before": old, "after": new} for name, old, new in counts}
-        issues = {
-            "exact_duplicate": {"samples": 1834, "groups": 12},
-            "foreign": {"samples": 1800, "groups": 2},
-            "label_conflict": {"samples": 1602, "groups": 2},
-            "background_batch": {"samples": 251, "groups": 1},
-        }
-        document = {"n_samples": sum(before), "n_unreadable": 0, "classes": classes, "issues": issues}
-        write_json(out / "audit.json", document | {"suggested_drops": sum(before) - sum(after), "seconds": 41.0})
+        audit_summary().write(out / "audit.json")
         (out / "audit.html").write_text("<!doctype html><title>audit</title>", encoding="utf-8")
     return path
 

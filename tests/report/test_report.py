@@ -196,7 +196,7 @@ def test_names_from_the_data_cannot_become_markup(tmp_path):
         "its accuracy is 97.9 % [",
         "distorted to look like the field, its accuracy is 91.3 % [88.9, 93.4]",
         "answers for 94.0 % of them and is right in 99.5 % of those answers.",
-        "label_conflict one image carries several labels 1602 2",
+        "Label conflicts one image carries several labels 1602 2",
         "all 13 759 11 947 1812",
         "all 640 (80.0 %) 96 (12.0 %) 64 (8.0 %)",
         "balanced by replication, to 2000 samples a class.",
@@ -472,7 +472,7 @@ def test_what_was_left_out_is_counted_by_its_reasons(tmp_path):
     pl.DataFrame(rows, ["sample_id", "label", "issue", "reason"], orient="row").write_csv(run / "dropped.csv")
     words = plain(pages_of([run], tmp_path / "out")[0])
     assert "3 samples were left out before anything else" in words
-    assert "(foreign: 2; exact_duplicate and foreign: 1)" in words
+    assert "(2 as foreign images; 1 as exact duplicates and foreign images)" in words
 
 
 @pytest.mark.parametrize(
@@ -677,7 +677,7 @@ def test_splits_and_audits_count_what_they_hold(tmp_path):
     assert list(found.splits.counts) == ["train", "val", "test"]
     assert found.splits.counts["val"] == dict.fromkeys(CELL_CLASSES, 12)
     assert found.splits.groups == 10
-    assert found.audit["suggested_drops"] == 1812
+    assert found.audit.suggested_drops == 1812
 
 
 def test_a_history_that_never_measured_the_distorted_accuracy_has_no_such_curve(tmp_path):

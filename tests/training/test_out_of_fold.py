@@ -53,7 +53,7 @@ def test_wrong_labels_are_found_from_the_images_alone(source: Path, tmp_path: Pa
     found = audit(source, tmp_path / "audit", probabilities=tmp_path / "oof" / "out_of_fold.csv", workers=0)
     issues = pl.read_csv(tmp_path / "audit" / "issues.csv").filter(pl.col("issue") == "label_issue")
     assert {f"row-{row:06d}" for row in (3, 33, 63, 64)} <= set(issues["sample_id"])
-    assert issues.height == found["issues"]["label_issue"]["samples"] <= 12
+    assert issues.height == found.issues["label_issue"].samples <= 12
 
 
 def test_no_label_has_a_say_in_the_judgement_of_its_own_fold(tmp_path: Path, coloured: MakeSet) -> None:

@@ -26,37 +26,50 @@ def audit(
     source: SourceArgument,
     out: OutDirectory,
     against: Annotated[
-        str | None, typer.Option(help="Another source: report images and groups that both have as leakage.")
+        str | None, typer.Option(help="Another source, for example a test set: what both have is reported as leakage.")
     ] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="splits.csv of this source: report what lies on two sides as leakage.")
+        Path | None, typer.Option(help="splits.csv of this source: what is in two splits is reported as leakage.")
     ] = None,
     classes: ClassesOption = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that read images; one a core by default.")
+    ] = None,
     label_issues: Annotated[
-        bool, typer.Option("--label-issues", help="Train on parts of the set to find wrong labels; takes minutes.")
+        bool,
+        typer.Option(
+            "--label-issues", help="Train on parts of the set to find labels that may be wrong; takes minutes."
+        ),
     ] = False,
     probabilities: Annotated[
-        Path | None, typer.Option(help="Out-of-fold probabilities to doubt labels by: sample_id and p_CLASS, or .npy.")
+        Path | None,
+        typer.Option(
+            help="Class probabilities to doubt labels by, from models that did not train on the image; .csv or .npy."
+        ),
     ] = None,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Measure here or through Ray Data (files and shards).")
+        Literal["local", "ray"],
+        typer.Option(help="Measure images in processes of this machine, or through Ray Data (files and shards only)."),
     ] = "local",
     overwrite: OverwriteOption = False,
     review: Annotated[
-        bool, typer.Option("--review", help="Then decide on the findings in a page; a finished audit is not repeated.")
+        bool,
+        typer.Option(
+            "--review",
+            help="Then open a page to decide on each finding; an audit that is there already is not repeated.",
+        ),
     ] = False,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of the page on this machine; 0 for a free one.")
+        int, typer.Option(min=0, max=65535, help="Port of that page on this machine; 0 for a free one.")
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Inspect a source and list what is wrong with it; nothing is changed.
+    """Look for copies, foreign images, wrong labels and other faults in a source, and list them; nothing is changed.
 
     Example: `hemalens audit cells/ --out audit/ --review`
     """
     summary = find_stage("hemalens.data.review.review", "finished_audit")(out) if review and not overwrite else None
-    if summary is None or ((label_issues or probabilities) and "labels" not in summary):
+    if summary is None or ((label_issues or probabilities) and summary.labels is None):
         stage = find_stage("hemalens.data.audit.audit", "audit")
         with watched() as progress:
             if label_issues:
@@ -79,28 +92,31 @@ def audit(
                 overwrite=overwrite,
                 progress=progress,
             )
-    lines = [*audit_lines(summary), f"look at {out / 'audit.html'}"]
+    said, lines = summary.to_json(), [*audit_lines(summary), f"look at {out / 'audit.html'}"]
     if review:
         if not as_json:
-            show(summary, as_json, lines)
+            show(said, as_json, lines)
         stage = find_stage("hemalens.data.review.review", "review")
         decided = stage(source, out, classes=split_names(classes), port=port, announce=announce)
-        summary, lines = {**summary, "review": decided}, review_lines(decided)
-    show(summary, as_json, lines)
+        said, lines = said | {"review": decided}, review_lines(decided)
+    show(said, as_json, lines)
 
 
 def clean(
     source: SourceArgument,
-    audit: Annotated[Path, typer.Option(help="Directory that `hemalens audit` wrote; edit its issues.csv first.")],
+    audit: Annotated[
+        Path, typer.Option(help="Directory that `hemalens audit` wrote, with the decisions in its issues.csv.")
+    ],
     out: Annotated[Path, typer.Option("--out", help="FILE.npz, or a directory of class folders.")],
     restore: Annotated[
-        list[str] | None, typer.Option(help="Id of a dropped or relabelled sample to take back; repeatable.")
+        list[str] | None,
+        typer.Option(help="sample_id of a dropped or relabelled sample to take back; may be given several times."),
     ] = None,
     classes: ClassesOption = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the samples that the decisions in issues.csv keep, and list the dropped and relabelled ones.
+    """Write the samples that the decisions in issues.csv keep, and list those dropped or relabelled.
 
     Example: `hemalens clean cells/ --audit audit/ --out clean/`
     """
@@ -126,7 +142,7 @@ def split(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Share samples out among train, val and test: stratified, copies of an image and groups on one side.
+    """Share samples out among train, val and test: each class in proportion, copies of an image and groups together.
 
     Example: `hemalens split clean/ --out splits.csv --ratios 83:13:4`
     """

@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, select_autoescape
 from PIL import Image
 
-from hemalens.core.text import duration, interval, markdown, number, percent, thousands
+from hemalens.core.text import duration, interval, markdown, number, percent, spelled, thousands
 from hemalens.core.types import Images
 
 __all__ = ["contact_sheet_uri", "encode_image", "image_uri", "render_page"]
@@ -106,6 +106,7 @@ def _environment(package: str) -> Environment:
     filters: dict[str, Any] = {
         "percent": percent,
         "interval": interval,
+        "spelled": spelled,
         "thousands": thousands,
         "number": number,
         "duration": duration,

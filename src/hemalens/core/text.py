@@ -6,12 +6,13 @@ Standard library only.
 import re
 from collections.abc import Mapping
 
-__all__ = ["ABSENT", "duration", "interval", "markdown", "number", "percent", "thousands"]
+__all__ = ["ABSENT", "duration", "interval", "markdown", "number", "percent", "spelled", "thousands"]
 
 ABSENT = "\N{EN DASH}"
 """What stands in a table where nothing was measured."""
 
 _NO_BREAK = "\N{NO-BREAK SPACE}"
+_SPELLED = {"ig": "immature granulocyte (ig)"}
 _THIN = "\N{NARROW NO-BREAK SPACE}"
 
 
@@ -75,6 +76,15 @@ def duration(seconds: float | None) -> str:
     else:
         parts = [(rest, "s")]
     return _NO_BREAK.join(f"{amount}{_NO_BREAK}{unit}" for amount, unit in parts if amount)
+
+
+def spelled(label: str) -> str:
+    """Write a class as it is written where it first occurs: an abbreviation is spelled out.
+
+    >>> spelled("ig"), spelled("monocyte")
+    ('immature granulocyte (ig)', 'monocyte')
+    """
+    return _SPELLED.get(label, label)
 
 
 def markdown(text: object) -> str:

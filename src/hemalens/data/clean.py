@@ -31,7 +31,8 @@ from hemalens.core.artifacts import (
 )
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.types import Progress, Sample, no_progress
-from hemalens.data.audit.checks.finding import ISSUES, SUGGESTIONS
+from hemalens.data.audit.checks.finding import SUGGESTIONS
+from hemalens.data.audit.issues import issue_names
 from hemalens.data.review.decisions import RELABEL, new_labels, read_issues, require_unreviewed, write_issues
 from hemalens.data.sources import Source, open_source
 
@@ -124,6 +125,7 @@ def decide(issues: pl.DataFrame, samples: Sequence[Sample]) -> dict[int, tuple[s
 
     Raises ArtifactError where a row names a sample that the source lacks, or an issue or decision that is not known.
     """
+    known = issue_names()
     indices = {sample.sample_id: index for index, sample in enumerate(samples)}
     drops: dict[int, tuple[list[str], list[str]]] = {}
     for line, (sample_id, issue, suggestion, reason) in enumerate(
@@ -132,8 +134,8 @@ def decide(issues: pl.DataFrame, samples: Sequence[Sample]) -> dict[int, tuple[s
         what = f"issues.csv line {line}"
         if sample_id not in indices:
             raise ArtifactError(f"{what}: sample {sample_id}", "is not in the source", "mend or delete the line")
-        if issue not in ISSUES:
-            raise ArtifactError(f"{what}: issue {issue}", f"must be one of {', '.join(ISSUES)}", "mend the line")
+        if issue not in known:
+            raise ArtifactError(f"{what}: issue {issue}", f"must be one of {', '.join(known)}", "mend the line")
         if suggestion not in SUGGESTIONS and not str(suggestion).startswith(RELABEL):
             rule = f"must be one of {', '.join(SUGGESTIONS)}, {RELABEL}CLASS"
             raise ArtifactError(f"{what}: suggestion {suggestion}", rule, "mend the line")

@@ -75,9 +75,8 @@ def _data(run: RunInputs) -> list[Block]:
         audit = run.audit
         blocks += [
             paragraph(
-                f"The source holds {thousands(audit['n_samples'])} samples ({thousands(audit['n_unreadable'])} "
-                "unreadable).",
-                f"The audit suggested dropping {thousands(audit['suggested_drops'])}.",
+                f"The source holds {thousands(audit.n_samples)} samples ({thousands(audit.n_unreadable)} unreadable).",
+                f"The audit suggested dropping {thousands(audit.suggested_drops)}.",
             ),
             class_counts(audit),
         ]

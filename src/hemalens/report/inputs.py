@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 
 from hemalens.core.artifacts import find_table, read_json, read_table, require_complete
+from hemalens.core.audit_summary import AuditSummary
 from hemalens.core.errors import ArtifactError
 from hemalens.core.provenance import sha256_file
 from hemalens.report.extras import (
@@ -28,7 +29,6 @@ from hemalens.report.extras import (
 __all__ = ["Evaluation", "ReportInputs", "RunInputs", "Splits", "load_inputs"]
 
 _MODEL_KEYS = ("model", "parameters", "classes")
-_AUDIT_KEYS = ("n_samples", "n_unreadable", "classes", "issues", "suggested_drops")
 _HISTORY_COLUMNS: Mapping[str, type[pl.DataType]] = {
     "epoch": pl.Int64,
     "train_loss": pl.Float64,
@@ -106,7 +106,7 @@ class RunInputs:
     history: Mapping[str, Sequence[float | None]]
     provenance: Mapping[str, Any]
     evaluation: Evaluation | None
-    audit: Mapping[str, Any] | None
+    audit: AuditSummary | None
     audit_folder: Path | None
     splits: Splits | None
     dropped: Mapping[str, int] | None
@@ -233,7 +233,7 @@ def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -
     audit, home = None, root / "audit"
     if home.is_dir():
         require_complete(home, "audit")
-        audit = read_document(home / "audit.json", _AUDIT_KEYS)
+        audit = AuditSummary.read(home / "audit.json")
         tables = [table for name in ("issues.csv", "statistics.csv") if (table := find_table(home / name))]
         files |= {f"audit/{file.name}": file for file in (home / "audit.json", *tables)}
     splits = None

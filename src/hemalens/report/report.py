@@ -145,8 +145,8 @@ def _lead(inputs: ReportInputs, facts: Mapping[str, Any] | None) -> list[Paragra
     )
     sentences = [
         model_words,
-        f"It was made from a source of {thousands(audit['n_samples'])} images, of which the audit suggested "
-        f"dropping {thousands(audit['suggested_drops'])}."
+        f"It was made from a source of {thousands(audit.n_samples)} images, of which the audit suggested "
+        f"dropping {thousands(audit.suggested_drops)}."
         if audit
         else None,
     ]

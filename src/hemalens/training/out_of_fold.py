@@ -28,8 +28,8 @@ from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.metrics import softmax
 from hemalens.core.types import FloatArray, IntArray, Progress, encode_labels, no_progress
-from hemalens.data.audit.checks.near_duplicates import copies, near_duplicates
-from hemalens.data.audit.findings import find_all
+from hemalens.data.audit.checks.near_duplicates import copies
+from hemalens.data.audit.findings import Inspection, find_all, suggested_drops
 from hemalens.data.audit.statistics import measure_source
 from hemalens.data.sources import Source, open_source
 from hemalens.data.split import assign, linked_units
@@ -159,11 +159,11 @@ def _share_out(
 ) -> tuple[IntArray, IntArray]:
     """Return indices (M,) and folds (M,), without what an audit would drop and what has no label (-1)."""
     statistics = measure_source(source, workers=workers, progress=progress)
-    _, findings = find_all(statistics, source.samples)
-    drops = {finding.index for finding in findings if finding.suggestion == "drop"}
+    inspection = Inspection(statistics, source.samples)
+    drops = suggested_drops(find_all(inspection))
     indices = np.array([index for index in range(len(source)) if labels[index] >= 0 and index not in drops], np.int64)
     present = len(np.unique(labels[indices]))
-    units = linked_units(source.samples, copies(near_duplicates(statistics), statistics))[indices]
+    units = linked_units(source.samples, copies(inspection.near, statistics))[indices]
     drawn = choose_folds([source.classes[label] for label in labels[indices]], units, folds, seed=seed)
     if present < 2 or len(indices) < 2 * folds or not np.bincount(drawn, minlength=folds).all():
         rule = f"has {len(indices)} usable labelled samples of {present} classes, too few for {folds} folds"

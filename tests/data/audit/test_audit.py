@@ -11,10 +11,13 @@ import polars as pl
 import pytest
 
 from hemalens.core.artifacts import PROVENANCE
+from hemalens.core.audit_summary import AuditSummary, ClassCount, ClassShare
 from hemalens.core.errors import ArtifactError
 from hemalens.core.types import Images
-from hemalens.data.audit.audit import audit, suggested_drops
-from hemalens.data.audit.checks.finding import ISSUES, Finding
+from hemalens.data.audit.audit import audit
+from hemalens.data.audit.checks.finding import Finding
+from hemalens.data.audit.findings import suggested_drops
+from hemalens.data.audit.issues import issue_names
 from hemalens.data.synthetic import SyntheticSet, synthetic_set
 from hemalens.data.synthetic.foreign import colour_chart, landscape
 from tests.data.conftest import Audited
@@ -58,6 +61,10 @@ SOUND = {f"platelet/{n}.png": encode(cell(8, 10 + n)) for n in range(4)}
 IGNORED = {".hidden.png": b"x", "ig/notes.txt": b"x", "labels.csv": b"path\n", "ig/Thumbs.db": b"x"}
 
 
+def found_of(summary: AuditSummary, issue: str) -> tuple[int, int]:
+    return summary.issues[issue].samples, summary.issues[issue].groups
+
+
 @pytest.fixture(scope="module")
 def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("hostile") / "cells"
@@ -75,14 +82,14 @@ def hostile_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_file_of_a_hostile_folder_is_accounted_for(hostile_folder: Path, tmp_path: Path) -> None:
     summary = audit(hostile_folder, tmp_path / "audit", workers=0)
     manifest = pl.read_csv(tmp_path / "audit" / "manifest.csv")
-    ignored = [entry["name"] for entry in summary["ignored"]]
+    ignored = [entry.name for entry in summary.ignored]
     found = (path for path in hostile_folder.glob("**/*") if path.is_symlink() or not path.is_dir())
     inside = {path.relative_to(hostile_folder).as_posix() for path in found if "loop/" not in path.as_posix()}
     assert {*manifest["sample_id"], *ignored} == inside
     assert manifest.height + len(ignored) == len(inside) == len(UNREADABLE | CONVERTED | SOUND | IGNORED) + 4
-    assert summary["n_samples"] == manifest.height
-    assert summary["n_ignored"] == len(ignored) == len(IGNORED) + 2  # the loop and the pipe
-    assert all(entry["reason"] for entry in summary["ignored"])
+    assert summary.n_samples == manifest.height
+    assert summary.n_ignored == len(ignored) == len(IGNORED) + 2  # the loop and the pipe
+    assert all(entry.reason for entry in summary.ignored)
 
 
 def test_each_unreadable_file_is_listed_with_its_reason_and_each_conversion_with_its_rule(
@@ -101,8 +108,8 @@ def test_each_unreadable_file_is_listed_with_its_reason_and_each_conversion_with
     converted = issues.filter(pl.col("issue") == "converted")
     assert set(converted["sample_id"]) == set(CONVERTED)
     assert set(converted["suggestion"]) == {"keep"}
-    assert summary["n_unreadable"] == summary["suggested_drops"] == len(UNREADABLE) + 2
-    assert summary["classes"]["platelet"] == {"before": 4, "after": 4}
+    assert summary.n_unreadable == summary.suggested_drops == len(UNREADABLE) + 2
+    assert summary.classes["platelet"] == ClassCount(before=4, after=4)
     manifest = pl.read_csv(tmp_path / "audit" / "manifest.csv")
     assert set(manifest.filter(pl.col("width").is_null())["sample_id"]) == set(unreadable["sample_id"])
 
@@ -123,8 +130,8 @@ def test_a_bluish_background_is_reported_and_kept(tmp_path: Path, cells: Synthet
     labels = [*cells.labels, *others.labels]
     np.savez(tmp_path / "two.npz", images=[*cells.images, *batch], labels=labels)
     summary = audit(tmp_path / "two.npz", tmp_path / "audit", workers=0)
-    assert summary["issues"]["background_batch"] == {"samples": len(batch), "groups": 1}
-    assert summary["suggested_drops"] <= 1
+    assert found_of(summary, "background_batch") == (len(batch), 1)
+    assert summary.suggested_drops <= 1
 
 
 def test_tables_have_the_promised_columns_and_a_row_a_sample(audited: Audited) -> None:
@@ -138,7 +145,7 @@ def test_tables_have_the_promised_columns_and_a_row_a_sample(audited: Audited) -
     assert set(manifest["width"]) == set(manifest["height"]) == {48}
     assert manifest["sha256"].str.len_chars().unique().to_list() == [64]
     assert issues.columns == ISSUE_COLUMNS
-    assert set(issues["issue"]) <= set(ISSUES)
+    assert set(issues["issue"]) <= set(issue_names())
     assert set(issues["suggestion"]) <= {"keep", "drop", "review"}
     assert issues["score"].is_between(0, 1).all()
     assert issues["reason"].null_count() == 0
@@ -146,20 +153,22 @@ def test_tables_have_the_promised_columns_and_a_row_a_sample(audited: Audited) -
 
 
 def test_the_summary_agrees_with_the_tables(audited: Audited) -> None:
-    summary = json.loads((audited.out / "audit.json").read_text())
+    summary = AuditSummary.read(audited.out / "audit.json")
     assert summary == audited.summary
-    assert {"n_samples", "n_unreadable", "classes", "issues", "suggested_drops", "seconds"} <= set(summary)
+    said = json.loads((audited.out / "audit.json").read_text())
+    assert {"n_samples", "n_unreadable", "classes", "issues", "suggested_drops", "seconds"} <= set(said)
+    assert not {"labels", "against", "n_against"} & set(said)
     manifest, issues = pl.read_csv(audited.out / "manifest.csv"), pl.read_csv(audited.out / "issues.csv")
-    counts = summary["classes"].values()
-    assert sum(count["before"] for count in counts) == summary["n_samples"] == manifest.height
-    assert sum(count["before"] - count["after"] for count in counts) == summary["suggested_drops"]
+    counts = summary.classes.values()
+    assert sum(count.before for count in counts) == summary.n_samples == manifest.height
+    assert sum(count.before - count.after for count in counts) == summary.suggested_drops
     dropped = issues.filter(pl.col("suggestion") == "drop")["sample_id"].n_unique()
-    assert summary["suggested_drops"] == dropped
-    for issue, found in summary["issues"].items():
+    assert summary.suggested_drops == dropped
+    for issue, found in summary.issues.items():
         rows = issues.filter(pl.col("issue") == issue)
         groups = set(rows["group"]) - {None, ""}
-        assert found == {"samples": rows["sample_id"].n_unique(), "groups": len(groups)}
-    assert set(summary["issues"]) == set(issues["issue"])
+        assert (found.samples, found.groups) == (rows["sample_id"].n_unique(), len(groups))
+    assert set(summary.issues) == set(issues["issue"])
 
 
 def test_the_provenance_names_all_that_was_written(audited: Audited) -> None:
@@ -188,9 +197,9 @@ def test_probabilities_make_findings_a_summary_and_a_ranked_gallery(audited: Aud
     assert set(rows["sample_id"]) == expected
     assert set(rows["suggestion"]) == {"review"}
     assert rows["score"].unique().to_list() == pytest.approx([0.92])
-    assert summary["issues"]["label_issue"] == {"samples": len(expected), "groups": 0}
-    assert sum(pair["samples"] for pair in summary["labels"]["pairs"]) == len(expected)
-    assert summary["suggested_drops"] == audited.summary["suggested_drops"]
+    assert found_of(summary, "label_issue") == (len(expected), 0)
+    assert sum(pair.samples for pair in summary.labels.pairs) == len(expected)
+    assert summary.suggested_drops == audited.summary.suggested_drops
     record = json.loads((tmp_path / "audit" / PROVENANCE).read_text())
     assert set(record["inputs"]) == {"source", "probabilities"}
     page = (tmp_path / "audit" / "audit.html").read_text()
@@ -206,12 +215,12 @@ def test_a_size_that_only_one_class_has_is_a_shortcut_in_summary_and_page(tmp_pa
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encode(cell(9 if label == "ig" and n % 2 else 8, n + 100 * (label == "ig"))))
     summary = audit(tmp_path / "cells", tmp_path / "audit", workers=0)
-    size = next(one for one in summary["shortcuts"] if one["attribute"] == "image size")
-    assert {leak["label"] for leak in size["leaks"]} == {"ig", "monocyte"}
-    assert size["accuracy"]["value"] == pytest.approx(0.75)
-    assert (size["where"], size["samples"]) == ("width 9, height 9", 20)
-    assert size["shares"] == [{"label": "ig", "share": 1.0, "usual": 0.5}]
-    assert "order in the source" not in {one["attribute"] for one in summary["shortcuts"]}
+    size = next(one for one in summary.shortcuts if one.attribute == "image size")
+    assert {leak.label for leak in size.leaks} == {"ig", "monocyte"}
+    assert size.accuracy.value == pytest.approx(0.75)
+    assert (size.where, size.samples) == ("width 9, height 9", 20)
+    assert size.shares == (ClassShare(label="ig", share=1.0, usual=0.5),)
+    assert "order in the source" not in {one.attribute for one in summary.shortcuts}
     page = (tmp_path / "audit" / "audit.html").read_text()
     assert "width 9, height 9" in page.partition('id="shortcut-table"')[2]
 
@@ -231,9 +240,9 @@ def test_a_source_is_audited_against_another_and_along_a_split(tmp_path: Path, c
     here = images("here.npz", np.concatenate([cells.images[:30], turned]))
     there = images("there.npz", np.concatenate([cells.images[30:50], cells.images[2:3], turned]))
     summary = audit(here, tmp_path / "against", against=there, workers=0)
-    assert summary["issues"]["leakage"] == {"samples": 5, "groups": 3}
-    assert summary["n_samples"] == 32
-    assert summary["n_against"] == 23
+    assert found_of(summary, "leakage") == (5, 3)
+    assert summary.n_samples == 32
+    assert summary.n_against == 23
     leaks = pl.read_csv(tmp_path / "against" / "issues.csv").filter(pl.col("issue") == "leakage")
     assert set(leaks["sample_id"]) == {f"row-{row:06d}" for row in (0, 1, 2, 30, 31)}
     assert set(leaks["suggestion"]) == {"drop"}
@@ -251,13 +260,13 @@ def test_a_source_is_audited_against_another_and_along_a_split(tmp_path: Path, c
     leaks = pl.read_csv(tmp_path / "along" / "issues.csv").filter(pl.col("issue") == "leakage")
     assert leaks["sample_id"].to_list() == ["row-000000", "row-000030"]
     assert leaks["reason"][1] == "in test, nearly the same image as row-000000 in train"
-    assert summary["issues"]["near_duplicate"] == {"samples": 4, "groups": 2}
+    assert found_of(summary, "near_duplicate") == (4, 2)
 
 
 def test_the_splits_a_source_brings_are_looked_at_without_asking(tmp_path: Path, cells: SyntheticSet) -> None:
     rows = np.concatenate([cells.images[:10], cells.images[:1]])
     np.savez(tmp_path / "own.npz", images=rows, labels=np.zeros(11, int), splits=["train"] * 10 + ["test"])
-    assert audit(tmp_path / "own.npz", tmp_path / "audit", workers=0)["issues"]["leakage"]["samples"] == 2
+    assert audit(tmp_path / "own.npz", tmp_path / "audit", workers=0).issues["leakage"].samples == 2
 
 
 def test_an_existing_output_is_refused_unless_overwritten_and_comes_out_the_same(tmp_path: Path) -> None:
@@ -272,14 +281,14 @@ def test_an_existing_output_is_refused_unless_overwritten_and_comes_out_the_same
 
 def test_named_classes_replace_the_sources_own(tmp_path: Path) -> None:
     summary = audit(small_set(tmp_path), tmp_path / "audit", classes=["red", "white", "blue"], workers=0)
-    assert summary["classes"] == {name: {"before": 2, "after": 2} for name in ("red", "white", "blue")}
-    assert not summary["are_blood_cells"]
+    assert summary.classes == {name: ClassCount(before=2, after=2) for name in ("red", "white", "blue")}
+    assert not summary.are_blood_cells
 
 
 def test_unlabelled_images_are_counted_under_no_name(tmp_path: Path) -> None:
     np.save(tmp_path / "plain.npy", np.stack([cell(8, seed) for seed in range(3)]))
     summary = audit(tmp_path / "plain.npy", tmp_path / "audit", workers=0)
-    assert summary["classes"] == {"": {"before": 3, "after": 3}}
+    assert summary.classes == {"": ClassCount(before=3, after=3)}
 
 
 @pytest.mark.parametrize(
@@ -295,14 +304,14 @@ def test_unlabelled_images_are_counted_under_no_name(tmp_path: Path) -> None:
 )
 def test_odd_sets_are_audited_to_the_end(tmp_path: Path, images: Images) -> None:
     summary = audit(small_set(tmp_path, images), tmp_path / "audit", workers=0)
-    assert summary["n_samples"] == len(images)
+    assert summary.n_samples == len(images)
     assert (tmp_path / "audit" / PROVENANCE).exists()
 
 
 def test_a_source_of_rubbish_alone_is_audited_and_all_of_it_dropped(tmp_path: Path) -> None:
     write_tar(tmp_path / "bad.tar", [(name, data) for name, data in UNREADABLE.items() if data])
     summary = audit(tmp_path / "bad.tar", tmp_path / "audit", workers=0)
-    assert summary["n_unreadable"] == summary["suggested_drops"] == summary["n_samples"] == len(UNREADABLE) - 1
+    assert summary.n_unreadable == summary.suggested_drops == summary.n_samples == len(UNREADABLE) - 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs file names of any bytes")
@@ -311,7 +320,7 @@ def test_names_that_are_no_utf8_are_escaped_in_all_outputs(tmp_path: Path) -> No
     (root / "ig").mkdir(parents=True)
     Path(os.fsdecode(os.fsencode(root) + b"/ig/\xff<b>.png")).write_bytes(encode(cell()))
     summary = audit(root, tmp_path / "audit", workers=0)
-    assert summary["source"].endswith("caf\\xe9")
+    assert summary.source.endswith("caf\\xe9")
     assert pl.read_csv(tmp_path / "audit" / "manifest.csv")["sample_id"].to_list() == ["ig/\\xff<b>.png"]
 
 
@@ -369,9 +378,9 @@ def test_five_foreign_images_among_real_cells_are_found_and_hardly_a_cell_is_cal
     for name, data in strangers.items():
         (root / "monocyte" / f"planted-{name}").write_bytes(data)
     summary = audit(root, tmp_path / "audit")
-    assert summary["n_samples"] > 1700
+    assert summary.n_samples > 1700
     foreign = pl.read_csv(tmp_path / "audit" / "issues.csv").filter(pl.col("issue") == "foreign")
     found = set(foreign["sample_id"])
     planted = {f"monocyte/planted-{name}" for name in strangers}
     assert planted <= set(foreign.filter(pl.col("suggestion") == "drop")["sample_id"])
-    assert len(found - planted) <= 0.002 * summary["n_samples"]
+    assert len(found - planted) <= 0.002 * summary.n_samples

@@ -49,11 +49,11 @@ def test_findings_show_each_image_once_and_say_how_many_copies(tmp_path):
     images = np.concatenate([cells.images, np.repeat(foreign, 12, axis=0)])
     labels = np.concatenate([cells.labels, np.repeat(cells.labels[:1], 12)])
     np.savez(tmp_path / "cells.npz", images=images, labels=labels)
-    found = audit(tmp_path / "cells.npz", tmp_path / "audit")["images"]
-    assert [one["words"] for one in found["foreign"]].count("12 copies") <= 1
-    ids = [one["sample_id"] for one in found["foreign"]]
+    found = audit(tmp_path / "cells.npz", tmp_path / "audit").images
+    assert [one.words for one in found["foreign"]].count("12 copies") <= 1
+    ids = [one.sample_id for one in found["foreign"]]
     assert len(ids) == len(set(ids))
-    assert not set(ids) & {one["sample_id"] for one in found["outlier"]}
+    assert not set(ids) & {one.sample_id for one in found["outlier"]}
 
 
 def test_the_map_says_its_limit_and_shares(audited):

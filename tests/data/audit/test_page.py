@@ -59,7 +59,7 @@ def test_tables_and_figures_are_numbered_and_captioned(page: Page, audited: Audi
 def test_each_kind_of_finding_has_one_gallery(page: Page, audited: Audited) -> None:
     text = (audited.out / "audit.html").read_text(encoding="utf-8")
     headings = [heading["id"] for heading in page.all("h3")]
-    assert headings == list(audited.summary["issues"])
+    assert headings == list(audited.summary.issues)
     for section in re.split(r"<h3 ", text)[1:]:
         assert section.count('<ul class="gallery">') == 1
         assert 1 <= section.count("<li>") <= 12 + section.count("<nav")
@@ -77,9 +77,7 @@ def test_every_image_has_words_for_those_who_do_not_see_it(page: Page) -> None:
 
 
 def test_the_numbers_are_those_of_the_summary(page: Page, audited: Audited) -> None:
-    assert (
-        f"{audited.summary['n_samples']} samples, {audited.summary['suggested_drops']} suggested to drop" in page.text
-    )
+    assert f"{audited.summary.n_samples} samples, {audited.summary.suggested_drops} suggested to drop" in page.text
     for name in audited.made.classes:
         assert name in page.text
 
@@ -91,7 +89,7 @@ def test_names_of_files_and_classes_are_shown_and_never_obeyed(tmp_path: Path) -
         (tmp_path / "cells" / evil / name).write_bytes(data)
     (tmp_path / "cells" / "<img src=x>.txt").write_text("ignored")
     summary = audit(tmp_path / "cells", tmp_path / "audit", workers=0)
-    assert evil in summary["classes"]
+    assert evil in summary.classes
     page = Page((tmp_path / "audit" / "audit.html").read_text(encoding="utf-8"))
     assert not page.all("script")
     assert evil in page.text

@@ -31,7 +31,9 @@ from hemalens.data.audit.audit import audit
 from hemalens.data.reading.ray import map_chunks_by_ray
 from tests.data.reading.test_parallel import FAULTY, KILLER, halve, lost, squares
 shards, folder, out = map(Path, sys.argv[1:])
-said = {"shards": audit(shards, out / "shards", engine="ray"), "folder": audit(folder, out / "folder", engine="ray")}
+said = {}
+for name, source in (("shards", shards), ("folder", folder)):
+    said[name] = audit(source, out / name, engine="ray").to_json()
 tasks = iter([[1, 2], [3, KILLER], [6]])
 said["killed"] = list(map_chunks_by_ray(squares, tasks, halve=halve, lost=lost))
 try:
@@ -71,7 +73,7 @@ def test_ray_writes_the_tables_of_the_local_engine_and_loses_only_what_kills(
     assert done.returncode == 0, done.stderr
     said = json.loads((tmp_path / "ray" / "said.json").read_text())
     for name, source in zip(("shards", "folder"), images, strict=True):
-        here = audit(source, tmp_path / name, workers=0)
+        here = audit(source, tmp_path / name, workers=0).to_json()
         assert {**said[name], "seconds": 0} == {**here, "seconds": 0}
         for table in ("manifest.csv", "statistics.csv", "issues.csv"):
             assert (tmp_path / "ray" / name / table).read_bytes() == (tmp_path / name / table).read_bytes()

@@ -64,5 +64,5 @@ def test_an_audit_of_another_source_or_an_unfinished_one_is_refused(folder: Path
 def test_a_finished_audit_is_not_repeated(folder: Path) -> None:
     summary = finished_audit(folder / "audit")
     assert summary is not None
-    assert summary["n_samples"] == 3
+    assert summary.n_samples == 3
     assert finished_audit(folder) is finished_audit(folder / "nowhere") is None

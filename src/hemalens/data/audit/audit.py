@@ -6,23 +6,33 @@ that ``clean`` will follow unless a person edits it. Needs no torch.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from hemalens.core.artifacts import output_directory, write_json, write_table, write_text
+from hemalens.core.artifacts import output_directory, write_table, write_text
+from hemalens.core.audit_summary import (
+    AuditSummary,
+    ClassCount,
+    FoundIssue,
+    Ignored,
+    LabelDoubts,
+    LikenessMap,
+    ShownImage,
+    SwappedLabels,
+)
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
-from hemalens.data.audit.checks.finding import ISSUES, Finding
-from hemalens.data.audit.checks.labels import LabelCheck, check_labels
+from hemalens.data.audit import issues
+from hemalens.data.audit.checks.finding import Finding
+from hemalens.data.audit.checks.labels import LabelCheck
 from hemalens.data.audit.checks.leakage import Against
 from hemalens.data.audit.checks.near_images import check_scale
 from hemalens.data.audit.checks.outliers import OutlierAnalysis
-from hemalens.data.audit.checks.shortcuts import Shortcut, find_shortcuts
-from hemalens.data.audit.findings import arrange, find_all
+from hemalens.data.audit.checks.shortcuts import find_shortcuts
+from hemalens.data.audit.findings import Inspection, find_all
 from hemalens.data.audit.images import write_images
 from hemalens.data.audit.page import AuditView, render_audit
 from hemalens.data.audit.probabilities import read_probabilities
@@ -31,7 +41,7 @@ from hemalens.data.sources import Source, open_source
 from hemalens.data.sources.entries import escape
 from hemalens.data.split import read_splits
 
-__all__ = ["audit", "suggested_drops"]
+__all__ = ["audit"]
 
 _ORDERED = frozenset({"npz", "medmnist", "manifest"})
 _MANIFEST = ("width", "height", "mode", "bytes", "sha256", "phash")
@@ -61,14 +71,14 @@ def audit(
     engine: Engine = "local",
     overwrite: bool = False,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> AuditSummary:
     """Audit a source into a directory and return the summary that ``audit.json`` holds.
 
     Args:
         source: any SOURCE.
         out: directory to write; refused where it exists, unless ``overwrite``.
         against: another SOURCE that must share no image and no group with this one.
-        splits: a ``splits.csv`` of this source, to look for what lies on two sides; the source's own splits where None.
+        splits: a ``splits.csv`` of this source, to look for what is in two splits; the source's own where None.
         classes: class names in label order, instead of the source's own.
         workers: processes that decode; None for one a core.
         probabilities: out-of-fold class probabilities (``read_probabilities``), by which labels are doubted.
@@ -99,43 +109,51 @@ def audit(
             measured = measure_source(other, workers=workers, engine=engine, progress=progress)
             compared = Against(escape(other.spec), measured, other.samples)
         progress("looking for outliers and copies", 0, 1)
-        analysis, findings = find_all(statistics, opened.samples, sides=sides, against=compared)
+        seen = Inspection(statistics, opened.samples, sides, compared, opened.classes, chances)
+        findings = find_all(seen)
         progress("looking for outliers and copies", 1, 1)
-        drops = suggested_drops(findings)
-        checked = None if chances is None else check_labels(opened.samples, opened.classes, chances, without=drops)
-        findings = arrange([*findings, *checked.findings]) if checked else findings
-        # Files are sorted by path, and in class folders that holds the label.
-        shortcuts = find_shortcuts(statistics, opened.samples, ordered=opened.kind in _ORDERED, without=drops)
+        view = AuditView(opened, statistics, seen.analysis, tuple(findings), other)
+        summary = _summary(view, seen, *write_images(view, out))
         write_table(out / "manifest.csv", _manifest(opened, statistics))
-        write_table(out / "statistics.csv", _statistics(opened, statistics, analysis))
+        write_table(out / "statistics.csv", _statistics(opened, statistics, seen.analysis))
         write_table(out / "issues.csv", _issues(opened.samples, findings))
-        summary = _summary(opened, statistics, findings) | {"shortcuts": [_told(one) for one in shortcuts]}
-        summary |= {"labels": _doubts(checked)} if checked else {}
-        if other is not None:
-            summary |= {"against": escape(other.spec), "n_against": len(other)}
-        view = AuditView(opened, statistics, analysis, tuple(findings), summary, other)
-        page = render_audit(view)
-        summary |= write_images(view, out)
-        summary["seconds"] = round(time.monotonic() - started, 2)
-        write_json(out / "audit.json", summary)
-        write_text(out / "audit.html", page)
+        write_text(out / "audit.html", render_audit(view, summary))
+        summary = summary.model_copy(update={"seconds": round(time.monotonic() - started, 2)})
+        summary.write(out / "audit.json")
     return summary
 
 
-def suggested_drops(findings: Sequence[Finding]) -> set[int]:
-    """Return the places of the samples that at least one finding suggests to drop."""
-    return {finding.index for finding in findings if finding.suggestion == "drop"}
+def _summary(
+    view: AuditView, seen: Inspection, images: Mapping[str, tuple[ShownImage, ...]], likeness: LikenessMap
+) -> AuditSummary:
+    source, other = view.source, view.against
+    # Files are sorted by path, and in class folders that holds the label.
+    ordered = source.kind in _ORDERED
+    return AuditSummary(
+        source=escape(source.spec),  # a path may hold bytes that are no UTF-8
+        kind=source.kind,
+        n_samples=len(source),
+        n_unreadable=int((~view.statistics.readable).sum()),
+        n_ignored=len(source.ignored),
+        ignored=tuple(Ignored(name=name, reason=reason) for name, reason in source.ignored),
+        classes=_class_counts(source, seen.dropped),
+        are_blood_cells=set(source.classes) <= set(CELL_CLASSES),
+        issues=_issue_counts(view.findings),
+        suggested_drops=len(seen.dropped),
+        shortcuts=find_shortcuts(view.statistics, source.samples, ordered=ordered, without=seen.dropped),
+        labels=None if seen.labels is None else _doubts(seen.labels),
+        against=None if other is None else escape(other.spec),
+        n_against=None if other is None else len(other),
+        images=images,
+        map=likeness,
+        seconds=0.0,  # known at the end
+    )
 
 
-def _doubts(checked: LabelCheck) -> dict[str, Any]:
-    pairs = [{"label": label, "looks_like": other, "samples": count} for label, other, count in checked.pairs]
-    noise = round(checked.noise, 4)
-    return {"checked": checked.samples, "agreement": round(checked.agreement, 4), "noise": noise, "pairs": pairs}
-
-
-def _told(shortcut: Shortcut) -> dict[str, Any]:
-    shares = [{"label": label, "share": share, "usual": usual} for label, share, usual in shortcut.shares]
-    return asdict(shortcut) | {"leaks": [asdict(leak) for leak in shortcut.leaks], "shares": shares}
+def _doubts(checked: LabelCheck) -> LabelDoubts:
+    pairs = (SwappedLabels(label=label, looks_like=other, samples=count) for label, other, count in checked.pairs)
+    agreement, noise = round(checked.agreement, 4), round(checked.noise, 4)
+    return LabelDoubts(checked=checked.samples, agreement=agreement, noise=noise, pairs=tuple(pairs))
 
 
 def _manifest(source: Source, statistics: Statistics) -> pl.DataFrame:
@@ -176,28 +194,23 @@ def _issues(samples: Sequence[Sample], findings: Sequence[Finding]) -> pl.DataFr
     return pl.DataFrame(rows, schema=schema | {"suggestion": text, "reason": text}, orient="row")
 
 
-def _summary(source: Source, statistics: Statistics, findings: Sequence[Finding]) -> dict[str, Any]:
-    drops = suggested_drops(findings)
+def _class_counts(source: Source, dropped: set[int]) -> dict[str, ClassCount]:
+    """Count the samples of each class, in the order of the classes; those without a label come last, under no name."""
     before = Counter(sample.label or "" for sample in source.samples)
-    after = Counter(sample.label or "" for index, sample in enumerate(source.samples) if index not in drops)
+    after = Counter(sample.label or "" for index, sample in enumerate(source.samples) if index not in dropped)
     names = source.classes or tuple(sorted(before))
     if "" in before and "" not in names:
         names = (*names, "")
-    issues = {}
-    for issue in ISSUES:
-        rows = [finding for finding in findings if finding.issue == issue]
+    return {name: ClassCount(before=before[name], after=after[name]) for name in names}
+
+
+def _issue_counts(findings: Sequence[Finding]) -> dict[str, FoundIssue]:
+    counts = {}
+    for issue in issues.ISSUES:
+        rows = [finding for finding in findings if finding.issue == issue.name]
         if rows:
-            groups = {finding.group for finding in rows if finding.group}
-            issues[issue] = {"samples": len({finding.index for finding in rows}), "groups": len(groups)}
-    return {
-        "source": escape(source.spec),  # a path may hold bytes that are no UTF-8
-        "kind": source.kind,
-        "n_samples": len(source),
-        "n_unreadable": int((~statistics.readable).sum()),
-        "n_ignored": len(source.ignored),
-        "ignored": [{"name": name, "reason": reason} for name, reason in source.ignored],
-        "classes": {name: {"before": before[name], "after": after[name]} for name in names},
-        "are_blood_cells": set(source.classes) <= set(CELL_CLASSES),
-        "issues": issues,
-        "suggested_drops": len(drops),
-    }
+            samples, groups = {one.index for one in rows}, {one.group for one in rows if one.group}
+            counts[issue.name] = FoundIssue(
+                samples=len(samples), groups=len(groups), title=issue.title, words=issue.words
+            )
+    return counts

@@ -1,60 +1,99 @@
-"""Statistics to findings: every check, its rows in the order a person would read them. Needs SciPy and scikit-learn."""
+"""Statistics to findings: every check of the issue table, its rows in the order a person would read them.
 
-from collections.abc import Sequence
+A check is a function in ``checks/`` that returns findings; it is given what its arguments are named after: an attribute
+of ``Inspection``. Needs SciPy and scikit-learn.
+"""
 
-from hemalens.core.types import Sample
-from hemalens.data.audit.checks.background import find_background_batches
-from hemalens.data.audit.checks.duplicates import find_duplicates, find_label_conflicts
-from hemalens.data.audit.checks.files import find_converted, find_odd_sizes, find_unreadable
-from hemalens.data.audit.checks.finding import ISSUES, Finding
-from hemalens.data.audit.checks.foreign import find_foreign
-from hemalens.data.audit.checks.leakage import Against, find_leakage
-from hemalens.data.audit.checks.near_duplicates import find_near_conflicts, find_near_duplicates, near_duplicates
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import import_module
+
+from hemalens.core.types import FloatArray, Sample
+from hemalens.data.audit import issues
+from hemalens.data.audit.checks.finding import Finding
+from hemalens.data.audit.checks.labels import LabelCheck, check_labels
+from hemalens.data.audit.checks.leakage import Against
+from hemalens.data.audit.checks.near_duplicates import near_duplicates
+from hemalens.data.audit.checks.near_images import NearImages
 from hemalens.data.audit.checks.outliers import OutlierAnalysis, analyse_outliers
-from hemalens.data.audit.checks.quality import find_blurry, find_bright, find_dark
 from hemalens.data.audit.statistics import Statistics
 
-__all__ = ["arrange", "find_all"]
+__all__ = ["Inspection", "find_all", "suggested_drops"]
+
+_CHECKS = "hemalens.data.audit.checks"
 
 
-def find_all(
-    statistics: Statistics,
-    samples: Sequence[Sample],
-    *,
-    sides: Sequence[str | None] | None = None,
-    against: Against | None = None,
-) -> tuple[OutlierAnalysis, list[Finding]]:
-    """Run every check; return the outlier analysis and all findings, ordered by issue, group and falling score.
+@dataclass
+class Inspection:
+    """What checks may look at; what several of them need is made once, when the first asks.
 
-    Args:
+    Attributes:
         statistics: what was measured.
         samples: the source's samples.
-        sides: the split of each; the samples' own where None.
+        splits: the split of each sample; the samples' own where None.
         against: another source that must share nothing with this one.
+        classes: the source's classes.
+        chances: class probabilities (N, C) by models that were not trained on the sample, None where there are none.
+        dropped: the samples that the findings so far suggest to drop.
     """
-    analysis = analyse_outliers(statistics)
-    near = near_duplicates(statistics)
-    sides = [sample.split for sample in samples] if sides is None else sides
-    findings = [
-        *find_unreadable(statistics),
-        *find_converted(statistics),
-        *find_odd_sizes(statistics),
-        *find_duplicates(statistics, samples),
-        *find_near_duplicates(near, statistics, samples),
-        *find_label_conflicts(statistics, samples),
-        *find_near_conflicts(near, statistics, samples),
-        *find_foreign(statistics),
-        *analysis.findings,
-        *find_background_batches(statistics),
-        *find_blurry(statistics),
-        *find_dark(statistics),
-        *find_bright(statistics),
-        *find_leakage(near, statistics, samples, sides, against=against),
-    ]
-    return analysis, arrange(findings)
+
+    statistics: Statistics
+    samples: Sequence[Sample]
+    splits: Sequence[str | None] | None = None
+    against: Against | None = None
+    classes: Sequence[str] = ()
+    chances: FloatArray | None = None
+    dropped: set[int] = field(default_factory=set)
+
+    @property
+    def sides(self) -> Sequence[str | None]:
+        """The split of each sample, None where it has none."""
+        return [sample.split for sample in self.samples] if self.splits is None else self.splits
+
+    @cached_property
+    def near(self) -> NearImages:
+        """The nearly equal images."""
+        return near_duplicates(self.statistics)
+
+    @cached_property
+    def analysis(self) -> OutlierAnalysis:
+        """Principal components and robust distances."""
+        return analyse_outliers(self.statistics)
+
+    @cached_property
+    def labels(self) -> LabelCheck | None:
+        """What the probabilities say of the labels of samples that nothing else suggests to drop."""
+        if self.chances is None:
+            return None
+        return check_labels(self.samples, self.classes, self.chances, without=self.dropped)
 
 
-def arrange(findings: Sequence[Finding]) -> list[Finding]:
-    """Return findings ordered by issue, group and falling score."""
-    order = {issue: index for index, issue in enumerate(ISSUES)}
+def find_all(inspection: Inspection) -> list[Finding]:
+    """Run every check of the issue table; return all findings, ordered by issue, group and falling score."""
+    findings: list[Finding] = []
+    for issue in sorted(issues.ISSUES, key=lambda one: one.last):
+        for name in issue.checks:
+            findings += _run(_find_check(name), inspection)
+        inspection.dropped |= suggested_drops(findings)
+    order = {name: index for index, name in enumerate(issues.issue_names())}
     return sorted(findings, key=lambda f: (order[f.issue], f.group, -f.score, f.index))
+
+
+def suggested_drops(findings: Iterable[Finding]) -> set[int]:
+    """Return the indices of the samples that at least one finding suggests to drop."""
+    return {finding.index for finding in findings if finding.suggestion == "drop"}
+
+
+def _find_check(name: str) -> Callable[..., Iterable[Finding]]:
+    module, _, function = name.rpartition(".")
+    found: Callable[..., Iterable[Finding]] = getattr(import_module(f"{_CHECKS}.{module}"), function)
+    return found
+
+
+def _run(check: Callable[..., Iterable[Finding]], inspection: Inspection) -> Iterable[Finding]:
+    """Call a check with what it asks for by name; an argument with a default that is not there keeps its default."""
+    wanted = inspect.signature(check).parameters.values()
+    known = (one for one in wanted if one.default is inspect.Parameter.empty or hasattr(inspection, one.name))
+    return check(**{one.name: getattr(inspection, one.name) for one in known})

@@ -6,14 +6,15 @@ Needs Pillow; no torch.
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hemalens.core.artifacts import write_atomically
+from hemalens.core.audit_summary import LikenessMap, ShownImage
 from hemalens.core.errors import UserError
 from hemalens.core.page import encode_image
-from hemalens.data.audit.checks.finding import Finding, Issue
+from hemalens.data.audit import issues
+from hemalens.data.audit.checks.finding import Finding
 from hemalens.data.audit.page import AuditView
 from hemalens.data.sources.entries import escape
 
@@ -21,36 +22,30 @@ __all__ = ["write_images"]
 
 _EACH_CLASS = 2
 _EACH_FINDING = 8
-_SHOWN: tuple[Issue, ...] = ("foreign", "outlier", "background_batch")
 _SIDE = 128  # pixels: as large as paper and a page show them
 
 
-def write_images(view: AuditView, out: Path) -> dict[str, Any]:
-    """Write images into ``out/images`` and return what ``audit.json`` says of them.
+def write_images(view: AuditView, out: Path) -> tuple[dict[str, tuple[ShownImage, ...]], LikenessMap]:
+    """Write images into ``out/images`` and return what ``audit.json`` says of them and of the map.
 
-    ``images`` has lists of ``{file, sample_id, label, words}``: under ``classes`` readable cells of each class that
-    nothing suggests to drop, nearest to the middle of their class first, then half way out; under ``foreign``,
-    ``outlier`` and ``background_batch`` the surest findings, each image once. ``map`` has the shares of variance that
-    the first two principal components explain and the limit of the squared Mahalanobis distance (0 where the set is
-    too small to say).
+    Under ``classes`` come readable cells of each class that nothing suggests to drop, nearest to the middle of their
+    class first, then half way out; under each issue that the report shows the surest findings, each image once.
     """
     (out / "images").mkdir(exist_ok=True)
-    shown: dict[str, list[dict[str, str]]] = {"classes": []}
+    shown: dict[str, list[ShownImage]] = {"classes": []}
     for number, name in enumerate(view.source.classes):
         for number_of, index in enumerate(_members(view, name)):
             shown["classes"] += _written(view, index, out, f"class-{number + 1:02d}-{number_of + 1}", name)
-    foreign = {finding.index for finding in view.findings if finding.issue == "foreign"}
-    for issue in _SHOWN:
-        seen = foreign if issue == "outlier" else frozenset()  # what is no cell is an outlier too: it is shown once
-        findings = [finding for finding in view.findings if finding.issue == issue and finding.index not in seen]
-        shown[issue] = []
+    for issue in (one for one in issues.ISSUES if one.in_report):
+        elsewhere = {finding.index for finding in view.findings if finding.issue == issue.apart_from}
+        findings = [one for one in view.findings if one.issue == issue.name and one.index not in elsewhere]
+        shown[issue.name] = []
         for number_of, (finding, copies) in enumerate(_distinct(view, findings)):
-            words = f"{copies} copies" if copies > 1 else ""
-            if issue == "outlier":
-                words = f"distance {view.analysis.distances[finding.index]:.0f}"
-            shown[issue] += _written(view, finding.index, out, f"{issue}-{number_of + 1}", words)
-    explained = [round(float(share), 4) for share in view.analysis.explained[:2]]
-    return {"images": shown, "map": {"explained": explained, "limit": round(float(view.analysis.threshold), 3)}}
+            words = finding.brief or (f"{copies} copies" if copies > 1 else "")
+            shown[issue.name] += _written(view, finding.index, out, f"{issue.name}-{number_of + 1}", words)
+    explained = tuple(round(float(share), 4) for share in view.analysis.explained[:2])
+    likeness = LikenessMap(explained=explained, limit=round(float(view.analysis.threshold), 3))
+    return {name: tuple(images) for name, images in shown.items()}, likeness
 
 
 def _members(view: AuditView, name: str) -> list[int]:
@@ -70,13 +65,13 @@ def _distinct(view: AuditView, findings: Sequence[Finding]) -> list[tuple[Findin
     """Return the surest findings, each image once, with the number of its copies among them."""
     contents = view.statistics.column("pixel_sha256")
     copies = Counter(contents[finding.index] for finding in findings)
-    first: dict[Any, Finding] = {}
+    first: dict[object, Finding] = {}
     for finding in sorted(findings, key=lambda one: -one.score):
         first.setdefault(contents[finding.index], finding)
     return [(finding, copies[content]) for content, finding in list(first.items())[:_EACH_FINDING]]
 
 
-def _written(view: AuditView, index: int, out: Path, name: str, words: str) -> list[dict[str, str]]:
+def _written(view: AuditView, index: int, out: Path, name: str, words: str) -> list[ShownImage]:
     """Write one image; none where it cannot be read."""
     try:
         data, kind = encode_image(view.source.image(index).pixels, quality=90, max_side=_SIDE)
@@ -85,4 +80,4 @@ def _written(view: AuditView, index: int, out: Path, name: str, words: str) -> l
     file = f"images/{name}.{kind.removeprefix('image/').replace('jpeg', 'jpg')}"
     write_atomically(out / file, lambda handle: handle.write(data))
     sample = view.source.samples[index]
-    return [{"file": file, "sample_id": escape(sample.sample_id), "label": sample.label or "", "words": words}]
+    return [ShownImage(file=file, sample_id=escape(sample.sample_id), label=sample.label or "", words=words)]

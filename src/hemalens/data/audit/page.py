@@ -12,64 +12,30 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from hemalens.core.audit_summary import AuditSummary, Shortcut
 from hemalens.core.charts import bar_counts, figure_svg, house_style, scatter_map
 from hemalens.core.errors import UserError
 from hemalens.core.page import image_uri, render_page
-from hemalens.core.text import ABSENT, interval, number, percent, thousands
+from hemalens.core.text import ABSENT, interval, number, percent, spelled, thousands
 from hemalens.core.types import IntArray
-from hemalens.data.audit.checks.finding import ISSUES, Finding, Issue
+from hemalens.data.audit import issues
+from hemalens.data.audit.checks.finding import Finding
 from hemalens.data.audit.checks.outliers import OutlierAnalysis
 from hemalens.data.audit.checks.shortcuts import ATTRIBUTES
+from hemalens.data.audit.issues import Issue
 from hemalens.data.audit.statistics import Statistics
 from hemalens.data.sources import Source
 
-__all__ = ["AuditView", "meaning", "render_audit"]
+__all__ = ["AuditView", "render_audit"]
 
 _GALLERY = 12
 _NAMED = 3  # classes given away that are named; audit.json has all
 _RANKED = 48  # doubted labels are to be looked through, not only exemplified
-_MEANINGS: dict[Issue, tuple[str, str]] = {
-    "unreadable": ("Unreadable", "Files that are no image, are damaged, or are refused by a rule of safety."),
-    "converted": ("Converted while reading", "Read by a rule for their format; the rule is named for each."),
-    "odd_size": ("Odd sizes", "Images whose shape or size departs from the usual. Size may give the class away."),
-    "exact_duplicate": ("Exact duplicates", "Images with the same pixels. The first of each group is kept."),
-    "near_duplicate": (
-        "Near duplicates",
-        "Copies encoded anew, resized, cropped by a hair, turned, mirrored, brighter, darker. The best of each stays.",
-    ),
-    "label_conflict": (
-        "Label conflicts",
-        "One image under several labels. No label can be believed: equal images all go, nearly equal ones wait.",
-    ),
-    "foreign": ("Foreign images", "Images that are no stained cell and resemble nothing else in the set."),
-    "outlier": ("Outliers", "Far from the bulk by the robust Mahalanobis distance; often rare cells, so look first."),
-    "background_batch": (
-        "Background batches",
-        "Images on another background: another microscope, camera or day. Kept.",
-    ),
-    "blurry": ("Blurry", "Far less sharp than the median image."),
-    "dark": ("Dark", "Images without light."),
-    "bright": ("Bright", "Washed-out images."),
-    "label_issue": (
-        "Doubted labels",
-        "Labels that a model which never saw the sample contradicts, the surest first. It errs too: look, then decide.",
-    ),
-    "leakage": (
-        "Leakage",
-        "The same or nearly the same image, patient or slide in two splits or sources: scores would be too good.",
-    ),
-}
-
-
-# In these findings a group is one image many times over.
-_COPIES = frozenset({"exact_duplicate", "label_conflict", "foreign"})
-# These are shown in pairs: the image and what it resembles.
-_PAIRS = frozenset({"near_duplicate", "leakage"})
 
 
 @dataclass(frozen=True, slots=True)
 class AuditView:
-    """What the page draws: the source, its statistics, the outlier analysis, the findings and the summary.
+    """What the page draws: the source, its statistics, the outlier analysis and the findings.
 
     ``against`` is the source audited against, None where there is none.
     """
@@ -78,26 +44,19 @@ class AuditView:
     statistics: Statistics
     analysis: OutlierAnalysis
     findings: tuple[Finding, ...]
-    summary: Mapping[str, Any]
     against: Source | None = None
 
 
-def meaning(issue: Issue) -> tuple[str, str]:
-    """Return what pages call an issue, and one sentence on what it is."""
-    return _MEANINGS[issue]
-
-
-def render_audit(view: AuditView) -> str:
+def render_audit(view: AuditView, summary: AuditSummary) -> str:
     """Return the page ``audit.html`` of an audit."""
-    by_issue = {issue: [f for f in view.findings if f.issue == issue] for issue in ISSUES}
-    galleries = [_gallery(view, issue, rows) for issue, rows in by_issue.items() if rows]
-    classes: dict[str, dict[str, int]] = view.summary["classes"]
-    before = {name or "(unlabelled)": counts["before"] for name, counts in classes.items()}
-    after = {name or "(unlabelled)": counts["after"] for name, counts in classes.items()}
+    by_issue = {issue.name: [f for f in view.findings if f.issue == issue.name] for issue in issues.ISSUES}
+    classes = {name or "(no label)": counts for name, counts in summary.classes.items()}
+    before = {name: counts.before for name, counts in classes.items()}
+    after = {name: counts.after for name, counts in classes.items()}
     mapped = bool(view.analysis.threshold)  # a set too small for the analysis has no map
     context = {
-        "title": f"Audit of {view.summary['source']}",
-        "summary": view.summary,
+        "title": f"Audit of {summary.source}",
+        "summary": summary,
         "class_rows": _class_rows(before, after),
         "counts_figure": figure_svg(bar_counts(before, after), label="samples per class before and after cleaning"),
         "samples": _class_samples(view),
@@ -107,46 +66,43 @@ def render_audit(view: AuditView) -> str:
         "components": view.analysis.scores.shape[1],
         "explained": float(view.analysis.explained[:2].sum()),
         "threshold": view.analysis.threshold,
-        "issue_rows": _issue_rows(view.summary, by_issue),
-        "galleries": galleries,
-        "shortcut_rows": [_shortcut_row(one) for one in view.summary["shortcuts"]],
+        "issue_rows": _issue_rows(summary, by_issue),
+        "galleries": [_gallery(view, issue, by_issue[issue.name]) for issue in issues.ISSUES if by_issue[issue.name]],
+        "shortcut_rows": [_shortcut_row(one) for one in summary.shortcuts],
         "doubt_rows": [
-            [one["label"], one["looks_like"], thousands(one["samples"])]
-            for one in view.summary.get("labels", {}).get("pairs", ())
+            [one.label, one.looks_like, thousands(one.samples)]
+            for one in (summary.labels.pairs if summary.labels else ())
         ],
     }
     return render_page("audit.html", "hemalens.data.audit", context)
 
 
 def _class_rows(before: Mapping[str, int], after: Mapping[str, int]) -> list[list[str]]:
-    rows = [[n, thousands(before[n]), thousands(after[n]), thousands(before[n] - after[n])] for n in before]
+    rows = [[spelled(n), *map(thousands, (before[n], after[n], before[n] - after[n]))] for n in before]
     total, kept = sum(before.values()), sum(after.values())
     return [*rows, ["all", thousands(total), thousands(kept), thousands(total - kept)]]
 
 
-def _issue_rows(summary: Mapping[str, Any], by_issue: Mapping[Issue, Sequence[Finding]]) -> list[list[str]]:
+def _issue_rows(summary: AuditSummary, by_issue: Mapping[str, Sequence[Finding]]) -> list[list[str]]:
     rows = []
-    for issue, counts in summary["issues"].items():
-        suggestions = [finding.suggestion for finding in by_issue[issue]]
-        shares = [thousands(suggestions.count(name)) for name in ("drop", "review", "keep")]
-        rows.append([_MEANINGS[issue][0], thousands(counts["samples"]), thousands(counts["groups"]), *shares])
+    for name, found in summary.issues.items():
+        suggestions = [finding.suggestion for finding in by_issue[name]]
+        shares = [thousands(suggestions.count(one)) for one in ("drop", "review", "keep")]
+        rows.append([found.title, thousands(found.samples), thousands(found.groups), *shares])
     return rows
 
 
-def _shortcut_row(found: Mapping[str, Any]) -> list[Any]:
+def _shortcut_row(found: Shortcut) -> list[Any]:
     """Return an attribute, how often it alone names the class, whom it gives away, and where."""
-    name, leaks = found["attribute"], found["leaks"]
-    named = _cell(interval(found["accuracy"]), f"chance {percent(found['chance'])}")
-    if not leaks:
-        return [name, named, "nothing certain", ABSENT]
-    most = ", ".join(f"{leak['label']} ({leak['auroc']:.2f})" for leak in leaks[:_NAMED])
-    more = [f"and {len(leaks) - _NAMED} more classes"] if len(leaks) > _NAMED else []
-    given = _cell(most, *more, *(["depends on the cell itself, too"] if ATTRIBUTES[name] else []))
-    shares = (
-        f"{percent(one['share'], 0)} {one['label']} ({percent(one['usual'], 0)} of all)" for one in found["shares"]
-    )
-    where = _cell(found["where"], f"{thousands(found['samples'])} samples: {', '.join(shares)}")
-    return [name, named, given, where]
+    named = _cell(interval(found.accuracy), f"chance {percent(found.chance)}")
+    if not found.leaks:
+        return [found.attribute, named, "none for certain", ABSENT]
+    most = ", ".join(f"{leak.label} ({leak.auroc:.2f})" for leak in found.leaks[:_NAMED])
+    more = [f"and {len(found.leaks) - _NAMED} more classes"] if len(found.leaks) > _NAMED else []
+    given = _cell(most, *more, *(["depends on the cell itself, too"] if ATTRIBUTES[found.attribute] else []))
+    shares = (f"{percent(one.share, 0)} are {one.label} ({percent(one.usual, 0)} of all)" for one in found.shares)
+    where = _cell(found.where, f"of these {thousands(found.samples)} samples {', '.join(shares)}")
+    return [found.attribute, named, given, where]
 
 
 def _cell(*lines: str) -> dict[str, Any]:
@@ -154,39 +110,43 @@ def _cell(*lines: str) -> dict[str, Any]:
 
 
 def _gallery(view: AuditView, issue: Issue, rows: Sequence[Finding]) -> dict[str, Any]:
-    """Show up to 12 findings, one of each group first; where a group is one image, its copies are only counted."""
+    """Show some findings of an issue as its row of the table says, one of each group first."""
+    facts = {"anchor": issue.name, "title": issue.title, "count": len(rows)}
+    facts |= {"meaning": issue.meaning, "suggestion": issue.suggestion}
+    if issue.gallery == "pairs":
+        pairs = _pairs(view, rows)
+        return facts | {"shown": f"{len(pairs)} pairs, the least certain ones first", "items": pairs}
+    first, more = _one_a_group(sorted(rows, key=lambda f: -f.score))
+    if issue.gallery == "ranked":
+        chosen = (first + more)[:_RANKED]
+        return facts | {"shown": f"the first {len(chosen)}", "items": _items(view, chosen)}
+    chosen = (first if issue.gallery == "copies" else first + more)[:_GALLERY]
+    grouped = any(finding.group for finding in rows)
+    shown = f"{len(chosen)} samples" + (", one of each group" if grouped else "")
+    return facts | {
+        "shown": shown + (" first" if grouped and issue.gallery == "each" else ""),
+        "items": _items(view, chosen),
+    }
+
+
+def _one_a_group(rows: Sequence[Finding]) -> tuple[list[Finding], list[Finding]]:
+    """Return the first finding of each group and those without one, then all others."""
     seen: set[str] = set()
     first: list[Finding] = []
     more: list[Finding] = []
-    for finding in sorted(rows, key=lambda f: -f.score):
-        fresh = not finding.group or finding.group not in seen
-        seen.add(finding.group)
-        (first if fresh else more).append(finding)
-    title, meaning = _MEANINGS[issue]
-    if issue in _PAIRS:
-        facts = {"anchor": issue, "title": title, "meaning": meaning, "count": len(rows)}
-        pairs = _pairs(view, rows)
-        return facts | {"shown": f"{len(pairs)} pairs, those for review and the least certain first", "items": pairs}
-    chosen = (first if issue in _COPIES else first + more)[: _RANKED if issue == "label_issue" else _GALLERY]
-    shown = f"{len(chosen)}, one of each group{'' if issue in _COPIES else ' first'}"
-    shown = f"the first {len(chosen)}" if issue == "label_issue" else shown
-    facts = {"anchor": issue, "title": title, "meaning": meaning, "count": len(rows), "shown": shown}
-    return facts | {"items": _items(view, chosen)}
+    for finding in rows:
+        (more if finding.group in seen else first).append(finding)
+        seen |= {finding.group} - {""}
+    return first, more
 
 
 def _pairs(view: AuditView, rows: Sequence[Finding]) -> list[dict[str, Any]]:
     """Show up to six findings beside their counterparts, one of each group first, reviews before drops."""
-    seen: set[str] = set()
-    first: list[Finding] = []
-    more: list[Finding] = []
-    told: set[frozenset[int | None]] = set()
     urgent = ("review", "drop", "keep")
+    pairs: dict[frozenset[int | None], Finding] = {}
     for finding in sorted(rows, key=lambda f: (urgent.index(f.suggestion), f.score)):
-        pair = frozenset({finding.index, finding.counterpart})
-        if pair not in told:
-            (more if finding.group in seen else first).append(finding)
-            seen.add(finding.group)
-            told.add(pair)
+        pairs.setdefault(frozenset({finding.index, finding.counterpart}), finding)
+    first, more = _one_a_group(list(pairs.values()))
     chosen = (first + more)[: _GALLERY // 2]
     items = _items(view, chosen)
     for item, finding in zip(items, chosen, strict=True):

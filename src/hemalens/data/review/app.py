@@ -19,8 +19,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from hemalens.core.errors import DecodeError, UserError
 from hemalens.core.page import render_page
-from hemalens.data.audit.checks.finding import ISSUES
-from hemalens.data.audit.page import meaning
+from hemalens.data.audit import issues
 from hemalens.data.review.session import LARGE, THUMBNAIL, ReviewSession, Show
 
 __all__ = ["HOSTS", "review_app"]
@@ -135,7 +134,7 @@ def _routes(session: ReviewSession, stop: Callable[[], None]) -> APIRouter:
             "title": f"Review of {session.source.spec}",
             "audit": str(session.audit),
             "classes": session.source.classes,
-            "issues": [(one, *meaning(one)) for one in ISSUES if one in counts["issues"]],
+            "issues": [one for one in issues.ISSUES if one.name in counts["issues"]],
         }
         return render_page("review.html", "hemalens.data.review", context)
 
@@ -152,7 +151,7 @@ def _routes(session: ReviewSession, stop: Callable[[], None]) -> APIRouter:
     ) -> dict[str, Any]:
         return session.view(issue, show, start=start, backwards=backwards)
 
-    @routes.get("/image/{place}")
+    @routes.get("/image/{index}")
     def image(index: int, large: bool = False) -> Response:
         data, kind = session.thumbnail(index, LARGE if large else THUMBNAIL)
         return Response(data, media_type=kind)

@@ -11,7 +11,8 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from hemalens.core.artifacts import read_json, read_provenance
+from hemalens.core.artifacts import read_provenance
+from hemalens.core.audit_summary import AuditSummary
 from hemalens.core.errors import ConfigError
 from hemalens.data.clean import open_audited
 from hemalens.data.review.session import ReviewSession
@@ -21,10 +22,10 @@ __all__ = ["finished_audit", "review"]
 _HOST = "127.0.0.1"
 
 
-def finished_audit(out: Path) -> dict[str, Any] | None:
+def finished_audit(out: Path) -> AuditSummary | None:
     """Return the summary of a whole audit that can be reviewed as it is; None where there is none yet."""
     whole = out.is_dir() and (read_provenance(out) or {}).get("command") == "audit"
-    return read_json(out / "audit.json") if whole else None
+    return AuditSummary.read(out / "audit.json") if whole else None
 
 
 def review(

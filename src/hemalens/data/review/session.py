@@ -18,8 +18,7 @@ import polars as pl
 
 from hemalens.core.errors import ConfigError
 from hemalens.core.page import encode_image
-from hemalens.data.audit.checks.finding import ISSUES
-from hemalens.data.audit.page import meaning
+from hemalens.data.audit.issues import find_issue, issue_names
 from hemalens.data.clean import decide
 from hemalens.data.review.decisions import RELABEL, Act, Journal, new_labels, read_history, read_issues
 from hemalens.data.sources import Source
@@ -55,16 +54,17 @@ class ReviewSession:
             decide(self._issues, source.samples)
             new_labels(self._issues, source.samples, source.classes)
             otherwise.pop_all()
+        self._known = issue_names()
         self._names = [sample.sample_id for sample in source.samples]
         self._numbers = {name: index for index, name in enumerate(self._names)}
         self._indices = np.array([self._numbers[name] for name in self._issues["sample_id"]], np.int64)
-        self._codes = np.array([ISSUES.index(one) for one in self._issues["issue"]], np.int64)
+        self._codes = np.array([self._known.index(one) for one in self._issues["issue"]], np.int64)
         self._groups: list[str] = [group or "" for group in self._issues["group"]]
         self._sizes = Counter(zip(self._codes.tolist(), self._groups, strict=True))
         self._rows: dict[int, list[int]] = {}
         for row, index in enumerate(self._indices.tolist()):
             self._rows.setdefault(index, []).append(row)
-        self._unreadable = set(self._indices[self._codes == ISSUES.index("unreadable")].tolist())
+        self._unreadable = set(self._indices[self._codes == self._known.index("unreadable")].tolist())
         self._suggestions: list[str] = self._issues["suggestion"].to_list()
         self._acts: list[dict[int, Sequence[str]]] = []  # of each act standing: place -> what its rows said before
         self._standing = np.zeros(len(source), np.int64)  # acts standing on each sample
@@ -93,12 +93,12 @@ class ReviewSession:
             backwards: show the last ones before ``start``.
             size: findings on the page.
         """
-        if issue and issue not in ISSUES:
-            raise ConfigError(f"issue {issue}", "is not known", f"choose one of {', '.join(ISSUES)}")
+        if issue and issue not in self._known:
+            raise ConfigError(f"issue {issue}", "is not known", f"choose one of {', '.join(self._known)}")
         if show not in get_args(Show):
             raise ConfigError(f"show {show}", f"must be one of {', '.join(get_args(Show))}")
         with self._lock:
-            chosen = self._codes == ISSUES.index(issue) if issue in ISSUES else np.ones(len(self._indices), bool)
+            chosen = self._codes == self._known.index(issue) if issue else np.ones(len(self._indices), bool)
             if show != "all":
                 chosen &= (self._standing[self._indices] > 0) == (show == "decided")
             rows = np.flatnonzero(chosen)
@@ -120,16 +120,14 @@ class ReviewSession:
         sample, group, code = self.source.samples[index], self._groups[row], int(self._codes[row])
         before = self._first.get(index)
         others = sorted({int(self._codes[one]) for one in self._rows[index]} - {code})
-        score = self._issues["score"][row]
         return {
             "row": row,
             "index": index,
             "sample_id": sample.sample_id,
             "label": sample.label,
-            "issue": ISSUES[code],
-            "title": meaning(ISSUES[code])[0],
-            "others": [meaning(ISSUES[other])[0] for other in others],
-            "score": None if score is None else round(score, 3),
+            "issue": self._known[code],
+            "title": find_issue(self._known[code]).title,
+            "others": [find_issue(self._known[other]).title for other in others],
             "group": group,
             "group_size": self._sizes[code, group] if group else 1,
             "suggestion": before[self._rows[index].index(row)] if before else self._suggestions[row],
@@ -141,15 +139,15 @@ class ReviewSession:
     def counts(self) -> dict[str, Any]:
         """Return samples with findings and samples decided, and findings and those decided of each issue."""
         with self._lock:
-            findings = np.bincount(self._codes, minlength=len(ISSUES)).tolist()
-            decided = np.bincount(self._codes[self._standing[self._indices] > 0], minlength=len(ISSUES)).tolist()
+            findings = np.bincount(self._codes, minlength=len(self._known)).tolist()
+            decided = np.bincount(self._codes[self._standing[self._indices] > 0], minlength=len(self._known)).tolist()
             return {
                 "samples": len(self._rows),
                 "decided": int((self._standing > 0).sum()),
                 "undoable": len(self._acts),
                 "issues": {
                     issue: {"findings": findings[code], "decided": decided[code]}
-                    for code, issue in enumerate(ISSUES)
+                    for code, issue in enumerate(self._known)
                     if findings[code]
                 },
             }
@@ -210,7 +208,7 @@ class ReviewSession:
 
         Members that cannot be read are dropped, whatever is decided on the group.
         """
-        code = next((code for code, one in enumerate(ISSUES) if one == issue and group), -1)
+        code = next((code for code, one in enumerate(self._known) if one == issue and group), -1)
         rows = np.flatnonzero(self._codes == code).tolist()
         members = list(dict.fromkeys(int(self._indices[row]) for row in rows if self._groups[row] == group))
         if not members or (only is not None and only not in members):

@@ -72,7 +72,7 @@ def conclusions_section(run: RunInputs, facts: Mapping[str, Any] | None, *, expe
         words = "was trained and not evaluated: nothing can be concluded about it."
         return Section("conclusions", "Conclusions", (paragraph(f"A model of {parameters} parameters {words}"),))
     scores, distorted = facts["scores"], facts["distorted"]
-    cleaned = run.audit["suggested_drops"] if run.audit else 0
+    cleaned = run.audit.suggested_drops if run.audit else 0
     blocks = [
         paragraph(
             f"An audit takes {thousands(cleaned)} images out of the way that would have taught or flattered the "

@@ -123,7 +123,7 @@ def _cleaning(run: RunInputs) -> list[Block]:
     if run.dropped is None:
         return []
     total = sum(run.dropped.values())
-    ways = "; ".join(f"{issues.replace('; ', ' and ')}: {thousands(count)}" for issues, count in run.dropped.items())
+    ways = "; ".join(f"{thousands(count)} as {_found_as(run, issues)}" for issues, count in run.dropped.items())
     return [
         Heading("Cleaning"),
         paragraph(
@@ -136,6 +136,13 @@ def _cleaning(run: RunInputs) -> list[Block]:
             "What was kept is not changed.",
         ),
     ]
+
+
+def _found_as(run: RunInputs, issues: str) -> str:
+    """Write issues joined by ``; `` by the titles that the audit gives them."""
+    known = run.audit.issues if run.audit else {}
+    titles = [known[name].title.lower() if name in known else name.replace("_", " ") for name in issues.split("; ")]
+    return " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
 
 
 def _shares(splits: Splits) -> str:

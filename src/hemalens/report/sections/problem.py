@@ -14,8 +14,9 @@ import numpy as np
 import polars as pl
 
 from hemalens.core.artifacts import find_table, read_table
+from hemalens.core.audit_summary import AuditSummary, ShownImage
 from hemalens.core.charts import scatter_map
-from hemalens.core.text import ABSENT, number, percent, thousands
+from hemalens.core.text import number, percent, spelled, thousands
 from hemalens.core.types import FloatArray, IntArray
 from hemalens.report.document.blocks import (
     Block,
@@ -25,7 +26,6 @@ from hemalens.report.document.blocks import (
     Sentence,
     Span,
     Table,
-    Words,
     code,
     paragraph,
     reference,
@@ -35,22 +35,8 @@ from hemalens.report.parts import drawn, stored_image
 
 __all__ = ["class_counts", "problem_section"]
 
-_ISSUE_WORDS = {
-    "unreadable": "the file cannot be decoded",
-    "converted": "the file was converted to 8-bit RGB from 16 bit, alpha, a palette or the like",
-    "odd_size": "the image has another size than the rest",
-    "exact_duplicate": "the same pixels occur more than once",
-    "near_duplicate": "almost the same image occurs more than once",
-    "label_conflict": "one image carries several labels",
-    "foreign": "the image shows no cell",
-    "outlier": "colours or texture lie far from the rest",
-    "background_batch": "the image belongs to a batch with another background",
-    "blurry": "the image is blurred",
-    "dark": "the image is too dark",
-    "bright": "the image is too bright",
-    "label_issue": "the image looks like another class than its label",
-    "leakage": "the image occurs on two sides of the split",
-}
+_TOLD = ("foreign", "outlier", "background_batch")  # issues with a paragraph and a figure of their own
+_EVEN = 1.05  # classes that differ by less are called equally large
 _POINTS = 1800  # drawn on the map: under the number from which the chart becomes an image of points
 
 
@@ -58,7 +44,7 @@ def problem_section(run: RunInputs, folder: Path) -> Section:
     """Return the section on the task and its data; ``folder`` is where the page will lie (links are relative to it)."""
     task = paragraph(
         "The task is to name the kind of cell in a small image cut from a stained blood smear.",
-        f"The classes are {', '.join(run.model['classes'])}.",
+        f"The classes are {', '.join(map(spelled, run.model['classes']))}.",
         "Such data sets arrive dirty: copies, images of something else and contradicting labels teach a model the "
         "wrong thing, and, where they also sit in the test set, make its score a fiction.",
     )
@@ -72,59 +58,57 @@ def problem_section(run: RunInputs, folder: Path) -> Section:
     return Section("problem", "Problem analysis", (task, *_audit_blocks(run, run.audit, folder)))
 
 
-def class_counts(audit: Mapping[str, Any]) -> Table:
+def class_counts(audit: AuditSummary) -> Table:
     """Return the table of samples of each class before and after the drops that the audit suggests."""
-    counts = [(name, int(one["before"]), int(one["after"])) for name, one in audit["classes"].items()]
+    counts = [(name or "no label", one.before, one.after) for name, one in audit.classes.items()]
     counts.append(("all", sum(old for _, old, _ in counts), sum(new for _, _, new in counts)))
     rows = [[name, *map(thousands, (old, new, old - new))] for name, old, new in counts]
     caption = "Samples of each class before and after the drops that the audit suggests."
     return Table("class-counts", caption, ("class", "before", "after", "dropped"), rows)
 
 
-def _audit_blocks(run: RunInputs, audit: Mapping[str, Any], folder: Path) -> list[Block]:
-    drops, total, lost = audit["suggested_drops"], audit["n_samples"], audit["n_unreadable"]
-    origin: list[Words] = [" ", code(str(audit["source"]))] if audit.get("source") else []
+def _audit_blocks(run: RunInputs, audit: AuditSummary, folder: Path) -> list[Block]:
+    drops, total, lost = audit.suggested_drops, audit.n_samples, audit.n_unreadable
     summary = paragraph(
         (
-            "The source",
-            *origin,
+            "The source ",
+            code(audit.source),
             f" holds {thousands(total)} samples; ",
             f"{thousands(lost)} of them cannot be read." if lost else "all of them can be read.",
         ),
         f"The audit suggested dropping {thousands(drops)}{f' ({percent(drops / total)})' if total else ''}.",
-        (reference("class-counts"), f" counts the classes: {_balance(audit)}."),
+        (reference("class-counts"), f" counts the classes. {_balance(audit)}"),
         _link(run, folder),
     )
     blocks: list[Block] = [summary, class_counts(audit)]
-    images = audit.get("images") or {}
-    if items := _items(run, images.get("classes"), by_class=True):
+    if items := _items(run, audit.images.get("classes", ()), by_class=True):
         each = "two cells, one near the middle of its class and one half way out" if len(items) > 8 else "cells"
         caption = f"Of each class {each}, as the audit picked them by their first principal components."
         columns = len(run.model["classes"]) if len(run.model["classes"]) <= 10 else 8
         blocks.append(Gallery("samples", caption, _by_rows(items, columns), columns, wide=True))
     blocks.append(Heading("What the audit found"))
-    if audit["issues"]:
-        rows = [
-            [name, _ISSUE_WORDS.get(name, ABSENT), thousands(one["samples"]), thousands(one.get("groups"))]
-            for name, one in audit["issues"].items()
-        ]
+    if audit.issues:
+        rows = [[one.title, one.words, thousands(one.samples), thousands(one.groups)] for one in audit.issues.values()]
         caption = "Findings. A sample may have several; not every finding is a reason to drop it."
         blocks.append(Table("issues", caption, ("finding", "meaning", "samples", "groups"), rows, left=(1,)))
     else:
         blocks.append(paragraph("Nothing was found."))
-    return blocks + _outlier_blocks(run, audit, images) + _background_blocks(run, audit, images)
+    return blocks + _outlier_blocks(run, audit) + _background_blocks(run, audit) + _other_galleries(run, audit)
 
 
-def _balance(audit: Mapping[str, Any]) -> str:
+def _balance(audit: AuditSummary) -> str:
     """Say how uneven the classes are after cleaning."""
-    after = {name: int(one["after"]) for name, one in audit["classes"].items() if one["after"]}
+    after = {name: one.after for name, one in audit.classes.items() if one.after}
     if len(after) < 2:
-        return "there is nothing to balance"
+        return "There is only one class, so nothing to balance." if after else "No class has a sample left."
     most, least = max(after, key=lambda name: after[name]), min(after, key=lambda name: after[name])
-    return (
-        f"the largest after cleaning ({most}, {thousands(after[most])}) has {number(after[most] / after[least], 2)} "
-        f"times the samples of the smallest ({least}, {thousands(after[least])})"
-    )
+    if after[most] == after[least]:
+        return f"After cleaning all of them have {thousands(after[most])}."
+    ends = f"the largest class ({most}, {thousands(after[most])}) and the smallest ({least}, {thousands(after[least])})"
+    if after[most] / after[least] < _EVEN:
+        return f"After cleaning {ends} are nearly of the same size."
+    times = number(after[most] / after[least], 2)
+    return f"After cleaning {ends} differ by a factor of {times}."
 
 
 def _link(run: RunInputs, folder: Path) -> Sentence:
@@ -135,17 +119,15 @@ def _link(run: RunInputs, folder: Path) -> Sentence:
     return ("Every finding, with its images, is in the ", Span("audit's own page", "link", relative), ".")
 
 
-def _items(
-    run: RunInputs, entries: Sequence[Mapping[str, str]] | None, *, by_class: bool = False
-) -> list[dict[str, Any]]:
+def _items(run: RunInputs, entries: Sequence[ShownImage], *, by_class: bool = False) -> list[dict[str, Any]]:
+    if run.audit_folder is None:
+        return []
     items = []
-    for entry in entries or ():
-        if run.audit_folder is None:
-            continue
-        label, words = entry.get("label") or "no label", entry.get("words") or ""
-        lines = [label] if by_class else [label, *([words] if words else []), entry["sample_id"]]
-        alt = f"{entry['sample_id']}: {label}"
-        items.append({"uri": stored_image(run.audit_folder, entry["file"]), "alt": alt, "lines": lines})
+    for entry in entries:
+        label = entry.label or "no label"
+        lines = [label] if by_class else [label, *([entry.words] if entry.words else []), entry.sample_id]
+        alt = f"{entry.sample_id}: {label}"
+        items.append({"uri": stored_image(run.audit_folder, entry.file), "alt": alt, "lines": lines})
     return items
 
 
@@ -157,14 +139,12 @@ def _by_rows(items: Sequence[dict[str, Any]], columns: int) -> list[dict[str, An
     return [items[column * each + row] for row in range(each) for column in range(columns)]
 
 
-def _outlier_blocks(run: RunInputs, audit: Mapping[str, Any], images: Mapping[str, Any]) -> list[Block]:
-    issues = audit["issues"]
-    foreign, outlier = (_count(issues, name) for name in ("foreign", "outlier"))
+def _outlier_blocks(run: RunInputs, audit: AuditSummary) -> list[Block]:
+    foreign, outlier = (_count(audit, name) for name in ("foreign", "outlier"))
     if not foreign and not outlier:
         return []
-    items = _items(run, images.get("foreign")) + _items(run, images.get("outlier"))
-    limit = (audit.get("map") or {}).get("limit")
-    beyond = f" ({number(limit)})" if limit else ""
+    items = [item for name in ("foreign", "outlier") for item in _items(run, audit.images.get(name, ()))]
+    beyond = f" ({number(audit.map.limit)})" if audit.map.limit else ""
     text = paragraph(
         f"{thousands(foreign)} samples show something that is no cell." if foreign else None,
         f"By principal components of the images and a robust Mahalanobis distance {thousands(outlier)} samples lie "
@@ -178,9 +158,9 @@ def _outlier_blocks(run: RunInputs, audit: Mapping[str, Any], images: Mapping[st
     return [text, Gallery("outliers", caption, items, 4)] if items else [text]
 
 
-def _background_blocks(run: RunInputs, audit: Mapping[str, Any], images: Mapping[str, Any]) -> list[Block]:
-    grey = _count(audit["issues"], "background_batch")
-    found, items = _map(run), _items(run, images.get("background_batch"))
+def _background_blocks(run: RunInputs, audit: AuditSummary) -> list[Block]:
+    grey = _count(audit, "background_batch")
+    found, items = _map(run), _items(run, audit.images.get("background_batch", ()))
     if not grey and found is None:
         return []
     blocks: list[Block] = [
@@ -195,11 +175,8 @@ def _background_blocks(run: RunInputs, audit: Mapping[str, Any], images: Mapping
         )
     ]
     if found is not None:
-        shares = (audit.get("map") or {}).get("explained") or (None, None)
-        axes = tuple(
-            f"component {index}" + (f" ({100 * share:.0f} % of variance)" if share else "")
-            for index, share in enumerate(shares, 1)
-        )
+        shares = enumerate(audit.map.explained, 1)
+        axes = tuple(f"component {index} ({100 * share:.0f} % of variance)" for index, share in shares)
         chart = scatter_map(found.points, found.groups, axes_labels=(axes[0], axes[1]))
         thinned = f" {thousands(len(found.points))} of {thousands(found.total)} images are drawn."
         caption = "The images by their first two principal components; background batches and foreign ones are marked."
@@ -211,8 +188,17 @@ def _background_blocks(run: RunInputs, audit: Mapping[str, Any], images: Mapping
     return blocks
 
 
-def _count(issues: Mapping[str, Any], name: str) -> int:
-    return int(issues.get(name, {}).get("samples", 0))
+def _other_galleries(run: RunInputs, audit: AuditSummary) -> list[Block]:
+    """Show the images of every further issue that the audit kept some of."""
+    blocks: list[Block] = []
+    for name, found in audit.issues.items():
+        if name not in _TOLD and (items := _items(run, audit.images.get(name, ()))):
+            blocks.append(Gallery(f"found-{name}", f"{found.title}: {found.words}.", items, 4))
+    return blocks
+
+
+def _count(audit: AuditSummary, name: str) -> int:
+    return audit.issues[name].samples if name in audit.issues else 0
 
 
 @dataclass(frozen=True, slots=True)

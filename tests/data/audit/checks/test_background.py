@@ -26,7 +26,7 @@ def test_a_second_background_is_found_whole_named_once_and_kept(cells: Synthetic
     assert {(finding.issue, finding.group, finding.suggestion) for finding in findings} == {
         ("background_batch", "colour-1", "keep")
     }
-    assert f"like {len(batch)} images" in findings[0].reason
+    assert f"as in {len(batch)} images" in findings[0].reason
 
 
 def test_copies_of_one_image_are_no_batch(cells: SyntheticSet) -> None:

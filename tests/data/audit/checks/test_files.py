@@ -37,7 +37,7 @@ def test_another_shape_or_another_scale_is_odd() -> None:
     findings = odd_sizes(*[(96, 96)] * 20, (96, 60), (40, 40), (200, 200))
     assert [finding.index for finding in findings] == [20, 21, 22]
     assert {finding.suggestion for finding in findings} == {"keep"}
-    assert findings[0].reason == "96 x 60 pixels where 96 x 96 is usual"
+    assert findings[0].reason == "96 x 60 pixels; most images have 96 x 96"
     assert findings[0].group == "96x60"
 
 

@@ -7,8 +7,9 @@ import pytest
 from scipy.stats import mannwhitneyu
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
+from hemalens.core.audit_summary import Shortcut
 from hemalens.core.types import IntArray
-from hemalens.data.audit.checks.shortcuts import ATTRIBUTES, Shortcut, find_shortcuts, permutation_p_value, rank_test
+from hemalens.data.audit.checks.shortcuts import ATTRIBUTES, find_shortcuts, permutation_p_value, rank_test
 from hemalens.data.audit.statistics import Measurement, Statistics
 from tests.data.measured import samples_of
 
@@ -56,8 +57,8 @@ def test_what_half_of_a_class_has_gives_it_away_and_nothing_else_does(
     assert one.p_value < 1e-6
     assert one.accuracy.low > one.chance == pytest.approx(1 / 3)
     assert words in one.where
-    name, share, usual = one.shares[0]
-    assert (name, share > 0.9, 0.25 < usual < 0.4) == ("ig", True, True)
+    most = one.shares[0]
+    assert (most.label, most.share > 0.9, 0.25 < most.usual < 0.4) == ("ig", True, True)
     assert 100 < one.samples < 200
     assert [other.attribute for other in found.values() if other.leaks] == []
 

@@ -29,7 +29,7 @@ def find_background_batches(statistics: Statistics, *, seed: int = 0) -> list[Fi
         members = np.flatnonzero(clusters == cluster)
         red, green, blue = np.median(colours[members], axis=0).round().astype(int)
         usual = ", ".join(str(value) for value in np.median(colours[clusters == 0], axis=0).round().astype(int))
-        reason = f"background ({red}, {green}, {blue}) like {len(members)} images, where ({usual}) is usual"
+        reason = f"background colour ({red}, {green}, {blue}), as in {len(members)} images; usual is ({usual})"
         findings += [
             Finding(int(images[m]), "background_batch", 1.0, f"colour-{cluster}", "keep", reason) for m in members
         ]

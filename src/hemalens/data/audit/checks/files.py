@@ -47,7 +47,7 @@ def find_odd_sizes(statistics: Statistics) -> list[Finding]:
     findings = []
     for index, size in enumerate(sizes):
         if size in odd and size is not None:
-            reason = f"{size[0]} x {size[1]} pixels where {usual[0]} x {usual[1]} is usual"
+            reason = f"{size[0]} x {size[1]} pixels; most images have {usual[0]} x {usual[1]}"
             findings.append(Finding(index, "odd_size", round(1 - share, 4), f"{size[0]}x{size[1]}", "keep", reason))
     return findings
 

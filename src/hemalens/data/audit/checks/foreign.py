@@ -47,8 +47,9 @@ def find_foreign(statistics: Statistics) -> list[Finding]:
     findings = []
     for index in np.flatnonzero(score >= _LONELY).tolist():
         members = members_of.get(unique[index], [unique[index]])
-        dye = "stained like a cell" if stained[index] else "no trace of a blood stain"
-        reason = f"resembles no other image ({lonely[index]:.1f} robust deviations lonelier than the median), {dye}"
+        dye = "is stained like a cell" if stained[index] else "shows no blood stain"
+        far = f"its nearest ones are {lonely[index]:.1f} robust deviations farther away than usual"
+        reason = f"looks like no other image ({far}) and {dye}"
         group = f"foreign-{unique[index]}" if len(members) > 1 else ""
         findings += _findings(members, float(score[index]), group, reason)
     return sorted(findings, key=lambda finding: finding.index)

@@ -19,6 +19,7 @@ __all__ = [
     "confident_classes",
     "confident_joint",
     "doubt",
+    "find_label_issues",
     "suspects",
 ]
 
@@ -74,8 +75,8 @@ def check_labels(
     for row in doubted[np.argsort(-score[doubted], kind="stable")].tolist():
         given, other = int(labels[row]), int(likely[row])
         counts[given, other] += 1
-        reason = f"looks like {classes[other]} ({chances[row, other]:.2f}), not {classes[given]}"
-        reason += f" ({chances[row, given]:.2f}), to a model that did not see it"
+        reason = f"looks like {classes[other]} ({chances[row, other]:.0%}) rather than {classes[given]} "
+        reason += f"({chances[row, given]:.0%}) to a model that was not trained on it"
         findings.append(Finding(int(indices[row]), "label_issue", round(float(score[row]), 4), "", "review", reason))
     pairs = [(classes[a], classes[b], int(counts[a, b])) for a, b in np.argwhere(counts).tolist()]
     return LabelCheck(
@@ -85,6 +86,11 @@ def check_labels(
         pairs=tuple(sorted(pairs, key=lambda pair: -pair[2])),
         findings=tuple(findings),
     )
+
+
+def find_label_issues(labels: LabelCheck | None) -> tuple[Finding, ...]:
+    """Report the doubted labels; none where no model was asked."""
+    return labels.findings if labels else ()
 
 
 def suspects(labels: IntArray, probabilities: FloatArray) -> IntArray:

@@ -15,7 +15,7 @@ from hemalens.data.audit.checks.duplicates import distinct
 from hemalens.data.audit.checks.finding import Finding
 from hemalens.data.audit.statistics import Statistics
 
-__all__ = ["OutlierAnalysis", "analyse_outliers"]
+__all__ = ["OutlierAnalysis", "analyse_outliers", "find_outliers"]
 
 _COMPONENTS = 10
 # Real cells have heavier tails than a normal cloud: the 99.9 % limit would call 3.8 % of them outliers, this one 2.2 %.
@@ -81,13 +81,20 @@ def analyse_outliers(statistics: Statistics, *, seed: int = 0) -> OutlierAnalysi
             round(float(1 - threshold / squared[index]), 4),
             "",
             "review",
-            f"squared Mahalanobis distance {squared[index]:.0f}, the 99.99 % limit is {threshold:.1f}",
+            f"differs from most images far more than usual (squared Mahalanobis distance {squared[index]:.0f}, "
+            f"where 99.99 % should stay under {threshold:.1f})",
+            brief=f"distance {squared[index]:.0f}",
         )
         for index in np.flatnonzero(squared > threshold)
     )
     all_scores, all_squared = np.zeros((total, components)), np.zeros(total)
     all_scores[readable], all_squared[readable] = scores, squared
     return OutlierAnalysis(all_scores, np.asarray(pca.explained_variance_ratio_), all_squared, threshold, findings)
+
+
+def find_outliers(analysis: OutlierAnalysis) -> tuple[Finding, ...]:
+    """Report the samples beyond the limit of the robust distance, for review."""
+    return analysis.findings
 
 
 def _reduced(thumbnails: Images) -> FloatArray:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hemalens.data.audit.checks.finding import Finding, Issue
+from hemalens.data.audit.checks.finding import Finding
 from hemalens.data.audit.statistics import Statistics
 
 __all__ = ["find_blurry", "find_bright", "find_dark"]
@@ -16,7 +16,10 @@ def find_dark(statistics: Statistics) -> list[Finding]:
     """Report images without light: their 95th percentile of luminance is under 90 of 255."""
     return [
         _finding(
-            index, "dark", 1 - row.bright_tail / 255, f"95 % of the pixels are darker than {row.bright_tail:.0f} of 255"
+            index,
+            "dark",
+            1 - row.bright_tail / 255,
+            f"95 % of the pixels are darker than {row.bright_tail:.0f} (0 is black, 255 is white)",
         )
         for index, row in enumerate(statistics.measurements)
         if row is not None and row.bright_tail < _DARK
@@ -27,7 +30,10 @@ def find_bright(statistics: Statistics) -> list[Finding]:
     """Report washed-out images: their 5th percentile of luminance is over 215 of 255."""
     return [
         _finding(
-            index, "bright", row.dark_tail / 255, f"95 % of the pixels are brighter than {row.dark_tail:.0f} of 255"
+            index,
+            "bright",
+            row.dark_tail / 255,
+            f"95 % of the pixels are brighter than {row.dark_tail:.0f} (0 is black, 255 is white)",
         )
         for index, row in enumerate(statistics.measurements)
         if row is not None and row.dark_tail > _BRIGHT
@@ -56,5 +62,5 @@ def find_blurry(statistics: Statistics) -> list[Finding]:
     return findings
 
 
-def _finding(index: int, issue: Issue, score: float, reason: str) -> Finding:
+def _finding(index: int, issue: str, score: float, reason: str) -> Finding:
     return Finding(index, issue, round(float(np.clip(score, 0, 1)), 4), "", "review", reason)

@@ -7,7 +7,6 @@ scikit-learn.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +14,13 @@ from scipy.stats import norm, rankdata
 from sklearn.model_selection import StratifiedKFold
 from sklearn.tree import DecisionTreeClassifier
 
+from hemalens.core.audit_summary import ClassShare, Leak, Shortcut
 from hemalens.core.metrics import Interval, balanced_accuracy, confusion_matrix
 from hemalens.core.types import FloatArray, IntArray, Sample
 from hemalens.data.audit.checks.duplicates import distinct
 from hemalens.data.audit.statistics import Statistics
 
-__all__ = ["ATTRIBUTES", "Leak", "Shortcut", "collect_attributes", "find_shortcuts", "permutation_p_value", "rank_test"]
+__all__ = ["ATTRIBUTES", "collect_attributes", "find_shortcuts", "permutation_p_value", "rank_test"]
 
 ATTRIBUTES: dict[str, bool] = {
     "image size": False,
@@ -42,40 +42,6 @@ _LEAF = 8
 _FEWEST = 10  # samples of a class: with fewer nothing can be said of it
 _CERTAIN = 0.01  # after multiplying by the number of tests (Bonferroni)
 _WORTH = 0.51  # area under the ROC curve: less is not worth a word, however certain
-
-
-@dataclass(frozen=True, slots=True)
-class Leak:
-    """A class that an attribute gives away: the one-vs-rest area under the ROC curve, and its p-value, corrected."""
-
-    label: str
-    auroc: float
-    p_value: float
-
-
-@dataclass(frozen=True, slots=True)
-class Shortcut:
-    """What one attribute alone tells of the label.
-
-    Attributes:
-        attribute: a key of ``ATTRIBUTES``.
-        accuracy: balanced accuracy of a tree on samples it has not seen, with its 95 % interval.
-        chance: balanced accuracy of guessing: one over the number of classes.
-        p_value: that guessing does as well, corrected for the number of tests.
-        leaks: the classes it gives away, the most telling first; empty where the attribute says nothing certain.
-        where: the most telling values in words, "" where nothing leaks.
-        samples: how many samples have these values.
-        shares: class -> (share among them, share in all), those that are there more often than in all.
-    """
-
-    attribute: str
-    accuracy: Interval
-    chance: float
-    p_value: float
-    leaks: tuple[Leak, ...]
-    where: str = ""
-    samples: int = 0
-    shares: tuple[tuple[str, float, float], ...] = ()
 
 
 def find_shortcuts(
@@ -200,13 +166,16 @@ def _judge(
         own = [part == number for part in truth]
         auroc, p_value = rank_test([chance[:, number] for chance in chances], own)
         if tests * p_value < _CERTAIN and auroc >= _WORTH:
-            leaks.append(Leak(label, auroc, tests * p_value))
+            leaks.append(Leak(label=label, auroc=float(auroc), p_value=float(tests * p_value)))
     found = Shortcut(
         attribute=name,
         accuracy=_interval(matrix),
         chance=1 / len(classes),
         p_value=min(1.0, tests * permutation_p_value(matrix)),
         leaks=tuple(sorted(leaks, key=lambda leak: -leak.auroc)),
+        where="",
+        samples=0,
+        shares=(),
     )
     return _with_example(found, facts, features, labels, classes, seed) if leaks else found
 
@@ -242,16 +211,9 @@ def _with_example(
     best = int(np.argmax(gain))
     members = leaves == best
     more = [number for number in np.argsort(-shares[best]) if shares[best, number] > 1.5 * usual[number]]
-    return Shortcut(
-        found.attribute,
-        found.accuracy,
-        found.chance,
-        found.p_value,
-        found.leaks,
-        where=_in_words({name: values[members] for name, values in facts.items()}, facts),
-        samples=int(sizes[best]),
-        shares=tuple((classes[n], float(shares[best, n]), float(usual[n])) for n in more),
-    )
+    values = _in_words({name: values[members] for name, values in facts.items()}, facts)
+    told = tuple(ClassShare(label=classes[n], share=float(shares[best, n]), usual=float(usual[n])) for n in more)
+    return found.model_copy(update={"where": values, "samples": int(sizes[best]), "shares": told})
 
 
 def _in_words(inside: Mapping[str, FloatArray], everywhere: Mapping[str, FloatArray]) -> str:

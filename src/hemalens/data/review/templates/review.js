@@ -82,7 +82,6 @@ function draw(item) {
     image.addEventListener("error", lost);
     image.append(image);
   } else lost();
-  const certainty = item.score === null ? "" : `, certainty ${item.score}`;
   const finding = $("issue").value || item.group_size > 1 ? "" : `${item.title}: `;
   const acts = element("div", { class: "acts" });
   for (const [act, words] of [["keep", "Keep"], ["drop", "Drop"], ["relabel", "Relabel"]]) {
@@ -94,7 +93,7 @@ function draw(item) {
     image,
     element("p", { class: "name" }, item.sample_id),
     element("p", { class: "label" }, item.label ?? "no label"),
-    element("p", { class: "reason" }, `${finding}${item.suggestion} suggested${certainty}: ${item.reason}`),
+    element("p", { class: "reason" }, `${finding}suggested: ${item.suggestion}. ${item.reason}`),
   );
   if (item.others.length) card.append(element("p", { class: "reason" }, `also: ${item.others.join(", ")}`));
   card.append(element("p", { class: "verdict" }), acts);
@@ -133,7 +132,7 @@ function fill(said) {
   }
   const chosen = $("issue").selectedOptions[0];
   const meaning = chosen.dataset.meaning ? [element("p", { class: "meaning" }, chosen.dataset.meaning)] : [];
-  const nothing = cards.length ? [] : [element("p", { class: "meaning" }, "No finding here. Choose another one above, or finish.")];
+  const nothing = cards.length ? [] : [element("p", { class: "meaning" }, "There is no finding here. Choose another one above, or finish.")];
   $("cards").replaceChildren(...meaning, ...sections, ...nothing);
   $("range").textContent = cards.length ? `${said.first + 1} to ${said.first + cards.length} of ${said.total}` : "none";
   $("previous").disabled = said.previous === null;
