@@ -99,7 +99,7 @@ def test_a_decision_holds_for_all_findings_of_the_sample_and_undo_gives_each_row
     items = [item for item in session.view()["items"] if item["index"] == at]
     assert [item["decision"] for item in items] == ["keep", "keep"]
     assert [item["suggestion"] for item in items] == ["drop", "review"]
-    assert [item["others"] for item in items] == [["Blurry"], ["Exact duplicates"]]
+    assert [item["others"] for item in items] == [["Blurry images"], ["Exact duplicates"]]
     assert session.undo()["decisions"] == {at: ""}
     session.close()
     assert pl.read_csv(folder / "audit" / "issues.csv", infer_schema=False).equals(pl.concat([table, more]))

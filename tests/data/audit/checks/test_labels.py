@@ -92,7 +92,7 @@ def test_exchanged_labels_are_reported_for_review_with_what_they_look_like() -> 
     first = checked.findings[0]
     likely = CLASSES[int(chances[first.index].argmax())]
     assert first.reason.startswith(f"looks like {likely} (")
-    assert f"not {CLASSES[labels[first.index]]} (" in first.reason
+    assert f"rather than {CLASSES[labels[first.index]]} (" in first.reason
     assert sum(count for _, _, count in checked.pairs) == len(found)
     assert checked.noise == pytest.approx(20 / 600, abs=0.02)
     assert checked.agreement == pytest.approx((chances.argmax(axis=1) == labels).mean())

@@ -47,9 +47,8 @@ def find_foreign(statistics: Statistics) -> list[Finding]:
     findings = []
     for index in np.flatnonzero(score >= _LONELY).tolist():
         members = members_of.get(unique[index], [unique[index]])
-        dye = "is stained like a cell" if stained[index] else "shows no blood stain"
-        far = f"its nearest ones are {lonely[index]:.1f} robust deviations farther away than usual"
-        reason = f"looks like no other image ({far}) and {dye}"
+        dye = "stained like a cell" if stained[index] else "no blood stain"
+        reason = f"{lonely[index]:.1f} robust deviations farther from other images than usual; {dye}"
         group = f"foreign-{unique[index]}" if len(members) > 1 else ""
         findings += _findings(members, float(score[index]), group, reason)
     return sorted(findings, key=lambda finding: finding.index)

@@ -75,8 +75,8 @@ def check_labels(
     for row in doubted[np.argsort(-score[doubted], kind="stable")].tolist():
         given, other = int(labels[row]), int(likely[row])
         counts[given, other] += 1
-        reason = f"looks like {classes[other]} ({chances[row, other]:.0%}) rather than {classes[given]} "
-        reason += f"({chances[row, given]:.0%}) to a model that was not trained on it"
+        reason = f"looks like {classes[other]} ({100 * chances[row, other]:.0f} %) rather than {classes[given]} "
+        reason += f"({100 * chances[row, given]:.0f} %) to a model that was not trained on it"
         findings.append(Finding(int(indices[row]), "label_issue", round(float(score[row]), 4), "", "review", reason))
     pairs = [(classes[a], classes[b], int(counts[a, b])) for a, b in np.argwhere(counts).tolist()]
     return LabelCheck(

@@ -81,8 +81,7 @@ def analyse_outliers(statistics: Statistics, *, seed: int = 0) -> OutlierAnalysi
             round(float(1 - threshold / squared[index]), 4),
             "",
             "review",
-            f"differs from most images far more than usual (squared Mahalanobis distance {squared[index]:.0f}, "
-            f"where 99.99 % should stay under {threshold:.1f})",
+            f"far from most images: squared Mahalanobis distance {squared[index]:.0f}, the limit is {threshold:.1f}",
             brief=f"distance {squared[index]:.0f}",
         )
         for index in np.flatnonzero(squared > threshold)

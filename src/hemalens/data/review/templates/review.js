@@ -71,18 +71,18 @@ function mark(card, decision) {
 }
 
 function draw(item) {
-  const image = element("button", { type: "button", class: "look", tabindex: "-1", "aria-label": `Enlarge ${item.sample_id}` });
+  const look = element("button", { type: "button", class: "look", tabindex: "-1", "aria-label": `Enlarge ${item.sample_id}` });
   const lost = () => {
-    image.replaceChildren("no image");
-    image.classList.add("lost");
-    image.disabled = true;
+    look.replaceChildren("no image");
+    look.classList.add("lost");
+    look.disabled = true;
   };
   if (item.readable) {
     const image = element("img", { src: `image/${item.index}`, alt: "", loading: "lazy", decoding: "async" });
     image.addEventListener("error", lost);
-    image.append(image);
+    look.append(image);
   } else lost();
-  const finding = $("issue").value || item.group_size > 1 ? "" : `${item.title}: `;
+  const finding = $("issue").value || item.group_size > 1 ? "Suggested" : `${item.title}, suggested`;
   const acts = element("div", { class: "acts" });
   for (const [act, words] of [["keep", "Keep"], ["drop", "Drop"], ["relabel", "Relabel"]]) {
     const button = element("button", { type: "button", "data-act": act, tabindex: "-1" }, words);
@@ -90,12 +90,13 @@ function draw(item) {
     acts.append(button);
   }
   const card = element("li", { class: "card", tabindex: "-1", role: "group", "data-id": item.sample_id },
-    image,
+    look,
     element("p", { class: "name" }, item.sample_id),
     element("p", { class: "label" }, item.label ?? "no label"),
-    element("p", { class: "reason" }, `${finding}suggested: ${item.suggestion}. ${item.reason}`),
+    element("p", { class: "finding" }, `${finding}: ${item.suggestion}`),
+    element("p", { class: "reason" }, item.reason),
   );
-  if (item.others.length) card.append(element("p", { class: "reason" }, `also: ${item.others.join(", ")}`));
+  if (item.others.length) card.append(element("p", { class: "reason" }, `Also: ${item.others.join(", ")}`));
   card.append(element("p", { class: "verdict" }), acts);
   card.item = item;
   mark(card, item.decision);
