@@ -288,7 +288,7 @@ def make_run(path: Path, *, groups: bool = False, **config: Any) -> Path:
 
 
 def make_elsewhere(path: Path, train: Path, *, source: str = "b", spec: str = "munich/cells.tar", **more: Any) -> Path:
-    """Write a finished evaluation of 40 neutrophils (36 right, 30 without an answer) and 10 blasts (6 without an answer) of elsewhere."""
+    """Write a finished evaluation of 40 neutrophils (36 right, 30 abstained) and 10 blasts (6 abstained)."""
     index, other = CELL_CLASSES.index("neutrophil"), CELL_CLASSES.index("ig")
     matrix = np.zeros((len(CELL_CLASSES),) * 2, np.int64)
     matrix[index, index], matrix[index, other] = 36, 4

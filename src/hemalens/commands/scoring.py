@@ -24,7 +24,9 @@ def evaluate(
     splits: SplitsOption = None,
     split: SideOption = None,
     audit: Annotated[Path | None, typer.Option(help="Audit whose background batches are scored apart.")] = None,
-    corruptions: Annotated[bool, typer.Option("--corruptions", help="Also score 55 corrupted copies of each.")] = False,
+    corruptions: Annotated[
+        bool, typer.Option("--corruptions", help="Also score corrupted copies of each (MedMNIST-C).")
+    ] = False,
     adapt: AdaptOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,

@@ -67,7 +67,7 @@ def predict(
             overwrite=overwrite,
             progress=progress,
         )
-    counts = f"{summary['n_samples']} samples, {summary['n_abstained']} without an answer, {summary['n_unreadable']} unreadable"
+    counts = f"{summary['n_samples']} samples, {summary['n_abstained']} abstained, {summary['n_unreadable']} unreadable"
     show(summary, as_json, [*adaptation_lines(summary), f"{counts} in {summary['out']}"])
 
 

@@ -153,7 +153,7 @@ def confidence_rule(val_logits: FloatArray, val_labels: IntArray, *, rejection_r
 
 
 def judge(abstention: Abstention, features: FloatArray, logits: FloatArray) -> Judgement:
-    """Return calibrated answers for features (N, D) and logits (N, C), and which of them get no answer, with the reason.
+    """Return calibrated answers for features (N, D) and logits (N, C), and which get no answer, with the reason.
 
     Raises ArtifactError where the features have another width than those the abstention was fitted on.
     """
@@ -188,7 +188,7 @@ def _set_thresholds(probabilities: FloatArray, labels: IntArray) -> FloatArray:
 
 
 def _limits(distance: FloatArray, confidence: FloatArray, rate: float) -> tuple[float, float]:
-    """Return limits of distance and confidence that each abstain on the same share of samples, both together ``rate``."""
+    """Return limits of distance and confidence that each abstain on the same share, both together ``rate``."""
     low, high = 0.0, rate  # the same share for each lies between half of the rate and the rate
     for _ in range(40):
         share = (low + high) / 2

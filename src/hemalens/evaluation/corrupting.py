@@ -1,4 +1,4 @@
-"""Samples to their corrupted copies at the network's size, made in worker processes; one decoding serves all 55.
+"""Samples to their corrupted copies at the network's size, made in worker processes; one decoding serves all of them.
 
 Images are brought to 224 px, where the parameters of MedMNIST-C are meant, corrupted there and then resized, so that
 a network of any size is asked about the same damage as those of the paper. Needs numpy and Pillow: what this imports
@@ -20,7 +20,7 @@ from hemalens.evaluation.corruptions import CORRUPTIONS, REFERENCE_SIDE, SEVERIT
 __all__ = ["SETS", "corrupted_copies"]
 
 SETS = tuple((name, severity) for name in CORRUPTIONS for severity in SEVERITIES)
-"""The 55 sets: (corruption, severity), in the order of the copies."""
+"""The sets: (corruption, severity), in the order of the copies."""
 
 _CHUNK_BYTES = 12_000_000  # of corrupted images a task: 17 samples at 64 px, a few seconds of work
 
@@ -28,7 +28,7 @@ _CHUNK_BYTES = 12_000_000  # of corrupted images a task: 17 samples at 64 px, a 
 def corrupted_copies(
     source: Source, indices: Sequence[int], *, size: int, seed: int = 0, workers: int | None = None
 ) -> Iterator[Images]:
-    """Yield all copies (55, n, size, size, 3) uint8 of the next n samples, until every index was served.
+    """Yield all copies (sets, n, size, size, 3) uint8 of the next n samples, until every index was served.
 
     Args:
         source: where the samples are.

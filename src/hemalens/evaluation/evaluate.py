@@ -73,7 +73,7 @@ def evaluate(
         splits: a ``splits.csv`` of the source; then only one split is scored.
         split: which one; ``test`` where splits are given, ``all`` where not.
         audit: an audit of the source's samples: its background batches are scored apart.
-        corruptions: also score 55 corrupted copies of every image (MedMNIST-C).
+        corruptions: also score corrupted copies of every image (MedMNIST-C).
         adapt: first bring the images to the size of the training cells, told from their features, not from labels.
         overwrite: replace an earlier evaluation.
         progress: told about the steps.

@@ -151,7 +151,7 @@ def _abstention(run: Path, validation: tuple[FloatArray, IntArray]) -> Abstentio
     if path.is_file():
         return Abstention.from_json(read_json(path))
     _LOG.warning(
-        "%s has no abstention.json: it abstains by confidence alone; train again so that it abstains on what is no cell",
+        "%s has no abstention.json: it abstains by confidence alone; train again to abstain on what is no cell",
         run,
     )
     return confidence_rule(*validation)

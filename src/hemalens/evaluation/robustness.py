@@ -36,22 +36,8 @@ __all__ = [
 ALEXNET_CLEAN = 0.01837
 """Balanced error of the paper's AlexNet on BloodMNIST's test images."""
 
-ALEXNET_ERRORS: Mapping[str, float] = MappingProxyType(
-    {
-        "pixelate": 0.05976,
-        "jpeg_compression": 0.13976,
-        "defocus_blur": 0.22400,
-        "motion_blur": 0.18452,
-        "brightness_up": 0.06946,
-        "brightness_down": 0.07901,
-        "contrast_up": 0.05215,
-        "contrast_down": 0.07966,
-        "saturate": 0.03479,
-        "stain_deposit": 0.18536,
-        "bubble": 0.12899,
-    }
-)
-"""Its balanced error under each corruption, mean over the severities (medmnistc 0.1.0, ``utils/baselines.py``)."""
+ALEXNET_ERRORS: Mapping[str, float] = MappingProxyType({name: one.alexnet_error for name, one in CORRUPTIONS.items()})
+"""Its balanced error under each corruption, mean over the severities."""
 
 _SEED = 0  # all models are compared on the same images
 
@@ -105,7 +91,7 @@ def measure_robustness(
 def corrupted_logits(
     source: Source, scored: Scored, *, workers: int | None = None, progress: Progress = no_progress
 ) -> FloatArray:
-    """Return the logits (11 x 5, N, C) of every corrupted copy, in the order of corruptions, then severities."""
+    """Return the logits (corruptions x severities, N, C) of every corrupted copy, severities of one after the other."""
     total = len(scored.indices)
     logits = np.zeros((len(SETS), total, len(scored.classes)), np.float32)
     progress("corrupting", 0, total)
@@ -120,7 +106,7 @@ def corrupted_logits(
 
 
 def score_corruptions(logits: FloatArray, scored: Scored) -> dict[str, Any]:
-    """Return name -> severity -> {balanced_error, ece}, ``be`` and ``rbe`` of logits (11 x 5, N, C).
+    """Return name -> severity -> {balanced_error, ece}, ``be`` and ``rbe`` of logits (corruptions x severities, N, C).
 
     With e the mean error over the severities, a the AlexNet's and 0 marking clean images, BE is the mean of e / a
     over the corruptions and rBE that of (e - e0) / (a - a0), as medmnistc computes them (Di Salvo et al. 2024): 1 is as

@@ -28,7 +28,7 @@ _LARGEST_WINDOW = 16_384
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Plan:
-    """An epoch of one process: its order, and for each window it needs (number, distinct indices in ascending order)."""
+    """An epoch of one process: its order, and for each window it needs (number, distinct indices, ascending)."""
 
     name: tuple[int, int, int]
     order: tuple[IntArray, IntArray, IntArray]
