@@ -205,3 +205,33 @@ def test_the_page_is_closed_to_the_outside_named_throughout_and_fits_narrow_scre
     assert page.locator("button, select, progress, [tabindex='0'], dialog[open]").evaluate_all(nameless) == 0
     assert {url.startswith(served.address) for url in page.asked} == {True}
     assert page.faults == []
+
+
+def test_on_a_phone_no_image_leaves_its_card_and_no_page_is_wider_than_the_screen(open_page, tmp_path: Path) -> None:
+    files = {f"ig/{number}.png": encode(cell(40, number)) for number in range(4)}
+    files |= {"ig/tall.png": encode(cell(40, 9)[:, :12]), "ig/wide.png": encode(cell(40, 8)[:12])}
+    for name, data in files.items():
+        (tmp_path / "cells" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "cells" / name).write_bytes(data)
+    served = Served(tmp_path)
+    try:
+        page = open_page()
+        page.set_viewport_size({"width": 390, "height": 800})
+        show(page, served.address)
+        page.wait_for_function("[...document.querySelectorAll('.card img')].every(image => image.complete)")
+        boxes = """cards => cards.map(card => [card.querySelector('img'), card.querySelector('.look')]
+            .map(one => one.getBoundingClientRect()).map(box => [box.left, box.right, box.top, box.bottom]))"""
+        found = page.locator(".card").evaluate_all(boxes)
+        assert len(found) == 2
+        for (left, right, top, bottom), frame in found:
+            assert left >= frame[0] - 1
+            assert right <= frame[1] + 1
+            assert top >= frame[2] - 1
+            assert bottom <= frame[3] + 1
+        width = "document.documentElement.scrollWidth"
+        assert page.evaluate(width) <= 390
+        page.goto((tmp_path / "audit" / "audit.html").as_uri())
+        assert page.evaluate(width) <= 390
+    finally:
+        served.process.kill()
+        served.process.communicate()

@@ -196,7 +196,7 @@ def _footing(found: Mapping[str, Any]) -> list[Sentence]:
         "Recipes of several seeds are compared by Student's t over the spread of the seeds and of the samples together."
         if seeds and len(found["rows"]) > 1
         else None,
-        "The p-values are adjusted for several comparisons (Holm). A run with a p-value under 0.05 counts as worse than "
+        "The p-values are adjusted for several comparisons (Holm). A run with p under 0.05 counts as worse than "
         "the best; for all other runs a difference is not shown, however large it looks."
         if len(found["rows"]) > 1
         else None,
