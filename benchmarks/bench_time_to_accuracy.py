@@ -206,7 +206,7 @@ def main() -> None:
 
 
 def summarise(curves: dict[str, list[dict[str, Any]]], given: argparse.Namespace, folder: Path) -> None:
-    """Record the curves so far and when each of them reached the targets."""
+    """Recorded the curves so far and when each of them reached the targets."""
     seconds = {
         name: {str(target): [reached(one["curve"], target) for one in found] for target in TARGETS}
         for name, found in curves.items()

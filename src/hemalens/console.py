@@ -31,6 +31,7 @@ __all__ = [
     "score_lines",
     "show",
     "speaks",
+    "verify_lines",
     "watched",
 ]
 
@@ -165,7 +166,7 @@ def check_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return what a checked submission costs, and what was noticed."""
     rate, memory = summary["images_per_second"], summary["peak_memory_mb"]
     cost = f"{summary['n']} images, {rate:.0f} a second, {memory:.0f} MB at most"
-    return [f"{cost}; network: {summary['network']}", *summary["notes"]]
+    return [f"{cost}; sandbox: {summary['isolation']}", *summary["notes"]]
 
 
 def corruption_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -177,3 +178,14 @@ def corruption_lines(summary: Mapping[str, Any]) -> list[str]:
     if found["be"] is None:
         return [line]
     return [f"{line} (BE {found['be']:.3f}, rBE {found['rbe']:.3f}; 1 is the AlexNet of MedMNIST-C)"]
+
+
+def verify_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return a line for each file that is not as recorded or not recorded, and the counts last."""
+    lines = [
+        f"{one['status']}: {one['file']}{' (' + one['note'] + ')' if one['note'] else ''}"
+        for one in summary["files"]
+        if one["status"] != "ok"
+    ]
+    counts = {"ok": "ok", "differs": "differ", "missing": "missing", "not_recorded": "not recorded"}
+    return [*lines, ", ".join(f"{summary[key]} {words}" for key, words in counts.items())]

@@ -28,6 +28,7 @@ def export(
         str | None, typer.Option(help="What the run was trained on; looked for where it was by default.")
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit integers, if faster here and as good.")] = False,
+    sign_key: Annotated[Path | None, typer.Option(help="Private key (PEM, elliptic curve) to sign it with.")] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -37,7 +38,7 @@ def export(
     """
     stage = find_stage("hemalens.export.export", "export")
     with watched() as progress:
-        summary = stage(run, out, source=source, int8=int8, overwrite=overwrite, progress=progress)
+        summary = stage(run, out, source=source, int8=int8, sign_key=sign_key, overwrite=overwrite, progress=progress)
     show(summary, as_json, [*parity_lines(summary), f"written to {out}"])
 
 
@@ -105,6 +106,9 @@ def package(
     distorted: Annotated[bool, typer.Option("--distorted", help="With --check: score distorted copies too.")] = False,
     seconds: Annotated[float, typer.Option(min=1, help="With --check: limit of time.")] = 600.0,
     memory_gb: Annotated[float, typer.Option(min=0.5, help="With --check: limit of memory.")] = 8.0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="With --check: run it with all your rights where no sandbox works.")
+    ] = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -118,13 +122,15 @@ def package(
                 f"check of {check}", "takes one SOURCE, no --out and no --tta", "see hemalens package --help"
             )
         stage = find_stage("hemalens.export.submission.check", "check")
-        limits = {"seconds": seconds, "memory_gb": memory_gb}
+        limits = {"seconds": seconds, "memory_gb": memory_gb, "trust": trust}
         with watched() as progress:
             summary = stage(check, given[0], runtime=runtime, distorted=distorted, progress=progress, **limits)
         show(summary, as_json, [*score_lines(summary), *check_lines(summary)])
         return
-    if out is None or distorted:
-        raise ConfigError("package", "needs --out (and --distorted needs --check)", "write --out submission.zip")
+    if out is None or distorted or trust:
+        raise ConfigError(
+            "package", "needs --out (and --distorted and --trust need --check)", "write --out submission.zip"
+        )
     stage = find_stage("hemalens.export.submission.package", "package")
     with watched() as progress:
         summary = stage(given, out, runtime=runtime or "numpy", tta=tta, overwrite=overwrite, progress=progress)

@@ -156,6 +156,7 @@ class AuditSummary(Record):
         n_against: samples of the other source.
         images: "classes" or the name of an issue -> images kept for the report.
         map: of the samples.
+        findings_sha256: digest of what was found, which a person's decisions in ``issues.csv`` leave as it is.
         seconds: that the audit took.
     """
 
@@ -177,4 +178,5 @@ class AuditSummary(Record):
     n_against: int | None = None
     images: Mapping[str, tuple[ShownImage, ...]]
     map: LikenessMap
+    findings_sha256: str
     seconds: float

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hemalens.core.charts import figure_svg
 from hemalens.core.page import image_uri
+from hemalens.core.recorded import open_record
 from hemalens.report.document.blocks import Figure
 
 __all__ = ["drawn", "stored_image"]
@@ -31,12 +32,12 @@ def drawn(
 
 def stored_image(directory: Path, name: str | None) -> str | None:
     """Return an image that a stage left inside its directory as a ``data:`` address, None where it is not there."""
-    home = directory.resolve()
-    for path in [(folder / name).resolve() for folder in (home, home / "mistakes")] if name else []:
-        if not path.is_relative_to(home) or not path.is_file():
+    record = open_record(directory)
+    for inside in (name, f"mistakes/{name}") if name else ():
+        if inside not in record.outputs:
             continue
         try:
-            with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as image:
+            with Image.open(io.BytesIO(record.bytes(inside)), formats=("JPEG", "PNG")) as image:
                 return image_uri(np.asarray(image.convert("RGB")))
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
             return None

@@ -1,4 +1,4 @@
-"""Record what ImageMagick's motion blur makes of a small image, which the tests compare with; run by hand.
+"""Recorded what ImageMagick's motion blur makes of a small image, which the tests compare with; run by hand.
 
 Needs what the project does not: Wand and ImageMagick (`apt-get install libmagickwand-6.q16-6`, `pip install wand`).
 

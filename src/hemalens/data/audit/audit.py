@@ -37,6 +37,7 @@ from hemalens.data.audit.images import write_images
 from hemalens.data.audit.page import AuditView, render_audit
 from hemalens.data.audit.probabilities import read_probabilities
 from hemalens.data.audit.statistics import Engine, Statistics, measure_source
+from hemalens.data.review.decisions import findings_digest
 from hemalens.data.sources import Source, open_source
 from hemalens.data.sources.entries import escape
 from hemalens.data.split import read_splits
@@ -116,9 +117,12 @@ def audit(
         summary = _summary(view, seen, *write_images(view, out))
         write_table(out / "manifest.csv", _manifest(opened, statistics))
         write_table(out / "statistics.csv", _statistics(opened, statistics, seen.analysis))
-        write_table(out / "issues.csv", _issues(opened.samples, findings))
+        issues = _issues(opened.samples, findings)
+        write_table(out / "issues.csv", issues)
         write_text(out / "audit.html", render_audit(view, summary))
-        summary = summary.model_copy(update={"seconds": round(time.monotonic() - started, 2)})
+        summary = summary.model_copy(
+            update={"findings_sha256": findings_digest(issues), "seconds": round(time.monotonic() - started, 2)}
+        )
         summary.write(out / "audit.json")
     return summary
 
@@ -146,7 +150,8 @@ def _summary(
         n_against=None if other is None else len(other),
         images=images,
         map=likeness,
-        seconds=0.0,  # known at the end
+        findings_sha256="",  # known at the end, as is the next
+        seconds=0.0,
     )
 
 

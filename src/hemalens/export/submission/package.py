@@ -23,7 +23,7 @@ from hemalens.core.types import FloatArray, Images, Progress, no_progress
 from hemalens.data.synthetic import synthetic_set
 from hemalens.export.export import export_once
 from hemalens.export.parity import TOLERANCE
-from hemalens.export.submission.archive import FACTS, label_numbers
+from hemalens.export.submission.archive import FACTS, SUMS, label_numbers, list_sums
 from hemalens.export.submission.graph import graph_bytes, to_graph
 from hemalens.export.submission.submitted.numpy_runtime import Network
 from hemalens.export.submission.torchscript import script_bytes
@@ -97,6 +97,7 @@ def package(
         facts = _facts(members, runtime, tta)
         contents[FACTS] = (json.dumps(facts, indent=2) + "\n").encode()
         contents["README.txt"] = _readme(facts).encode()
+        contents[SUMS] = list_sums(contents)
         data = _zip(contents)
         write_atomically(out, lambda file: file.write(data))
     return {
