@@ -1,4 +1,4 @@
-"""Decoding: what is converted, by which rule, and what is refused, by which name."""
+"""Decoding: what is converted, by which rule, and what is unreadable, by which name."""
 
 import io
 import os
@@ -79,7 +79,7 @@ def test_what_is_no_image_is_named(data, words):
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "BMP", "TIFF", "WEBP", "PPM"])
-def test_truncated_files_are_refused_with_their_length(file_format):
+def test_truncated_files_are_unreadable_with_their_length(file_format):
     whole = hostile.encode(hostile.cell(32), file_format)
     half = whole[: len(whole) // 2]
     text = abstention(half)
@@ -102,7 +102,7 @@ def test_big_endian_16_bit_grey_is_scaled_the_same():
     assert np.array_equal(decode(data).pixels[:, :, 0], np.rint(deep / 257))
 
 
-def test_32_bit_grey_is_scaled_where_16_bits_hold_it_and_refused_above():
+def test_32_bit_grey_is_scaled_where_16_bits_hold_it_and_unreadable_above():
     deep = np.array([[0, 65535]], np.int32)
     assert decode(hostile.encode(Image.fromarray(deep), "TIFF")).pixels[0, :, 0].tolist() == [0, 255]
     assert "values 0 to 70000" in abstention(hostile.encode(Image.fromarray(np.array([[0, 70000]], np.int32)), "TIFF"))
@@ -173,7 +173,7 @@ def test_bilevel_and_grey_are_repeated():
     assert np.array_equal(grey.pixels, np.stack([CELL[:, :, 0]] * 3, axis=2))
 
 
-def test_a_colour_mode_without_a_rule_is_refused_by_name():
+def test_a_colour_mode_without_a_rule_is_unreadable_by_name():
     assert "colour mode LAB" in abstention(hostile.encode(Image.new("LAB", (4, 4)), "TIFF"))
 
 
@@ -190,7 +190,7 @@ def test_exif_orientation_is_applied(orientation, file_format):
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_several_frames_are_refused_with_their_count(file_format):
+def test_several_frames_are_unreadable_with_their_count(file_format):
     assert "holds 3 frames" in abstention(hostile.frames(3, file_format))
 
 
@@ -204,7 +204,7 @@ def test_the_first_image_of_a_camera_jpeg_is_taken():
     [hostile.png(20_000, 20_000), hostile.webp_header(16_000, 25_000), hostile.tiff_header(20_000, 20_000)],
     ids=["PNG", "WEBP", "TIFF"],
 )
-def test_a_header_of_400_megapixels_is_refused_by_its_count(data):
+def test_a_header_of_400_megapixels_is_unreadable_by_its_count(data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "has 400,000,000 pixels, the limit is 25,000,000" in abstention(data)
@@ -313,7 +313,7 @@ SEEDS = [
 
 @given(which=st.sampled_from(range(len(SEEDS))), seed=st.integers(0, 2**32 - 1), changes=st.integers(1, 8))
 @settings(max_examples=400, deadline=None)
-def test_mutated_files_decode_or_are_refused_and_nothing_else(which, seed, changes):
+def test_mutated_files_decode_or_are_unreadable_and_nothing_else(which, seed, changes):
     data = hostile.mutate(SEEDS[which], seed, changes)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -366,7 +366,7 @@ def test_rows_of_arrays_follow_the_rules(array, expected, conversions):
         (np.broadcast_to(np.uint8(0), (6000, 6000)), "36,000,000 pixels"),
     ],
 )
-def test_other_rows_are_refused_with_type_and_range(array, words):
+def test_other_rows_are_unreadable_with_type_and_range(array, words):
     with pytest.raises(DecodeError) as caught:
         decode_array(array, name="row-000007")
     assert words in str(caught.value)

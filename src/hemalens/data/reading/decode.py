@@ -1,7 +1,7 @@
-"""From the bytes of one image file, or one row of an array, to (H, W, 3) uint8 by stated rules, or a refusal.
+"""From the bytes of one image file, or one row of an array, to (H, W, 3) uint8 by stated rules, or an error.
 
-Every departure from plain 8-bit RGB is either converted by a rule and noted in ``Image.conversions``, or refused by
-name with a DecodeError; nothing else is ever raised and no warning escapes. The pixel count is checked in the header,
+Every departure from plain 8-bit RGB is either converted by a rule and noted in ``Decoded.conversions``, or unreadable,
+with a DecodeError that names it; nothing else is ever raised and no warning escapes. The header's pixels are counted
 before a pixel is unpacked: a PNG of 0.5 MB can hold 179 million. Colour profiles (ICC) are not applied: cell images
 rarely carry one and a network sees the stored values. Needs numpy and Pillow.
 """
@@ -151,7 +151,7 @@ def decode(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS, side: i
     what = f"image {name!r}" if name else "image"
     header = read_header(data)
     if header is None:
-        _refuse_foreign(data, what)
+        _raise_foreign(data, what)
     if header.size is not None:
         _check_pixels(header.size, max_pixels, what)
     if header.format == "JPEG" and (scans := data.count(_SCAN)) > _MOST_SCANS:
@@ -293,7 +293,7 @@ def _name_notes(content: str, name: str) -> list[str]:
     return [f"content is {content}, name says {suffix}"]
 
 
-def _refuse_foreign(data: bytes, what: str) -> NoReturn:
+def _raise_foreign(data: bytes, what: str) -> NoReturn:
     step = "take it out of the source, or save it as PNG, JPEG, BMP, TIFF, WebP, GIF or PNM"
     raise DecodeError(what, f"is {foreign_content(data)}, not an image", step)
 
@@ -383,7 +383,7 @@ def _on_white(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], str]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep Pillow's warnings from the caller: what they say of is refused or noted by our own rules."""
+    """Keep Pillow's warnings from the caller: what they say of is unreadable or noted by our own rules."""
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 __all__ = ["IMAGE_FORMATS", "Header", "foreign_content", "read_header"]
 
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
-"""The formats that are decoded; everything else is refused by name."""
+"""The formats that are decoded; everything else is named unreadable."""
 
 _MAGIC = (
     (b"\x89PNG\r\n\x1a\n", "PNG"),

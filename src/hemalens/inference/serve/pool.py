@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from hemalens.core.errors import ConfigError, RequestError
-from hemalens.data.reading.parallel import end_with_parent
+from hemalens.data.reading.parallel import begin_worker
 from hemalens.inference.serve.limits import Limits
 from hemalens.inference.serve.metrics import Metrics
 from hemalens.inference.serve.work import Answer, ImageTask, Task, Work, unreadable_row
@@ -111,9 +111,8 @@ def _framed(value: object) -> tuple[bytes, bytes]:
 
 def _main(theirs: socket.socket, work: Work) -> None:
     """Answer batches until the server goes; run in the worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal: the server drains first
+    begin_worker()  # Ctrl-C reaches all of a terminal: the server drains first
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    end_with_parent()
     work.open()
     with suppress(OSError), theirs, theirs.makefile("rb", buffering=_BUFFER) as tasks:
         theirs.sendall(b"".join(_framed(_READY)))
