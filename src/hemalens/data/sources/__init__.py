@@ -1,8 +1,8 @@
 """From the name of any source of images to one face: samples in a stable order, read one by one.
 
-``source`` is the face; ``folders``, ``archives``, ``gzipped``, ``arrays`` and ``manifests`` are the kinds; ``entries`` and
-``labels`` hold the rules they share; ``fetch`` gets the public record. Opening lists, it decodes nothing. Needs numpy
-and Pillow; polars only for manifests.
+``source`` is the face; ``folders``, ``archives``, ``gzipped``, ``arrays`` and ``manifests`` are the kinds; ``entries``
+and ``labels`` hold the rules they share; ``fetch`` gets the public record. Opening lists, it decodes nothing. Needs
+numpy and Pillow; polars only for manifests.
 """
 
 import os
