@@ -31,8 +31,9 @@ lint: $(READY) ## ruff, mypy --strict, import arrows, generated docs up to date
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
 
-docs: $(READY) ## write docs/reference anew from the code
+docs: $(READY) ## write the generated pages anew, build the site into build/site
 	$(BIN)/python docs/generate.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(READY) ## run the benchmarks (real cells: set HEMALENS_DATA)
 	@for script in benchmarks/bench_run.py $(filter-out benchmarks/bench_run.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
