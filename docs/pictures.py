@@ -1,4 +1,4 @@
-"""Take the pictures of the documents anew from a run of the demo: python docs/pictures.py DEMO (as `hemalens demo --out`).
+"""Take the pictures of the documents from a run of the demo: python docs/pictures.py DEMO (what --out named).
 
 Needs playwright and Chromium. Every cell in the pictures is rendered, none is a patient's.
 """
@@ -7,6 +7,8 @@ import io
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,7 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1000, "height": 700}, device_scale_factor=1.2)
         if (run / "audit" / "audit.html").is_file():
             page.goto((run / "audit" / "audit.html").as_uri())
-            keep(page, "audit")
-            for name, words in (("audit-outliers", "Outliers"), ("audit-foreign", "Foreign images")):
+            for name, words in (("audit-outliers", "Outliers"), ("audit", "Foreign images")):
                 if show(page, words):
                     keep(page, name)
         if (run / "report.html").is_file():
@@ -55,12 +56,14 @@ def show(page: Any, words: str) -> bool:
 
 
 def serve(page: Any, run: Path, cells: Path) -> None:
-    """Serve the run's model, drop six cells and one photograph of nothing on the page."""
+    """Serve the run's model, and give the page four cells and an image of noise."""
     words = [sys.executable, "-m", "hemalens", "serve", "--model", str(run), "--port", str(PORT)]
     server = subprocess.Popen(words)
     try:
         with tempfile.TemporaryDirectory() as folder:
-            page.goto(f"http://127.0.0.1:{PORT}/", wait_until="load") if wait_for(server) else sys.exit("no server")
+            if not wait_for(server):
+                sys.exit("the server did not start")
+            page.goto(f"http://127.0.0.1:{PORT}/", wait_until="load")
             page.set_input_files("input[type=file]", chosen(cells, Path(folder)))
             page.wait_for_timeout(15_000)
             keep(page, "serve")
@@ -69,11 +72,8 @@ def serve(page: Any, run: Path, cells: Path) -> None:
         server.wait()
 
 
-def wait_for(server: Any) -> bool:
+def wait_for(server: "subprocess.Popen[bytes]") -> bool:
     """Wait until the server answers; tell whether it does."""
-    import time
-    import urllib.request
-
     for _ in range(120):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{PORT}/v2/health/ready", timeout=2)

@@ -53,7 +53,12 @@ def site(tmp_path_factory):
     # Other proxies lead nowhere: building must not ask another host for anything.
     nowhere = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     done = subprocess.run(
-        words, cwd=ROOT, capture_output=True, text=True, timeout=300, env={**os.environ, **nowhere, "NO_MKDOCS_2_WARNING": "1"}
+        words,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **nowhere, "NO_MKDOCS_2_WARNING": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return out
@@ -62,6 +67,9 @@ def site(tmp_path_factory):
 @pytest.mark.parametrize("line", list(commands()))
 def test_documented_command_parses(line):
     name, *words = shlex.split(line)
+    if name.startswith("-"):
+        assert name in [option for parameter in TREE.params for option in parameter.opts]
+        return
     command = TREE.commands[name]
     if "--help" in words or "..." in line:
         return
@@ -110,7 +118,9 @@ def test_a_dead_link_fails_the_build(tmp_path):
 def test_the_site_asks_nobody_and_no_page_is_wider_than_a_phone(site, open_page):
     page = open_page()
     page.set_viewport_size({"width": 390, "height": 800})
-    for path in sorted(site.glob("*.html")) + sorted(site.glob("how-to/*.html")) + sorted(site.glob("reference/*.html")):
+    for path in (
+        sorted(site.glob("*.html")) + sorted(site.glob("how-to/*.html")) + sorted(site.glob("reference/*.html"))
+    ):
         page.goto(path.as_uri())
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path.name
     assert page.asked
@@ -121,7 +131,9 @@ def test_the_reference_names_what_is_public_and_the_function_of_every_command(si
     text = (site / "reference" / "api.html").read_text(encoding="utf-8")
     for name in hemalens.__all__:
         assert f"hemalens.{name}" in text
-    functions = set(re.findall(r"^::: (\S+)$", (ROOT / "docs/reference/api.md").read_text(encoding="utf-8"), re.MULTILINE))
+    functions = set(
+        re.findall(r"^::: (\S+)$", (ROOT / "docs/reference/api.md").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     assert {function.rpartition(".")[2].replace("_", "-") for function in functions} >= set(TREE.commands)
     for function in functions:
         module, _, name = function.rpartition(".")
@@ -159,14 +171,17 @@ def test_the_page_of_benchmarks_says_what_the_records_say(figures, results):
 def test_the_page_of_benchmarks_marks_records_of_a_tree_with_changes(figures, results):
     assert "`run.json`, 2026-11-25, commit 5e67dbee82, 2 cores." in figures.benchmarks(results)
     change(results / "run.json", dirty=True)
-    assert "`run.json`, 2026-11-25, commit 5e67dbee82, 2 cores, **with uncommitted changes**." in figures.benchmarks(results)
+    assert "`run.json`, 2026-11-25, commit 5e67dbee82, 2 cores, **with uncommitted changes**." in figures.benchmarks(
+        results
+    )
 
 
 def test_the_page_of_benchmarks_shows_commands_only_where_they_were_kept_as_typed(figures, results):
     assert "| `run` | not kept |" in figures.benchmarks(results)
-    change(results / "run.json", script="bench_run.py", command="python benchmarks/bench_run.py --fast", load_at_start=[1.5])
+    typed = "python benchmarks/bench_run.py --fast"
+    change(results / "run.json", script="bench_run.py", command=typed, load_at_start=[1.5])
     row = next(line for line in figures.benchmarks(results).splitlines() if line.startswith("| `run` |"))
-    assert row == "| `run` | `python benchmarks/bench_run.py --fast` | 2026-11-25 | 5e67dbee82 | clean | 2 | 1.5 |"
+    assert row == f"| `run` | `{typed}` | 2026-11-25 | 5e67dbee82 | clean | 2 | 1.5 |"
 
 
 def test_a_figure_that_a_record_lacks_and_a_run_of_another_name_end_the_page(figures, results):

@@ -131,9 +131,7 @@ def test_damaged_files_are_named(packed, cache, damage):
 
 def test_a_cache_that_cannot_be_written_is_named(packed, tmp_path):
     (tmp_path / "cache").write_text("a file", encoding="utf-8")
-    with pytest.raises(
-        SourceError, match=r"cannot be unpacked into the cache \(.*\); free some space, or"
-    ):
+    with pytest.raises(SourceError, match=r"cannot be unpacked into the cache \(.*\); free some space, or"):
         open_source(packed, cache=tmp_path / "cache")
 
 
