@@ -16,6 +16,8 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+from hemalens.core.types import CELL_CLASSES
+
 IMAGES = Path(__file__).parent / "images"
 PORT = 8731
 _FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu"]
@@ -28,44 +30,40 @@ def main() -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path="/usr/bin/chromium", args=_FLAGS)
         page = browser.new_page(viewport={"width": 1000, "height": 700}, device_scale_factor=1.2)
-        if (run / "audit" / "audit.html").is_file():
-            page.goto((run / "audit" / "audit.html").as_uri())
-            for name, words in (("audit-outliers", "Outliers"), ("audit", "Foreign images")):
-                if show(page, words):
-                    keep(page, name)
-        if (run / "report.html").is_file():
-            page.goto((run / "report.html").as_uri())
-            keep(page, "report")
-            for name, words in (("report-results", "Results"), ("report-mistakes", "mistakes")):
-                if show(page, words):
-                    keep(page, name)
-        if (run / "train" / "model.safetensors").is_file():
-            serve(page, run, demo / "cells" / "synthetic.npz")
+        serve(page, demo / "cells" / "synthetic.npz")
+        page.goto((run / "audit" / "audit.html").as_uri())
+        for name, words in (("audit-outliers", "Outliers"), ("audit", "Foreign images")):
+            show(page, words)
+            keep(page, name)
+        page.goto((run / "report.html").as_uri())
+        keep(page, "report")
+        show(page, "Results")
+        keep(page, "report-results")
         browser.close()
 
 
-def show(page: Any, words: str) -> bool:
-    """Scroll to the first heading with these words; tell whether there is one."""
-    heading = page.locator("h2, h3").filter(has_text=words).first
-    if not heading.count():
-        print(f"no heading with {words!r}")
-        return False
-    heading.evaluate("element => element.scrollIntoView()")
-    page.wait_for_timeout(300)
-    return True
+def show(page: Any, words: str) -> None:
+    """Scroll to the first heading with these words."""
+    # All is drawn first: pictures that load late would push what is shown out of the window.
+    page.evaluate("document.querySelectorAll('img').forEach(image => { image.loading = 'eager' })")
+    page.wait_for_load_state("networkidle")
+    for _ in range(3):  # what is laid out on the way moves the heading
+        page.locator("h2, h3").filter(has_text=words).first.evaluate("element => element.scrollIntoView()")
+        page.wait_for_timeout(500)
 
 
-def serve(page: Any, run: Path, cells: Path) -> None:
-    """Serve the run's model, and give the page four cells and an image of noise."""
-    words = [sys.executable, "-m", "hemalens", "serve", "--model", str(run), "--port", str(PORT)]
-    server = subprocess.Popen(words)
+def serve(page: Any, cells: Path) -> None:
+    """Serve the embedded model, and give the page four cells and an image of noise."""
+    server = subprocess.Popen([sys.executable, "-m", "hemalens", "serve", "--port", str(PORT)])
     try:
         with tempfile.TemporaryDirectory() as folder:
             if not wait_for(server):
                 sys.exit("the server did not start")
             page.goto(f"http://127.0.0.1:{PORT}/", wait_until="load")
             page.set_input_files("input[type=file]", chosen(cells, Path(folder)))
-            page.wait_for_timeout(15_000)
+            page.get_by_text("noise.png").first.wait_for(timeout=60_000)
+            page.wait_for_timeout(2_000)
+            show(page, "Answers")
             keep(page, "serve")
     finally:
         server.terminate()
@@ -90,10 +88,9 @@ def chosen(cells: Path, folder: Path) -> list[str]:
     """Write one cell of each of four classes and a noise image as PNG; return their paths."""
     with np.load(cells) as file:
         images, labels = file["images"], file["labels"].ravel()
-        names = [str(name) for name in file["classes"]] if "classes" in file else None
     paths = []
     for label in (1, 4, 6, 7):
-        path = folder / f"{names[label] if names else label}.png"
+        path = folder / f"{CELL_CLASSES[label]}.png"
         Image.fromarray(images[np.flatnonzero(labels == label)[3]]).save(path)
         paths.append(str(path))
     noise = np.random.default_rng(0).integers(0, 256, images.shape[1:], dtype=np.uint8)
