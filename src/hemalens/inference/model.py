@@ -83,6 +83,11 @@ class Model:
         path = find_onnx(model)
         return cls(path, *read_exported(path), threads=threads)
 
+    def __repr__(self) -> str:
+        """Name the file, the classes, the size and who made it."""
+        classes, by = ", ".join(self.sidecar.classes), self.sidecar.facts.get("exported_by", "an unknown version")
+        return f"<Model {self.path.name}: {len(self.classes_)} classes ({classes}), {self.image_size} px, made by {by}>"
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle as the path: the other process opens it again."""
         return _reopen, (str(self.path), self.threads)
