@@ -102,7 +102,7 @@ def tree_state() -> dict[str, Any]:
     """Return commit, dirty flag and changed files of the checkout; results and documents shape no figure."""
     root = Path(__file__).parents[1]
     # Results are left out: else the first benchmark's record would make all that follow it dirty.
-    words = ["--", "src", "benchmarks", "*.toml", "constraints.txt", ":(exclude)benchmarks/results"]
+    words = ["--", "src", "benchmarks", "*.toml", "requirements.txt", ":(exclude)benchmarks/results"]
     try:
         commit = _git(root, "rev-parse", "HEAD").strip()
         changed = [line[3:] for line in _git(root, "status", "--porcelain", *words).splitlines()]
