@@ -36,6 +36,7 @@ STAGES = {
     "predict": "hemalens.inference.predict",
     "serve": "hemalens.inference.serve.serve",
     "package": "hemalens.export.submission.package",
+    "verify": "hemalens.export.verify",
     "run": "hemalens.pipeline",
     "demo": "hemalens.pipeline",
 }
