@@ -36,7 +36,7 @@ _ASSETS = {
 }
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
-_COMMON = (400, 403, 421)
+_COMMON = (400, 401, 403, 421, 429)
 
 
 class _Service:
@@ -222,7 +222,7 @@ def _protocol(service: _Service) -> APIRouter:
         **tensors,
         "parameters": {"classes": service.classes},
     }
-    live = schemas.responses({"type": "object"}, {"live": True}, _COMMON)
+    live = schemas.responses({"type": "object"}, {"live": True}, (400, 403, 421, 429))
     ready = schemas.responses({"type": "object"}, {"ready": True}, (*_COMMON, 503))
 
     def check(name: str) -> None:

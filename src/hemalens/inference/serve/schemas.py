@@ -14,6 +14,7 @@ _TEXT = {"type": "string"}
 _NUMBERS = {"type": "array", "items": {"type": "integer"}}
 ERRORS = {
     400: "The request is malformed.",
+    401: "The token is missing or wrong.",
     403: "The request comes from another site's page.",
     404: "There is no such model.",
     408: "The body came too slowly.",
@@ -21,6 +22,7 @@ ERRORS = {
     415: "No image of a known format, or a content type that is not taken.",
     421: "The host is none of this server's names.",
     422: "A parameter or an image cannot be understood.",
+    429: "Too many requests of this client; Retry-After says when to ask again.",
     503: "Too much waits already, or the server is stopping; Retry-After says when to ask again.",
 }
 _ERROR = {
@@ -114,7 +116,7 @@ def _predict_answers(classes: Sequence[str], model: str) -> dict[int | str, dict
         "height": 363,
     }
     example = {"model": model, "classes": list(classes), "predictions": [example_row]}
-    return responses(schema, example, (400, 403, 408, 413, 415, 421, 422, 503))
+    return responses(schema, example, (400, 401, 403, 408, 413, 415, 421, 422, 429, 503))
 
 
 def infer_body() -> dict[str, Any]:
@@ -188,7 +190,7 @@ def infer_errors(classes: Sequence[str], model: str) -> dict[int | str, dict[str
     }
     outputs = [{"name": "predicted", "datatype": "BYTES", "shape": [1], "data": [classes[0]]}]
     example = {"model_name": model, "outputs": outputs}
-    return responses(schema, example, (400, 403, 404, 408, 413, 415, 421, 422, 503))
+    return responses(schema, example, (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 503))
 
 
 def metadata_schema() -> dict[str, Any]:
