@@ -473,7 +473,7 @@ def test_strips_make_no_difference(monkeypatch, mode, turned):
     options = {"exif": exif} if turned else {}
     data = hostile.encode(image, "TIFF", **options)
     whole = decode(data)
-    monkeypatch.setattr("hemalens.data.reading.decode._STRIP", 40)
+    monkeypatch.setattr("hemalens.data.reading.conversion._STRIP", 40)
     cut = decode(data)
     np.testing.assert_array_equal(cut.pixels, whole.pixels)
     assert (cut.mode, cut.size, cut.conversions) == (whole.mode, whole.size, whole.conversions)
@@ -483,7 +483,7 @@ def test_strips_make_no_difference(monkeypatch, mode, turned):
 def test_only_some_transparent_strips_are_composited_all_the_same(monkeypatch):
     values = np.full((40, 8, 4), 255, np.uint8)
     values[30:, :, 3] = 7
-    monkeypatch.setattr("hemalens.data.reading.decode._STRIP", 40)
+    monkeypatch.setattr("hemalens.data.reading.conversion._STRIP", 40)
     assert decode(hostile.encode(Image.fromarray(values))).conversions == ("alpha composited on white",)
 
 

@@ -25,6 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hemalens.core.errors import DecodeError, TooLargeError
 from hemalens.core.types import Images
+from hemalens.data.reading.conversion import array_to_bytes, to_rgb
 from hemalens.data.reading.headers import MOST_FRAMES, MOST_PARTS, Header, foreign_content, read_header
 from hemalens.data.reading.libtiff import silence_libtiff
 from hemalens.data.reading.resize import resize, resize_image
@@ -78,25 +79,9 @@ _EXTENSIONS = {
     ".pbm": "PPM",
     ".pnm": "PPM",
 }
-_CONVERTED = {
-    "1": "black and white expanded",
-    "L": "grey repeated to three channels",
-    "LA": "grey repeated to three channels",
-    "P": "palette expanded",
-    "PA": "palette expanded",
-    "CMYK": "CMYK converted to RGB",
-    "YCbCr": "YCbCr converted to RGB",
-    "RGBX": "padding channel dropped",
-}
-_16_BIT = "16-bit grey scaled by 1/257"
 _16_BIT_COLOUR = "16-bit colour reduced to 8 bits"
-_FLOAT = "float in [0, 1] scaled by 255"
-_GREY = _CONVERTED["L"]
-_WHITE = "alpha composited on white"
-_OPAQUE = "opaque alpha dropped"
 _ROTATED = "rotated by its EXIF orientation"
 
-_Converted = tuple[npt.NDArray[Any], str]
 _Turn = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 
 # EXIF orientation -> how to turn the stored rows upright (1 is upright already).
@@ -116,7 +101,6 @@ _SCAN = b"\xff\xda"
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
-_STRIP = 1 << 19  # pixels that are turned at a time
 _TRANSPARENT = ("RGBA", "LA", "RGBa", "La", "PA")
 _BULKY = 4
 _CUT = "make it smaller or cut it up"
@@ -210,7 +194,7 @@ def decode_array(array: npt.NDArray[Any], *, name: str = "", max_pixels: int = M
         step = "move the channels to the last axis" if array.ndim == 3 and shape[0] in (1, 3, 4) else ""
         raise DecodeError(what, f"has the shape {shape}, images are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)", step)
     check_size((shape[1], shape[0]), max_pixels, what)
-    values, notes = _array_to_bytes(array, what)
+    values, notes = array_to_bytes(array, what)
     if values.ndim == 2:
         values = values[:, :, np.newaxis]
     if values.shape[2] == 1:
@@ -266,7 +250,7 @@ def _unpack(
         if side is not None and mode == "RGB" and not described and "transparency" not in image.info:
             pixels = np.array(resize_image(image, side))
         else:
-            pixels = _to_rgb(image, what, notes)
+            pixels = to_rgb(image, what, notes)
         turn = None
         if tiff_turn in _TURNS:
             notes.append(_ROTATED)
@@ -325,97 +309,6 @@ def _tiff_depth(image: Image.Image) -> int | None:
     tags = getattr(image, "tag_v2", None)
     bits = tags.get(_BITS_PER_SAMPLE) if tags is not None else None
     return int(max(bits)) if isinstance(bits, tuple) and bits else None
-
-
-def _to_rgb(image: Image.Image, what: str, notes: list[str]) -> Images:
-    """Return the loaded image as (H, W, 3) uint8 and write down the rules applied.
-
-    It is turned strip by strip, so that what lies between costs little: 7 bytes a pixel at the peak, Pillow's 4
-    included, where whole arrays took up to 23.
-    """
-    convert, rules = _rule(image, what)
-    width, height = image.size
-    pixels = np.empty((height, width, 3), np.uint8)
-    rows = max(1, _STRIP // max(width, 1))
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        strip = image if rows >= height else image.crop((0, top, width, bottom))
-        pixels[top:bottom], note = convert(strip)
-        if note and note not in rules:
-            rules.append(note)
-    if _WHITE in rules and _OPAQUE in rules:  # one strip shows something of what lies behind
-        rules.remove(_OPAQUE)
-    notes.extend(rules)
-    return pixels
-
-
-def _rule(image: Image.Image, what: str) -> tuple[Callable[[Image.Image], _Converted], list[str]]:
-    """Return what turns a strip of an image to (h, w, 3) or (h, w, 1), and a further note; and the notes so far."""
-    mode = image.mode
-    if mode == "RGB" and "transparency" not in image.info:
-        return lambda strip: (np.asarray(strip), ""), []
-    if mode == "I" or mode.startswith("I;16"):
-        return lambda strip: (_deep_to_bytes(np.asarray(strip), what)[..., np.newaxis], ""), [_16_BIT, _GREY]
-    if mode == "F":
-        return lambda strip: (_unit_to_bytes(np.asarray(strip), what)[..., np.newaxis], ""), [_FLOAT, _GREY]
-    plain = {"RGBa": "RGBA", "La": "LA"}.get(mode, mode)  # colours already multiplied by alpha
-    if plain not in ("RGB", "RGBA") and plain not in _CONVERTED:
-        raise DecodeError(what, f"has the colour mode {mode}, for which there is no rule", "save it as RGB")
-    rules = [_CONVERTED[plain]] if plain in _CONVERTED else []
-    if not image.has_transparency_data:
-        return lambda strip: (np.asarray(strip.convert("RGB")), ""), rules
-    if plain != mode:
-        return lambda strip: _on_white(np.asarray(strip.convert(plain).convert("RGBA"))), rules
-    return lambda strip: _on_white(np.asarray(strip.convert("RGBA"))), rules
-
-
-def _array_to_bytes(array: npt.NDArray[Any], what: str) -> tuple[npt.NDArray[Any], list[str]]:
-    kind = array.dtype.kind
-    if array.dtype == np.uint8:
-        return array, []
-    if kind == "b":
-        return array.astype(np.uint8) * np.uint8(255), ["bool scaled by 255"]
-    if kind == "u" and array.dtype.itemsize == 2:
-        return _deep_to_bytes(array, what), ["16-bit values scaled by 1/257"]
-    if kind == "f":
-        low, high = _finite_range(array, what)
-        if 1 < high <= 255 and low >= 0 and bool((array == np.rint(array)).all()):
-            return array.astype(np.uint8), ["float whole numbers taken as 0-255"]
-        return _unit_to_bytes(array, what), [_FLOAT]
-    limits = f" with values {array.min()} to {array.max()}" if kind in "iu" else ""
-    raise DecodeError(what, f"has the type {array.dtype}{limits}, for which there is no rule", "save it as uint8")
-
-
-def _deep_to_bytes(values: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
-    """Scale 0-65535 to 0-255 by 1/257, rounded to the nearest."""
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise DecodeError(what, f"holds values {low} to {high}, the rule is for 0 to 65535", "save it as 8 or 16 bits")
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
-def _unit_to_bytes(values: npt.NDArray[Any], what: str) -> npt.NDArray[Any]:
-    low, high = _finite_range(values, what)
-    if low < 0 or high > 1:
-        raise DecodeError(what, f"holds float values {low:g} to {high:g}, the rule is for 0 to 1", "save it as uint8")
-    scaled: npt.NDArray[np.float32] = np.rint(values.astype(np.float32) * np.float32(255))
-    return scaled.astype(np.uint8)
-
-
-def _finite_range(values: npt.NDArray[Any], what: str) -> tuple[float, float]:
-    low, high = float(values.min()), float(values.max())
-    if not np.isfinite([low, high]).all():
-        raise DecodeError(what, "holds NaN or infinity", "save it as uint8")
-    return low, high
-
-
-def _on_white(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], str]:
-    """Lay (H, W, 4) uint8 over white: c * a + 255 * (1 - a), rounded; say whether that changed anything."""
-    alpha = values[:, :, 3:].astype(np.uint16)  # 255 * 255 + 127 still fits
-    if int(alpha.min()) == 255:
-        return values[:, :, :3], _OPAQUE
-    mixed = (values[:, :, :3] * alpha + 255 * (255 - alpha) + 127) // 255
-    return mixed.astype(np.uint8), _WHITE
 
 
 @contextmanager
