@@ -10,7 +10,7 @@ from PIL import Image
 from hemalens.core.errors import DecodeError
 from hemalens.core.types import Images
 
-__all__ = ["array_to_bytes", "to_rgb"]
+__all__ = ["GREY_RULE", "array_to_bytes", "on_white", "to_rgb"]
 
 _CONVERTED = {
     "1": "black and white expanded",
@@ -24,7 +24,7 @@ _CONVERTED = {
 }
 _16_BIT = "16-bit grey scaled by 1/257"
 _FLOAT = "float in [0, 1] scaled by 255"
-_GREY = _CONVERTED["L"]
+GREY_RULE = _CONVERTED["L"]
 _WHITE = "alpha composited on white"
 _OPAQUE = "opaque alpha dropped"
 _STRIP = 1 << 19  # pixels that are turned at a time
@@ -60,9 +60,9 @@ def _rule(image: Image.Image, what: str) -> tuple[Callable[[Image.Image], _Conve
     if mode == "RGB" and "transparency" not in image.info:
         return lambda strip: (np.asarray(strip), ""), []
     if mode == "I" or mode.startswith("I;16"):
-        return lambda strip: (_deep_to_bytes(np.asarray(strip), what)[..., np.newaxis], ""), [_16_BIT, _GREY]
+        return lambda strip: (_deep_to_bytes(np.asarray(strip), what)[..., np.newaxis], ""), [_16_BIT, GREY_RULE]
     if mode == "F":
-        return lambda strip: (_unit_to_bytes(np.asarray(strip), what)[..., np.newaxis], ""), [_FLOAT, _GREY]
+        return lambda strip: (_unit_to_bytes(np.asarray(strip), what)[..., np.newaxis], ""), [_FLOAT, GREY_RULE]
     plain = {"RGBa": "RGBA", "La": "LA"}.get(mode, mode)  # colours already multiplied by alpha
     if plain not in ("RGB", "RGBA") and plain not in _CONVERTED:
         raise DecodeError(what, f"has the colour mode {mode}, for which there is no rule", "save it as RGB")
@@ -70,8 +70,8 @@ def _rule(image: Image.Image, what: str) -> tuple[Callable[[Image.Image], _Conve
     if not image.has_transparency_data:
         return lambda strip: (np.asarray(strip.convert("RGB")), ""), rules
     if plain != mode:
-        return lambda strip: _on_white(np.asarray(strip.convert(plain).convert("RGBA"))), rules
-    return lambda strip: _on_white(np.asarray(strip.convert("RGBA"))), rules
+        return lambda strip: on_white(np.asarray(strip.convert(plain).convert("RGBA"))), rules
+    return lambda strip: on_white(np.asarray(strip.convert("RGBA"))), rules
 
 
 def array_to_bytes(array: npt.NDArray[Any], what: str) -> tuple[npt.NDArray[Any], list[str]]:
@@ -115,7 +115,7 @@ def _finite_range(values: npt.NDArray[Any], what: str) -> tuple[float, float]:
     return low, high
 
 
-def _on_white(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], str]:
+def on_white(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], str]:
     """Lay (H, W, 4) uint8 over white: c * a + 255 * (1 - a), rounded; say whether that changed anything."""
     alpha = values[:, :, 3:].astype(np.uint16)  # 255 * 255 + 127 still fits
     if int(alpha.min()) == 255:

@@ -25,7 +25,7 @@ from PIL import Image, UnidentifiedImageError
 
 from hemalens.core.errors import DecodeError, TooLargeError
 from hemalens.core.types import Images
-from hemalens.data.reading.conversion import array_to_bytes, to_rgb
+from hemalens.data.reading.conversion import GREY_RULE, array_to_bytes, on_white, to_rgb
 from hemalens.data.reading.headers import MOST_FRAMES, MOST_PARTS, Header, foreign_content, read_header
 from hemalens.data.reading.libtiff import silence_libtiff
 from hemalens.data.reading.resize import resize, resize_image
@@ -199,9 +199,9 @@ def decode_array(array: npt.NDArray[Any], *, name: str = "", max_pixels: int = M
         values = values[:, :, np.newaxis]
     if values.shape[2] == 1:
         values = np.repeat(values, 3, axis=2)
-        notes.append(_GREY)
+        notes.append(GREY_RULE)
     elif values.shape[2] == 4:
-        values, note = _on_white(values)
+        values, note = on_white(values)
         notes.append(note)
     pixels = np.array(values, dtype=np.uint8, order="C")
     return Decoded(pixels, f"array:{array.dtype}", (shape[1], shape[0]), tuple(notes))
