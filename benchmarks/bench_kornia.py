@@ -1,7 +1,7 @@
 """Augmented images a second, ours and kornia's on the same batches in turn, and which of our requirements kornia meets.
 
-Both get a batch of 128 uint8 cells of 96 px and return floats in [0, 1], as training needs them. hemalens does not depend
-on kornia: ``pip install kornia`` first. It has no AugMix; its RandAugment and TrivialAugment draw one operation for a
+Both get a batch of 128 uint8 cells of 96 px and return floats in [0, 1], as training needs them. hemalens does not need
+kornia: ``pip install kornia`` first. It has no AugMix; its RandAugment and TrivialAugment draw one operation for a
 whole batch, which is less work and less variety. Start-up is left out: the first batch of each side is not timed.
 """
 
