@@ -19,7 +19,7 @@ from hemalens.report.document.blocks import Document
 from hemalens.report.document.html import render_document
 from hemalens.report.inputs import load_inputs
 from hemalens.report.report import report, write_report
-from hemalens.report.sections.results import results_section
+from hemalens.report.sections.results import results_facts, results_section
 from tests.core.test_page import Page
 from tests.evaluation.factory import (
     CONFIG,
@@ -422,7 +422,9 @@ def test_a_piece_that_is_missing_is_left_out_and_ends_nothing(tmp_path, key, val
     train = make_train(tmp_path / "train")
     make_evaluation(tmp_path / "evaluate", train, **extras() | trust() | {key: value})
     inputs = load_inputs([train])
-    words = render_document(Document("t", (), (results_section(inputs.main),), ""))
+    words = render_document(
+        Document("t", (), (results_section(inputs.main, results_facts(inputs.main.evaluation)),), "")
+    )
     assert "None" not in plain(words)
 
 
@@ -433,7 +435,8 @@ def test_a_refusal_that_knows_less_says_less(tmp_path, key):
     train, more = make_train(tmp_path / "train"), extras() | trust()
     del more["abstention"][key]
     make_evaluation(tmp_path / "evaluate", train, **more)
-    words = plain(render_document(Document("t", (), (results_section(load_inputs([train]).main),), "")))
+    run = load_inputs([train]).main
+    words = plain(render_document(Document("t", (), (results_section(run, results_facts(run.evaluation)),), "")))
     assert "None" not in words
     assert "Risk against coverage" in words
 

@@ -89,6 +89,18 @@ def serve(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that decode and predict; one per core by default.")
     ] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="File with a token that every request must send.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate for HTTPS (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Private key of the certificate (PEM).")] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option("--requests-per-minute", min=1, help="Limit for each client; none by default.")
+    ] = None,
+    metrics_address: Annotated[
+        str | None,
+        typer.Option("--metrics-address", help="HOST:PORT that serves /metrics instead of the main address."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve a web page that classifies images dropped on it, and an API; no image is stored.
@@ -96,9 +108,17 @@ def serve(
     Example: `hemalens serve --model model.onnx --port 8000`
     """
     stage = find_stage("hemalens.inference.serve.serve", "serve")
-    summary = stage(
-        onnx_of(model), host=host, port=port, allow_hosts=allow_hosts or (), workers=workers, announce=announce_service
+    access = find_stage("hemalens.inference.serve.access", "Access")(
+        host=host,
+        port=port,
+        allow_hosts=tuple(allow_hosts or ()),
+        token_file=token_file,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        requests_per_minute=requests_per_minute,
+        metrics_address=metrics_address,
     )
+    summary = stage(onnx_of(model), access, workers=workers, announce=announce_service)
     counts = f"{summary['images']} images in {summary['requests']} requests"
     show(summary, as_json, [f"{counts}, {summary['seconds']:.0f} s"])
 
