@@ -63,7 +63,7 @@ def run(
         ratios: shares of train, val and test.
         seed: of the split and the training.
         overwrite: begin anew in a directory that holds another run.
-        progress: told about the steps.
+        progress: called for the steps.
     """
     opened = open_source(source)
     parse_ratios(ratios)
@@ -138,7 +138,7 @@ def demo(
         settings: ``key=value`` texts over the recipe ``demo``.
         seed: of the rendering, the split and the training.
         overwrite: begin anew.
-        progress: told about the steps.
+        progress: called for the steps.
     """
     cells = out / "cells"
     rendered = cells / "synthetic.npz"

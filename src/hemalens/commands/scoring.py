@@ -12,7 +12,7 @@ __all__ = ["evaluate", "explain", "report"]
 
 ModelArgument = Annotated[Path, typer.Argument(help="RUN directory, .onnx file, or embedded.")]
 SplitsOption = Annotated[Path | None, typer.Option(help="splits.csv of this source.")]
-SideOption = Annotated[
+SplitOption = Annotated[
     str | None, typer.Option(help="test, val, train or all; test where --splits is given, else all.")
 ]
 
@@ -22,7 +22,7 @@ def evaluate(
     source: SourceArgument,
     out: OutDirectory,
     splits: SplitsOption = None,
-    split: SideOption = None,
+    split: SplitOption = None,
     audit: Annotated[
         Path | None, typer.Option(help="Directory of an audit; scores its background batches separately.")
     ] = None,
@@ -62,7 +62,7 @@ def explain(
     source: SourceArgument,
     out: OutDirectory,
     splits: SplitsOption = None,
-    split: SideOption = None,
+    split: SplitOption = None,
     limit: Annotated[
         int, typer.Option(min=1, help="Largest number of samples to explain; the worst mistakes come first.")
     ] = 96,

@@ -20,7 +20,7 @@ def open_assigned(
         source: any SOURCE with labels, or one that is open already.
         splits: a ``splits.csv`` of this source; without it the source's own splits, or 83:13:4 drawn from the seed.
         seed: of the draw.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         SourceError: fewer than two classes.

@@ -76,7 +76,7 @@ def evaluate(
         corruptions: also score corrupted copies of every image (MedMNIST-C).
         adapt: first bring the images to the size of the training cells, told from their features, not from labels.
         overwrite: replace an earlier evaluation.
-        progress: told about the steps.
+        progress: called for the steps.
     """
     side = check_split(split, splits)
     if adapt and corruptions:

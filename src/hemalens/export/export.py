@@ -80,7 +80,7 @@ def export(
         int8: quantise to 8 bits, if that is faster here and loses at most 0.5 points on the validation images.
         sign_key: private key in PEM (elliptic curve, no password) to sign the model with: ``FILE.onnx.sig``.
         overwrite: replace an earlier export.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ArtifactError: the run is not finished, a file is in the way, or the export differs from torch.

@@ -55,7 +55,7 @@ def predict(
         engine: ``local``, or ``ray`` for the machines of a Ray cluster, which all must see the source.
         adapt: first bring the images to the size of the training cells, told from their features, not from labels.
         overwrite: replace an earlier output.
-        progress: told about the samples.
+        progress: called for the samples.
 
     Raises:
         ArtifactError: the output exists, the model is not there, or unfinished parts are of something else.

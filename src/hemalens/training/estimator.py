@@ -58,7 +58,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         seed: of the weights, the order, the augmentation and the choice of validation images.
         validation_share: of the images given to ``fit``, drawn by class, copies in one split: these are not trained on
             but choose the epoch and set temperature and abstention.
-        progress: told about the steps of ``fit``.
+        progress: called for the steps of ``fit``.
 
     Attributes:
         classes_: the distinct labels of y, sorted, (C,).

@@ -80,7 +80,7 @@ def out_of_fold(
         classes: class names in label order, instead of the source's own.
         workers: processes that measure the images; None for one a core.
         overwrite: replace what was made of another source or by another configuration.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ConfigError: fewer than two folds, or an unknown recipe, key or value.

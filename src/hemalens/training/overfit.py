@@ -54,7 +54,7 @@ def overfit_check(
         recipe: name of a recipe or a TOML file; the one of this name keeps nothing from being memorised.
         settings: ``key=value`` texts over the recipe, for example another ``model``.
         overwrite: replace an earlier output.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ConfigError: an unknown recipe, key or value.

@@ -57,7 +57,7 @@ def train(
         settings: ``key=value`` texts over the recipe.
         resume: go on after the last whole checkpoint in ``out``.
         overwrite: replace an earlier run; with ``resume`` one that was of another configuration or other data.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ConfigError: an unknown recipe, key or value.
