@@ -48,5 +48,5 @@ def choose_split(source: Source, assigned: Sequence[str], split: str) -> tuple[I
     fewest = 2 if split == "train" else 1
     if len(chosen) < fewest:
         rule = f"has {len(chosen)} labelled samples, at least {fewest} are needed"
-        raise SourceError(f"split {split} of {source.spec}", rule, "split with other ratios, or bring more samples")
+        raise SourceError(f"split {split} of {source.spec}", rule, "split with other ratios, or use more samples")
     return labels[chosen], chosen

@@ -80,7 +80,7 @@ def evaluate(
     """
     side = check_split(split, splits)
     if adapt and corruptions:
-        step = "leave one of them away"
+        step = "leave one of them out"
         raise ConfigError("--adapt with --corruptions", "corrupted copies are scored at their own size", step)
     examinee = open_examinee(model)
     opened = open_source(source)

@@ -168,7 +168,7 @@ def _share_out(
     drawn = choose_folds([source.classes[label] for label in labels[indices]], units, folds, seed=seed)
     if present < 2 or len(indices) < 2 * folds or not np.bincount(drawn, minlength=folds).all():
         rule = f"has {len(indices)} usable labelled samples of {present} classes, too few for {folds} folds"
-        raise SourceError(f"source {source.spec}", rule, "bring more samples, or another source")
+        raise SourceError(f"source {source.spec}", rule, "use more samples, or another source")
     return indices, drawn
 
 
