@@ -54,7 +54,7 @@ def risk_coverage_curve(curves: Mapping[str, Mapping[str, Any]], *, abstention: 
     """Draw the error among the answers that are kept against the share of samples that are answered.
 
     Args:
-        curves: witness by which samples get no answer -> ``coverage``, ``risk`` and ``aurc``.
+        curves: criterion by which samples get no answer -> ``coverage``, ``risk`` and ``aurc``.
         abstention: ``coverage`` and ``accuracy_kept`` at the model's limits, marked by a point.
     """
     with house_style():
