@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from hemalens.core.audit_summary import AuditSummary
+from hemalens.core.evaluation_summary import Evaluation
 from hemalens.core.types import Progress
 
 __all__ = [
@@ -136,15 +137,15 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def abstention_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Return what was refused of the labelled samples, what that leaves, and what was refused of unknown kinds."""
-    found = summary["abstention"]
-    lines = [f"refused: {100 * (1 - found['coverage']):.1f} % of {summary['n']:,}"]
-    if found["accuracy_kept"] is not None:
-        lines[0] += f"; of those answered {100 * found['accuracy_kept']:.2f} % are right"
-    if unknown := found.get("unknown_classes"):
-        share = f"{100 * unknown['refused']['value']:.1f} %"
-        lines.append(f"refused of {unknown['n']:,} of kinds that it does not know: {share}")
+def abstention_lines(summary: Evaluation) -> list[str]:
+    """Return on how many labelled samples the model abstains, what that gains, and how it meets unknown classes."""
+    found = summary.abstention
+    lines = [f"abstained: on {100 * (1 - found.coverage):.1f} % of {summary.n:,}"]
+    if found.accuracy_kept is not None:
+        lines[0] += f"; of its answers {100 * found.accuracy_kept:.2f} % are right"
+    if unknown := found.unknown_classes:
+        share = f"{100 * unknown.abstained.value:.1f} %"
+        lines.append(f"abstained: on {share} of {unknown.n:,} cells of classes that it does not know")
     return lines
 
 
@@ -169,15 +170,15 @@ def check_lines(summary: Mapping[str, Any]) -> list[str]:
     return [f"{cost}; sandbox: {summary['isolation']}", *summary["notes"]]
 
 
-def corruption_lines(summary: Mapping[str, Any]) -> list[str]:
+def corruption_lines(summary: Evaluation) -> list[str]:
     """Return the mean balanced error over the corrupted sets, against the AlexNet's where the classes are the same."""
-    if "corruptions" not in summary:
+    found, facts = summary.corruptions, summary.corruption_facts
+    if found is None or facts is None:
         return []
-    found, facts = summary["corruptions"], summary["corruption_facts"]
-    line = f"balanced error under corruptions: {100 * facts['mean_balanced_error']:.2f} %"
-    if found["be"] is None:
+    line = f"balanced error under corruptions: {100 * facts.mean_balanced_error:.2f} %"
+    if found.be is None:
         return [line]
-    return [f"{line} (BE {found['be']:.3f}, rBE {found['rbe']:.3f}; 1 is the AlexNet of MedMNIST-C)"]
+    return [f"{line} (BE {found.be:.3f}, rBE {found.rbe:.3f}; 1 is the AlexNet of MedMNIST-C)"]
 
 
 def verify_lines(summary: Mapping[str, Any]) -> list[str]:

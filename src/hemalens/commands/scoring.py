@@ -51,8 +51,9 @@ def evaluate(
             overwrite=overwrite,
             progress=progress,
         )
-    lines = [*adaptation_lines(summary), *score_lines(summary), *abstention_lines(summary), *corruption_lines(summary)]
-    show(summary, as_json, [*lines, f"details in {out}"])
+    said = summary.to_json()
+    lines = [*adaptation_lines(said), *score_lines(said), *abstention_lines(summary), *corruption_lines(summary)]
+    show(said, as_json, [*lines, f"details in {out}"])
 
 
 def explain(

@@ -15,13 +15,13 @@ from hemalens.report.sections.elsewhere import elsewhere_scores, elsewhere_table
 from hemalens.report.sections.method import method_facts, splits_table
 from hemalens.report.sections.mistakes import map_verdict
 from hemalens.report.sections.problem import class_counts
-from hemalens.report.sections.results import classes_table, scores_table
+from hemalens.report.sections.results import ResultsFacts, classes_table, scores_table
 from hemalens.report.sections.trust import mean_corruption_error
 
 __all__ = ["model_card"]
 
 
-def model_card(run: RunInputs, facts: Mapping[str, Any] | None, reproduction: Mapping[str, Any]) -> Document:
+def model_card(run: RunInputs, facts: ResultsFacts | None, reproduction: Mapping[str, Any]) -> Document:
     """Return the model card of a run; ``facts`` are its evaluation's, ``reproduction`` its provenance's."""
     made = f"{run.model['model']}, {thousands(run.model['parameters'])} parameters, made with hemalens "
     return Document(
@@ -106,35 +106,33 @@ def _training(run: RunInputs) -> list[Block]:
     return [Bullets(tuple(paragraph(sentence) for sentence in sentences))]
 
 
-def _scores(run: RunInputs, facts: Mapping[str, Any] | None) -> list[Block]:
+def _scores(run: RunInputs, facts: ResultsFacts | None) -> list[Block]:
     elsewhere: list[Block] = []
     if run.elsewhere:
         elsewhere = [Heading("On other laboratories' cells"), *elsewhere_tables(run.elsewhere)]
     if facts is None:
         words = "Not evaluated: run hemalens evaluate. Nothing is known about its accuracy"
         return [paragraph(f"{words}{' at home.' if elsewhere else '.'}"), *elsewhere]
-    scores, kept = facts["scores"], facts["abstention"]
+    scores, kept = facts.scores, facts.scores.abstention
     blocks: list[Block] = [
-        paragraph(f"On {facts['scored_on']}, {thousands(scores['n'])} samples; brackets hold 95 % intervals."),
+        paragraph(f"On {facts.scored_on}, {thousands(scores.n)} samples; brackets hold 95 % intervals."),
         scores_table(facts),
     ]
-    if kept:
-        right = kept.get("accuracy_kept")
-        end = "." if right is None else f" and is right in {percent(right)} of those."
-        answered = f"it answers for {percent(kept['coverage'])} of the samples{end}"
-        blocks.append(paragraph(f"Above a confidence of {number(kept['threshold'])} {answered}"))
-    if facts["flawless"]:
-        words = f"with 95 % confidence the error is below {percent(3 / scores['n'])}."
+    right = kept.accuracy_kept
+    end = "." if right is None else f" and is right in {percent(right)} of those."
+    answered = f"it answers for {percent(kept.coverage)} of the samples{end}"
+    blocks.append(paragraph(f"Above a confidence of {number(kept.threshold)} {answered}"))
+    if facts.flawless:
+        words = f"with 95 % confidence the error is below {percent(3 / scores.n)}."
         blocks.append(paragraph(f"No mistake was made; {words}"))
     return [*blocks, classes_table(facts), *elsewhere]
 
 
-def _items(run: RunInputs, facts: Mapping[str, Any] | None) -> Bullets:
+def _items(run: RunInputs, facts: ResultsFacts | None) -> Bullets:
     """Answer the remaining items of the guidelines, or say that they are not answered."""
-    scores = facts["scores"] if facts else {}
-    damaged = mean_corruption_error(scores)
-    distorted = facts["distorted"] if facts else None
-    groups = scores.get("groups")
+    scores = facts.scores if facts else None
+    damaged = mean_corruption_error(scores) if scores else None
+    distorted = scores.distorted if scores else None
     external = (
         f"accuracy {elsewhere_scores(run.elsewhere)}. What was not among these sources is not known."
         if run.elsewhere
@@ -144,20 +142,21 @@ def _items(run: RunInputs, facts: Mapping[str, Any] | None) -> Bullets:
         (
             paragraph(
                 "Fairness: scores by age, sex or illness cannot be given, since the data do not name them.",
-                "Scores by batch of background are in the report." if groups else "Scores by batch were not taken.",
+                "Scores by batch of background are in the report."
+                if scores and scores.groups
+                else "Scores by batch were not taken.",
             ),
             paragraph(f"Universality: {external}"),
             paragraph(
                 "Robustness:",
-                f"accuracy {percent(distorted['value'])} on images distorted like those of the field."
+                f"accuracy {percent(distorted.value)} on images distorted like those of the field."
                 if distorted
                 else "not measured on distorted images.",
                 f"Mean balanced error over corruptions {percent(damaged)}." if damaged is not None else None,
             ),
             paragraph(
-                "Uncertainty: probabilities calibrated by one temperature"
-                + (f" ({number(scores['temperature'])})" if scores.get("temperature") is not None else "")
-                + "; the model may abstain."
+                f"Uncertainty: probabilities calibrated by one temperature ({number(scores.temperature)}); the model "
+                "may abstain."
                 if scores
                 else "Uncertainty: not calibrated."
             ),

@@ -14,11 +14,11 @@ import polars as pl
 
 from hemalens.core.audit_summary import AuditSummary
 from hemalens.core.errors import ArtifactError
+from hemalens.core.evaluation_summary import Evaluation
 from hemalens.core.provenance import PROVENANCE
 from hemalens.core.recorded import Recorded, file_record, find_record, open_record
 from hemalens.data.review.decisions import decisions_digest
 from hemalens.report.extras import (
-    EVALUATION_KEYS,
     Elsewhere,
     Explanation,
     find_explanation,
@@ -26,7 +26,7 @@ from hemalens.report.extras import (
     source_of,
 )
 
-__all__ = ["Evaluation", "ReportInputs", "RunInputs", "Splits", "load_inputs"]
+__all__ = ["Evaluated", "ReportInputs", "RunInputs", "Splits", "load_inputs"]
 
 _MODEL_KEYS = ("model", "parameters", "classes")
 _HISTORY_COLUMNS: Mapping[str, type[pl.DataType]] = {
@@ -59,22 +59,20 @@ class Splits:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluated:
     """What ``evaluate`` found out about one model.
 
     Attributes:
         directory: where it lies; the images of mistakes are inside.
         scores: the contents of ``evaluation.json``.
         provenance: of the directory.
-        split: the split that was scored, as recorded; None where it was not.
         answers: sample_id, label and predicted of the samples with a label; None where they were not asked for or
             are not there.
     """
 
     directory: Path
-    scores: Mapping[str, Any]
+    scores: Evaluation
     provenance: Mapping[str, Any]
-    split: str | None
     answers: pl.DataFrame | None
 
 
@@ -105,7 +103,7 @@ class RunInputs:
     model: Mapping[str, Any]
     history: Mapping[str, Sequence[float | None]]
     provenance: Mapping[str, Any]
-    evaluation: Evaluation | None
+    evaluation: Evaluated | None
     audit: AuditSummary | None
     audit_folder: Path | None
     splits: Splits | None
@@ -288,7 +286,7 @@ def _find_dropped(root: Path) -> tuple[dict[str, int] | None, dict[str, str]]:
     return None, {}
 
 
-def _find_evaluation(folders: Sequence[Path], training: Mapping[str, Any], *, answers: bool) -> Evaluation | None:
+def _find_evaluation(folders: Sequence[Path], training: Mapping[str, Any], *, answers: bool) -> Evaluated | None:
     """Read the first evaluation of this training's model; one of another model is as good as none."""
     for folder in folders:
         if folder.is_dir() and (found := _load_evaluation(folder, training, answers=answers)) is not None:
@@ -296,15 +294,14 @@ def _find_evaluation(folders: Sequence[Path], training: Mapping[str, Any], *, an
     return None
 
 
-def _load_evaluation(directory: Path, training: Mapping[str, Any], *, answers: bool) -> Evaluation | None:
+def _load_evaluation(directory: Path, training: Mapping[str, Any], *, answers: bool) -> Evaluated | None:
     record = open_record(directory, "evaluate")
     made, used = set(training.get("outputs", {}).values()), set(record.inputs.values())
     if made and used and not made & used:
         return None
-    scores = record.json("evaluation.json", EVALUATION_KEYS)
-    split = scores.get("split") or record.options.get("split")
-    kept = _load_answers(record, scores["classes"]) if answers and record.has("predictions.csv") else None
-    return Evaluation(directory, scores, record.facts, split, kept)
+    scores = record.read("evaluation.json", Evaluation)
+    kept = _load_answers(record, scores.classes) if answers and record.has("predictions.csv") else None
+    return Evaluated(directory, scores, record.facts, kept)
 
 
 def _load_answers(record: Recorded, classes: Sequence[str]) -> pl.DataFrame:

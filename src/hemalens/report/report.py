@@ -6,6 +6,7 @@ wrote. What was not measured is said to be missing and never made up. Needs neit
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from hemalens.report.sections.elsewhere import elsewhere_scores
 from hemalens.report.sections.experiments import experiments_context, experiments_section, experiments_table
 from hemalens.report.sections.method import method_section, plain
 from hemalens.report.sections.problem import problem_section
-from hemalens.report.sections.results import results_facts, results_section
+from hemalens.report.sections.results import ResultsFacts, results_facts, results_section
 
 __all__ = ["report", "write_report"]
 
@@ -73,12 +74,11 @@ def write_report(out_html: Path, runs: Sequence[Path]) -> dict[str, Any]:
 
 def _summary(inputs: ReportInputs, files: Sequence[str]) -> dict[str, Any]:
     evaluation = inputs.main.evaluation
-    scores = evaluation.scores if evaluation else {}
     return {
         "runs": [run.name for run in inputs.runs],
         "evaluated": sum(run.evaluation is not None for run in inputs.runs),
-        "accuracy": scores.get("accuracy"),
-        "macro_f1": scores.get("macro_f1"),
+        "accuracy": asdict(evaluation.scores.accuracy) if evaluation else None,
+        "macro_f1": asdict(evaluation.scores.macro_f1) if evaluation else None,
         "files": list(files),
     }
 
@@ -96,7 +96,7 @@ def _write(folder: Path, inputs: ReportInputs, page: Path) -> None:
 
 
 def _document(
-    inputs: ReportInputs, facts: Mapping[str, Any] | None, reproduction: Mapping[str, Any], folder: Path
+    inputs: ReportInputs, facts: ResultsFacts | None, reproduction: Mapping[str, Any], folder: Path
 ) -> Document:
     """Write the report as data; ``folder`` is where its files will lie (links are relative to it)."""
     run, found = inputs.main, experiments_context(inputs.runs)
@@ -135,7 +135,7 @@ def _time(inputs: ReportInputs) -> datetime | None:
     return max(aware).astimezone(UTC) if aware else None
 
 
-def _lead(inputs: ReportInputs, facts: Mapping[str, Any] | None) -> list[Paragraph]:
+def _lead(inputs: ReportInputs, facts: ResultsFacts | None) -> list[Paragraph]:
     """Say in a few sentences what the report says."""
     run = inputs.main
     model, audit = run.model, run.audit
@@ -156,17 +156,17 @@ def _lead(inputs: ReportInputs, facts: Mapping[str, Any] | None) -> list[Paragra
     if facts is None:
         words = "It has not been evaluated, so nothing is known about its accuracy"
         return [paragraph(*sentences, f"{words} at home." if there else f"{words}.", there)]
-    scores, distorted, kept = facts["scores"], facts["distorted"], facts["abstention"]
+    scores, distorted, kept = facts.scores, facts.scores.distorted, facts.scores.abstention
     field = "; on the same images, distorted to look like the field, its accuracy is "
     score_words = (
-        f"On {facts['scored_on']} ({thousands(scores['n'])} images) its accuracy is {interval(scores['accuracy'])} "
-        f"and its macro-F1 {interval(scores['macro_f1'])}{f'{field}{interval(distorted)}' if distorted else ''}."
+        f"On {facts.scored_on} ({thousands(scores.n)} images) its accuracy is {interval(scores.accuracy)} "
+        f"and its macro-F1 {interval(scores.macro_f1)}{f'{field}{interval(distorted)}' if distorted else ''}."
     )
     sentences += [
         score_words,
-        f"Allowed to abstain, it answers for {percent(kept['coverage'])} of them and is right in "
-        f"{percent(kept['accuracy_kept'])} of those answers."
-        if kept and kept.get("accuracy_kept") is not None
+        f"Allowed to abstain, it answers for {percent(kept.coverage)} of them and is right in "
+        f"{percent(kept.accuracy_kept)} of those answers."
+        if kept.accuracy_kept is not None
         else None,
         there,
     ]

@@ -60,7 +60,7 @@ def test_the_report_says_what_was_measured_elsewhere(abroad, words):
 def test_what_is_kept_is_counted_from_the_single_answers(abroad):
     assert "60.0 % [31.3, 83.2] 6 of 10" in abroad[1].replace("&#39;", "'")
     (there, _) = load_inputs([abroad[0] / "train"], (), [abroad[0] / "as-is", abroad[0] / "adapted"]).main.elsewhere
-    assert (there.refused, there.kept_right) == (30, 6)
+    assert (there.abstained, there.kept_right) == (30, 6)
     assert there.strangers == {"blast": (10, 6)}
     assert there.named == {"monocyte": 3, "ig": 1}
 

@@ -12,10 +12,9 @@ import polars as pl
 from hemalens.core.text import ABSENT, duration, number, percent, thousands
 from hemalens.evaluation.figures import learning_curves
 from hemalens.report.document.blocks import Block, Cell, Section, Sentence, Table, paragraph, reference
-from hemalens.report.inputs import Evaluation, RunInputs
+from hemalens.report.inputs import Evaluated, RunInputs
 from hemalens.report.parts import drawn
 from hemalens.report.sections.recipes import COMPARED, add_differences, find_recipes, merge_rows, same_samples
-from hemalens.report.sections.results import distorted_accuracy
 
 __all__ = ["augmentation_words", "experiments_context", "experiments_section", "experiments_table", "verdicts"]
 
@@ -75,7 +74,7 @@ def experiments_context(runs: Sequence[RunInputs]) -> dict[str, Any]:
     classes = [key.removeprefix("f1_") for key in rows[0] if key.startswith("f1_")]
     best = _best(table, classes)
     known = [run.evaluation for run in runs if run.evaluation]
-    sizes_differ = len({one.scores["n"] for one in known}) > 1
+    sizes_differ = len({one.scores.n for one in known}) > 1
     return {
         "table": table,
         "rows": [_row(one, best, counted=sizes_differ) for one in table],
@@ -132,7 +131,7 @@ def _runs_table(run: RunInputs, found: Mapping[str, Any]) -> Table:
         "One row a " + ("recipe" if seeded else "run"),
         ", in the order given; the best value of a column is bold and marked ●" if several else "",
         ". Scores on the samples that the run was evaluated on",
-        f" (n = {thousands(run.evaluation.scores['n'])})" if counted and run.evaluation else "",
+        f" (n = {thousands(run.evaluation.scores.n)})" if counted and run.evaluation else "",
         ", below them 95 % intervals",
         ", or for several seeds the mean, its standard deviation (SD) and the range" if seeded else "",
         "; ECE: expected calibration error.",
@@ -244,18 +243,18 @@ def _start(config: Mapping[str, Any]) -> str:
     return name if frozen in (None, "none", False) else f"{name}, frozen: {frozen}"
 
 
-def _scores(evaluation: Evaluation | None) -> dict[str, Any]:
-    scores: Mapping[str, Any] = evaluation.scores if evaluation else {}
-    found: dict[str, Any] = {"n": scores.get("n")}
+def _scores(evaluation: Evaluated | None) -> dict[str, Any]:
+    scores = evaluation.scores if evaluation else None
+    found: dict[str, Any] = {"n": scores.n if scores else None}
     for name in _SCORES:
-        score = distorted_accuracy(scores) if name == "distorted" else scores.get(name)
+        score = getattr(scores, name) if scores else None
         for column, key in ((name, "value"), (f"{name}_low", "low"), (f"{name}_high", "high")):
-            found[column] = None if score is None else score[key]
-    found["ece"] = scores.get("ece")
-    return found | {f"f1_{name}": one["f1"] for name, one in scores.get("per_class", {}).items()}
+            found[column] = None if score is None else getattr(score, key)
+    found["ece"] = scores.ece if scores else None
+    return found | {f"f1_{name}": one.f1 for name, one in (scores.per_class if scores else {}).items()}
 
 
-def _score_of(evaluation: Evaluation, score: str) -> float | None:
+def _score_of(evaluation: Evaluated, score: str) -> float | None:
     found: float | None = _scores(evaluation)[score]
     return found
 

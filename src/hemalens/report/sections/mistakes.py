@@ -4,13 +4,14 @@ A mistake whose heat map is there stands beside it; both stages that draw maps, 
 same figure. Needs neither torch nor anything of training.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hemalens.core.evaluation_summary import Mistake
 from hemalens.core.text import percent, thousands
 from hemalens.report.document.blocks import Block, Gallery, Heading, Sentence, code, paragraph, reference
 from hemalens.report.extras import Explanation, source_of
-from hemalens.report.inputs import Evaluation, RunInputs
+from hemalens.report.inputs import Evaluated, RunInputs
 from hemalens.report.parts import stored_image
 
 __all__ = ["map_verdict", "mistakes_blocks"]
@@ -27,7 +28,7 @@ def mistakes_blocks(run: RunInputs, *, flawless: bool) -> list[Block]:
     ``flawless`` says that no mistake was made.
     """
     evaluation, explanation = run.evaluation, run.explanation
-    mistakes = evaluation.scores.get("worst_mistakes", [])[:_MISTAKES_SHOWN] if evaluation else []
+    mistakes = evaluation.scores.worst_mistakes[:_MISTAKES_SHOWN] if evaluation else ()
     mapped = _mapped_mistakes(evaluation, explanation, mistakes) if evaluation else {}
     shown = list(mapped)[:_MAPS_SHOWN]
     items = [mapped[sample] for sample in shown]
@@ -36,9 +37,9 @@ def mistakes_blocks(run: RunInputs, *, flawless: bool) -> list[Block]:
         items += [one for sample, one in _explained(explanation, run) if sample not in known]
     items = items[:_MAPS_SHOWN]
     others = [
-        _item(one, stored_image(evaluation.directory, one.get("image")))
+        _item(dict(one), stored_image(evaluation.directory, one.image))
         for one in mistakes
-        if evaluation and one["sample_id"] not in shown
+        if evaluation and one.sample_id not in shown
     ]
     heading = Heading("The worst mistakes and what the model looked at" if items else "The worst mistakes")
     blocks: list[Block] = [heading, *_words(mistakes, items, others, mapped=bool(mapped), flawless=flawless)]
@@ -61,7 +62,7 @@ def map_verdict(explanation: Explanation | None) -> str | None:
 
 
 def _words(
-    mistakes: list[Any],
+    mistakes: Sequence[Mistake],
     items: list[dict[str, Any]],
     others: list[dict[str, Any]],
     *,
@@ -84,7 +85,7 @@ def _words(
 
 
 def _mapped_mistakes(
-    evaluation: Evaluation, explanation: Explanation | None, mistakes: list[Any]
+    evaluation: Evaluated, explanation: Explanation | None, mistakes: Sequence[Mistake]
 ) -> dict[str, dict[str, Any]]:
     """Return sample -> what is shown, for the mistakes of which both image and map are there, worst first."""
     drawn: dict[str, str] = {}
@@ -92,12 +93,12 @@ def _mapped_mistakes(
         drawn = dict(explanation.samples.select("sample_id", "map").iter_rows())
     found = {}
     for one in mistakes:
-        heat = stored_image(evaluation.directory, one.get("map"))
+        heat = stored_image(evaluation.directory, one.map)
         if heat is None and explanation is not None:
-            heat = stored_image(explanation.directory, drawn.get(one["sample_id"]))
-        image = stored_image(evaluation.directory, one.get("image"))
+            heat = stored_image(explanation.directory, drawn.get(one.sample_id))
+        image = stored_image(evaluation.directory, one.image)
         if heat and image:
-            found[one["sample_id"]] = _item(one, image, beside=heat)
+            found[one.sample_id] = _item(dict(one), image, beside=heat)
     return found
 
 
