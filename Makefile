@@ -34,9 +34,10 @@ lint: $(READY) ## ruff, mypy --strict, import arrows, generated docs and licence
 	$(BIN)/python docs/generate.py --check
 	$(BIN)/python docs/supply.py --check
 
-docs: $(READY) ## write docs/reference anew from the code, docs/licences.md and build/sbom.cdx.json from the packages
+docs: $(READY) ## write the generated pages and build/sbom.cdx.json anew, build the site into build/site
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/supply.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 bench: $(READY) ## run the benchmarks (real cells: set HEMALENS_DATA)
 	@for script in benchmarks/bench_run.py $(filter-out benchmarks/bench_run.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -1,27 +1,22 @@
-"""Write docs/reference from the code: commands, configuration, recipes, functions. --check compares only."""
+"""Write the pages that follow from code and records: commands, configuration, decisions, benchmarks (or --check)."""
 
-import importlib
 import inspect
-import pkgutil
-import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import typer
+from figures import benchmarks
 
-import hemalens
 from hemalens.cli import app
 from hemalens.core.config import TrainConfig
 from hemalens.data.audit.issues import ISSUES
 from hemalens.training.augment.augment import COLOUR, FIELD_LIKE, GEOMETRY
 from hemalens.training.recipes import find_recipe, recipe_names
 
-REFERENCE = Path(__file__).parent / "reference"
-FILES = Path(__file__).parent / "files.md"
-NOTE = "<!-- Written by docs/generate.py from the code: edit the code, then run `make docs`. -->\n"
+DOCS = Path(__file__).parent
+NOT_WRITTEN = {"0006": "never written: numbers were given out to work done side by side, and this part decided nothing"}
+NOTE = "<!-- Written by docs/generate.py: edit what it reads, then run `make docs`. -->\n"
 
 
 def commands() -> str:
@@ -83,69 +78,50 @@ def configuration() -> str:
     return "\n".join([*lines, ""])
 
 
-def python() -> str:
-    """Return the page of public functions and classes."""
-    lines = ["# Python", "", NOTE]
-    for module in modules():
-        public = [name for name in getattr(module, "__all__", ()) if defined_in(module, name)]
-        if not public:
-            continue
-        lines += [f"## {module.__name__}", "", (inspect.getdoc(module) or "").strip(), ""]
-        for name in public:
-            member = getattr(module, name)
-            signature = str(inspect.signature(member)) if inspect.isfunction(member) else ""
-            # A function as a default is written by its name: its address changes with every start.
-            signature = re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", signature)
-            signature = re.sub(r"\b(?:collections\.abc|pathlib|typing|hemalens(?:\.\w+)+)\.", "", signature)
-            lines += [f"### {name}", ""]
-            if signature:
-                lines += ["```python", f"{name}{signature}", "```", ""]
-            lines += ["```text", (inspect.getdoc(member) or "").strip(), "```", ""]
-    return "\n".join(lines)
-
-
 def files() -> str:
     """Return the page of files with the list of issues as the issue table has it."""
     marks = "<!-- issues: written by docs/generate.py from the issue table -->", "<!-- end of issues -->"
-    before, _, rest = FILES.read_text(encoding="utf-8").partition(marks[0])
+    before, _, rest = read("files.md").partition(marks[0])
     rows = "\n".join(f"- `{issue.name}`: {issue.words}" for issue in ISSUES)
     return f"{before}{marks[0]}\n{rows}\n{marks[1]}{rest.partition(marks[1])[2]}"
 
 
-def modules() -> Iterator[ModuleType]:
-    """Yield the modules of hemalens in order of their names; commands have a page of their own."""
-    for found in sorted(pkgutil.walk_packages(hemalens.__path__, "hemalens."), key=lambda found: found.name):
-        if found.name.startswith("hemalens.commands"):
-            continue
-        yield importlib.import_module(found.name)
-
-
-def defined_in(module: ModuleType, name: str) -> bool:
-    """Tell whether a public name is a function or class of this very module."""
-    member = getattr(module, name)
-    is_code = inspect.isfunction(member) or (inspect.isclass(member) and hasattr(member, "__module__"))
-    return is_code and member.__module__ == module.__name__
+def decisions() -> str:
+    """Return the page that lists the decisions."""
+    lines = ["# Decisions", "", NOTE, "What was decided, why, what it costs and what was rejected; newest last.", ""]
+    lines += ["| number | decision |", "|---|---|"]
+    titles = {page.name[:4]: (page.name, page.read_text("utf-8")) for page in (DOCS / "decisions").glob("0*.md")}
+    for number in sorted({*titles, *NOT_WRITTEN}):
+        if number in titles:
+            name, text = titles[number]
+            title = text.splitlines()[0].removeprefix(f"# {number} ").strip()
+            lines.append(f"| [{number}]({name}) | {title} |")
+        else:
+            lines.append(f"| {number} | {NOT_WRITTEN[number]} |")
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:
-    """Write the pages, or with --check exit with 1 where one differs from the code."""
-    pages = {"commands.md": commands(), "configuration.md": configuration(), "python.md": python()}
-    stale = [
-        name for name, text in pages.items() if not (REFERENCE / name).is_file() or read(name) != text.strip() + "\n"
-    ]
-    listed = files()
-    stale += [] if listed == FILES.read_text(encoding="utf-8") else ["../files.md"]
+    """Write the pages, or with --check exit with 1 where one differs from what it is made of."""
+    pages = {
+        "reference/commands.md": commands(),
+        "reference/configuration.md": configuration(),
+        "decisions/index.md": decisions(),
+        "benchmarks.md": benchmarks(),
+        "files.md": files(),
+    }
+    stale = [name for name, text in pages.items() if read(name) != text.strip() + "\n"]
     if "--check" in sys.argv:
-        sys.exit(f"docs/reference/{stale[0]} is not what the code says; run: make docs" if stale else 0)
-    REFERENCE.mkdir(exist_ok=True)
-    FILES.write_text(listed, encoding="utf-8")
-    for name, text in pages.items():
-        (REFERENCE / name).write_text(text.strip() + "\n", encoding="utf-8")
+        sys.exit(f"docs/{stale[0]} is not what code and records say; run: make docs" if stale else 0)
+    for name in stale:
+        (DOCS / name).parent.mkdir(exist_ok=True)
+        (DOCS / name).write_text(pages[name].strip() + "\n", encoding="utf-8")
 
 
-def read(name: str) -> str:
-    """Return a page as it stands."""
-    return (REFERENCE / name).read_text(encoding="utf-8")
+def read(name: str) -> str | None:
+    """Return a page as it stands, None where there is none."""
+    page = DOCS / name
+    return page.read_text(encoding="utf-8") if page.is_file() else None
 
 
 if __name__ == "__main__":

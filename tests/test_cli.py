@@ -21,6 +21,7 @@ from hemalens.core.provenance import version
 from hemalens.data.synthetic import synthetic_set
 from hemalens.export.submission import check as submission_check
 from hemalens.export.submission import package as submission
+from hemalens.inference.serve.access import Access
 
 STAGES = {
     "audit": "hemalens.data.audit.audit",
@@ -36,6 +37,7 @@ STAGES = {
     "predict": "hemalens.inference.predict",
     "serve": "hemalens.inference.serve.serve",
     "package": "hemalens.export.submission.package",
+    "verify": "hemalens.export.verify",
     "run": "hemalens.pipeline",
     "demo": "hemalens.pipeline",
 }
@@ -109,6 +111,8 @@ def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
         assert (offered.pop("review"), offered.pop("port")) == (False, review["port"].default)
     if command == "serve":  # announced on stderr; the limits are for tests and programs
         assert (behind.pop("announce"), behind.pop("limits")) == (inspect.Parameter.empty, None)
+        assert behind.pop("access") is None  # a record, whose fields are options
+        behind |= {name: one.default for name, one in inspect.signature(Access).parameters.items()}
     assert offered.keys() == behind.keys()
     for option, default in behind.items():
         assert offered[option] == (None if default == () else default), option

@@ -13,6 +13,9 @@ from hemalens import pipeline
 from hemalens.core.artifacts import read_json
 from hemalens.core.errors import ConfigError, HemalensError, SourceError
 from hemalens.core.provenance import sha256_file
+from hemalens.data.audit import statistics
+from hemalens.data.reading.decode import Decoded
+from hemalens.data.split import split
 from hemalens.data.synthetic import SyntheticSet, synthetic_set
 from hemalens.pipeline import demo, run
 
@@ -44,11 +47,30 @@ def source(cells: SyntheticSet, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
-def finished(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def measured() -> list[tuple[int, int]]:
+    """The size of each image that ``finished`` measured."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(source: Path, measured: list[tuple[int, int]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never cut off."""
     out = tmp_path_factory.mktemp("finished") / "out"
-    run(source, out, settings=SETTINGS, ratios="6:2:2")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "_reduce", counting(measured))
+        run(source, out, settings=SETTINGS, ratios="6:2:2")
     return out
+
+
+def counting(measured: list[tuple[int, int]]) -> Callable[[Decoded, bytes], Any]:
+    """Return what measures an image and counts it; a few images are measured in this process."""
+    reduce = statistics._reduce
+
+    def counted(image: Decoded, encoded: bytes) -> Any:
+        measured.append(image.size)
+        return reduce(image, encoded)
+
+    return counted
 
 
 def go(source: Path, out: Path, **options: Any) -> dict[str, Any]:
@@ -111,6 +133,14 @@ def test_a_run_writes_every_artifact_and_the_report_last(finished: Path, cells: 
     assert audited["suggested_drops"] > 0
     with np.load(finished / "clean.npz") as clean:
         assert len(clean["images"]) == audited["n_samples"] - audited["suggested_drops"]
+
+
+def test_a_run_measures_each_image_once(
+    finished: Path, cells: SyntheticSet, measured: list[tuple[int, int]], tmp_path: Path
+) -> None:
+    assert len(measured) == len(cells.labels)
+    split(finished / "clean.npz", tmp_path / "splits.csv", ratios="6:2:2")
+    assert (tmp_path / "splits.csv").read_bytes() == (finished / "splits.csv").read_bytes()
 
 
 def test_the_summary_says_what_was_found(source: Path, finished: Path) -> None:

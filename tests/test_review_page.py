@@ -235,3 +235,23 @@ def test_on_a_phone_no_image_leaves_its_card_and_no_page_is_wider_than_the_scree
     finally:
         served.process.kill()
         served.process.communicate()
+
+
+def test_slow_loading_and_saving_say_so_and_unsaved_decisions_hold_the_page(page, served: Served) -> None:
+    held = []
+    page.route("**/api/*", lambda route: held.append(route))
+    page.locator(".card").first.focus()
+    page.keyboard.press("d")
+    said(page, "saving…")
+    with page.expect_event("dialog") as waiting:
+        page.evaluate("setTimeout(() => location.reload())")
+    assert waiting.value.type == "beforeunload"
+    waiting.value.dismiss()
+    held.pop().continue_()
+    said(page, "dropped")
+    page.keyboard.press("n")
+    said(page, "loading…")
+    held.pop().continue_()
+    playwright.expect(page.locator("#said")).to_be_empty()
+    page.unroute("**/api/*")
+    show(page, served.address)  # nothing is unsaved: nobody asks

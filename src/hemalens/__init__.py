@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hemalens.inference.model import Model as Model
+    from hemalens.inference.model import Model
     from hemalens.training.estimator import Classifier
 
-__all__ = ["Classifier", "load"]
+    __version__: str
+
+__all__ = ["Classifier", "Model", "__version__", "load"]
 
 
 def load(model: "str | Path" = "embedded", *, threads: int = 0) -> "Model":
@@ -23,15 +25,28 @@ def load(model: "str | Path" = "embedded", *, threads: int = 0) -> "Model":
     Raises:
         ArtifactError: the model is not there or damaged.
     """
-    from hemalens.inference.model import Model as Model  # here, so that importing stays free
+    from hemalens.inference.model import Model  # here, so that importing stays free
 
     return Model.open(model, threads=threads)
 
 
 def __getattr__(name: str) -> object:
-    """Import ``Classifier`` when it is asked for: scikit-learn takes half a second."""
+    """Import what is asked for when it is asked for: scikit-learn, which ``Classifier`` needs, takes half a second."""
     if name == "Classifier":
         from hemalens.training.estimator import Classifier
 
         return Classifier
+    if name == "Model":
+        from hemalens.inference.model import Model
+
+        return Model
+    if name == "__version__":
+        from hemalens.core.provenance import version
+
+        return version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Name what is there and what is imported when it is asked for."""
+    return sorted({*globals(), *__all__})

@@ -24,7 +24,7 @@ app = typer.Typer(
     name="hemalens",
     help="From dirty blood-cell images to a classifier one can trust. Not for diagnosis.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},  # every command inherits it
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
@@ -73,7 +73,8 @@ def main() -> None:
     """Run the command line; exit 0 when done, 2 where the user can mend it (one line on stderr), 1 for a defect."""
     debug = "--debug" in sys.argv
     try:
-        code = app(standalone_mode=False)
+        # Named, so that `python -m hemalens` too explains itself, and completes, by the script's name.
+        code = app(prog_name="hemalens", standalone_mode=False)
     except UserError as error:
         code = _fail(str(error), 2, debug=debug)
     except TyperException as error:

@@ -90,9 +90,11 @@ def run(
             "split",
             splits,
             {"clean": _written(cleaned)},
-            lambda _: split(cleaned, splits, ratios=ratios, seed=seed, overwrite=True, progress=progress),
+            lambda _: split(
+                cleaned, splits, ratios=ratios, seed=seed, audit=audited, overwrite=True, progress=progress
+            ),
         )
-        _check_sides(splits)
+        _check_splits(splits)
         work.stage(
             "train",
             trained,
@@ -202,13 +204,13 @@ def _begin(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> _Work:
     return work
 
 
-def _check_sides(splits: Path) -> None:
-    """Refuse a split without samples on one side before the hours of training, not after them."""
+def _check_splits(splits: Path) -> None:
+    """Raise where a split has no sample before the hours of training, not after them."""
     found = set(file_record(splits, "split").table(splits.name, {"split": pl.String})["split"].to_list())
-    for side in SPLITS:
-        if side not in found:
+    for name in SPLITS:
+        if name not in found:
             step = "bring more samples, or begin anew with larger shares, for example --ratios 6:2:2 --overwrite"
-            raise SourceError(f"split {side} in {splits}", "has no sample", step)
+            raise SourceError(f"split {name} in {splits}", "has no sample", step)
 
 
 def _written(output: Path) -> str:

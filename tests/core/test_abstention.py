@@ -149,7 +149,7 @@ def damaged(value: dict[str, Any], *path: str, to: object) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "to"),
     [
-        (("schema_version",), 2),
+        (("schema_version",), 1),
         (("temperature",), None),
         (("temperature",), "hot"),
         (("distance_limit",), float("nan")),
@@ -168,5 +168,5 @@ def damaged(value: dict[str, Any], *path: str, to: object) -> dict[str, Any]:
     ],
 )
 def test_damage_is_named(abstention: Abstention, path: tuple[str, ...], to: object) -> None:
-    with pytest.raises(ArtifactError, match=r"refusal data.*; train the model again"):
+    with pytest.raises(ArtifactError, match=r"abstention data.*; train the model again"):
         Abstention.from_json(damaged(abstention.to_json(), *path, to=to))

@@ -53,7 +53,7 @@ def test_labels_become_numbers_and_what_is_no_class_becomes_minus_one():
 
 def test_a_sample_is_frozen_and_knows_nothing_it_was_not_told():
     sample = Sample("a/b.png")
-    assert (sample.label, sample.group, sample.split, sample.refused) == (None, None, None, None)
+    assert (sample.label, sample.group, sample.split, sample.unreadable) == (None, None, None, None)
     with pytest.raises(dataclasses.FrozenInstanceError):
         sample.label = "ig"
 

@@ -130,7 +130,7 @@ def test_one_drop_beats_a_relabel_of_the_same_sample(folder: Path) -> None:
         (["ig", "platelet"], r"contradicts an earlier line of the sample \(ig\)"),
     ],
 )
-def test_a_relabel_that_means_nothing_is_refused(folder: Path, labels: list[str], words: str) -> None:
+def test_a_relabel_that_means_nothing_is_an_error(folder: Path, labels: list[str], words: str) -> None:
     def change(rows: list[dict[str, str]]) -> Iterable[dict[str, str]]:
         return [*rows, *(rows[-1] | {"sample_id": "ig/1.png", "suggestion": f"relabel:{label}"} for label in labels)]
 
@@ -166,14 +166,14 @@ def test_review_keeps(folder: Path) -> None:
         ("issue", None, "line 4: issue None"),
     ],
 )
-def test_a_row_that_means_nothing_is_refused_by_its_line(folder: Path, column: str, value: str, words: str) -> None:
+def test_a_row_that_means_nothing_is_an_error_by_its_line(folder: Path, column: str, value: str, words: str) -> None:
     edit(folder / "audit", lambda rows: [row | ({column: value} if n == 2 else {}) for n, row in enumerate(rows)])
     with pytest.raises(ArtifactError, match=words):
         clean(folder / "cells", folder / "clean", audit=folder / "audit")
     assert not (folder / "clean").exists()
 
 
-def test_an_issues_table_without_a_column_is_refused(folder: Path) -> None:
+def test_an_issues_table_without_a_column_is_an_error(folder: Path) -> None:
     path = folder / "audit" / "issues.csv"
     pl.read_csv(path, infer_schema=False).drop("suggestion").write_csv(path)
     with pytest.raises(ArtifactError, match="lacks the column 'suggestion'"):
@@ -224,7 +224,7 @@ def test_an_unreadable_sample_cannot_be_kept(folder: Path) -> None:
         clean(folder / "cells", folder / "clean", audit=folder / "audit")
 
 
-def test_dropping_every_sample_is_refused(folder: Path) -> None:
+def test_dropping_every_sample_is_an_error(folder: Path) -> None:
     def change(rows: list[dict[str, str]]) -> Iterable[dict[str, str]]:
         names = ["ig/0.png", "ig/1.png", "platelet/bad.png", "platelet/copy of 0.png", "platelet/grey.png"]
         return [rows[0] | {"sample_id": name, "suggestion": "drop"} for name in names]
@@ -234,19 +234,19 @@ def test_dropping_every_sample_is_refused(folder: Path) -> None:
         clean(folder / "cells", folder / "clean", audit=folder / "audit")
 
 
-def test_a_source_that_changed_since_its_audit_is_refused(folder: Path) -> None:
+def test_a_source_that_changed_since_its_audit_is_an_error(folder: Path) -> None:
     (folder / "cells" / "ig" / "2.png").write_bytes(encode(cell(8, 2)))
     with pytest.raises(ArtifactError, match="has changed since; audit it again"):
         clean(folder / "cells", folder / "clean", audit=folder / "audit")
 
 
-def test_an_audit_that_was_not_finished_is_refused(folder: Path) -> None:
+def test_an_audit_that_was_not_finished_is_an_error(folder: Path) -> None:
     (folder / "audit" / PROVENANCE).unlink()
     with pytest.raises(ArtifactError, match="not written to its end"):
         clean(folder / "cells", folder / "clean", audit=folder / "audit")
 
 
-def test_existing_outputs_are_refused_unless_overwritten(folder: Path) -> None:
+def test_existing_outputs_are_kept_unless_overwritten(folder: Path) -> None:
     for out in (folder / "clean", folder / "clean.npz"):
         clean(folder / "cells", out, audit=folder / "audit")
         with pytest.raises(ArtifactError, match="--overwrite"):

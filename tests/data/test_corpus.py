@@ -46,13 +46,13 @@ def found_in(out: Path, summary: dict[str, Any]) -> Expected:
     for name, issue, reason in issues.select("sample_id", "issue", "reason").iter_rows():
         if issue in ("unreadable", "converted"):
             assert found[name] == ("sound", ""), "said twice"
-            found[name] = ("refused" if issue == "unreadable" else "converted", reason)
+            found[name] = ("unreadable" if issue == "unreadable" else "converted", reason)
     for entry in summary["ignored"]:
         assert entry["name"] not in found
         found[entry["name"]] = ("ignored", entry["reason"])
     outcomes = [outcome for outcome, _ in found.values()]
     assert summary["n_ignored"] == outcomes.count("ignored") == len(summary["ignored"])
-    assert summary["n_unreadable"] == outcomes.count("refused")
+    assert summary["n_unreadable"] == outcomes.count("unreadable")
     assert sum(counts["before"] for counts in summary["classes"].values()) == summary["n_samples"]
     kept = sum(counts["after"] for counts in summary["classes"].values())
     assert kept == summary["n_samples"] - summary["suggested_drops"]
@@ -132,13 +132,13 @@ def test_in_archives_the_same_is_said_of_each_image(kind: str, tmp_path: Path) -
     for sample, row, reason in zip(source.samples, statistics.measurements, statistics.reasons, strict=True):
         outcome: Outcome = "converted" if row is not None and row.conversions else "sound"
         said = row.conversions if row is not None else reason
-        found[sample.sample_id] = ("refused", said) if reason else (outcome, said)
+        found[sample.sample_id] = ("unreadable", said) if reason else (outcome, said)
     assert len(found) == len(source) + len(source.ignored)
     assert differences(found, {prefix + name: outcome for name, outcome in expected.items()}) == []
 
 
 @pytest.mark.parametrize("pile", piles(), ids=lambda pile: pile.name)
-def test_each_pile_is_refused_in_one_line_or_audited_to_its_end(
+def test_each_pile_ends_in_one_line_or_audited_to_its_end(
     pile: Pile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -163,7 +163,7 @@ def test_each_pile_is_refused_in_one_line_or_audited_to_its_end(
     assert sorted(tmp_path.iterdir()) == ([home] if pile.error else [tmp_path / "audit", home])
 
 
-def test_all_tars_as_shards_are_one_source_in_which_the_damaged_ones_are_refused(tmp_path: Path) -> None:
+def test_all_tars_as_shards_are_one_source_in_which_the_damaged_ones_are_unreadable(tmp_path: Path) -> None:
     expected: Expected = {}
     for pile in piles():
         if not pile.name.endswith(".tar"):
@@ -172,17 +172,17 @@ def test_all_tars_as_shards_are_one_source_in_which_the_damaged_ones_are_refused
         if "no file that could be" in pile.error:
             continue  # as a shard among others it is merely empty
         if pile.error:
-            expected[pile.name] = ("refused", "shard cannot be opened: ")
+            expected[pile.name] = ("unreadable", "shard cannot be opened: ")
         expected |= {f"{pile.name}/{name}": outcome for name, outcome in pile.entries.items()}
     source = open_source(tmp_path)
     statistics = measure_source(source, workers=0)
     found: Expected = {name: ("ignored", reason) for name, reason in source.ignored}
     for sample, reason in zip(source.samples, statistics.reasons, strict=True):
-        found[sample.sample_id] = ("refused", reason) if reason else ("sound", "")
+        found[sample.sample_id] = ("unreadable", reason) if reason else ("sound", "")
     assert differences(found, expected) == []
 
 
-def test_all_files_of_the_corpus_in_one_flat_folder_are_refused_by_what_they_are(tmp_path: Path) -> None:
+def test_all_files_of_the_corpus_in_one_flat_folder_are_told_by_what_they_are(tmp_path: Path) -> None:
     """Archives, arrays and tables among images are no samples that can be read, and none is opened."""
     for pile in piles():
         pile.write(tmp_path / pile.name)

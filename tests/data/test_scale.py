@@ -107,7 +107,7 @@ def test_images_stay_where_most_are_like_training_cells_even_if_another_zoom_is_
 
 def test_the_size_is_told_by_the_distance_that_does_not_see_through_it() -> None:
     one = np.ones((1, 2), np.float32)
-    # Sizes lie along the second feature, which the refusal's distance hardly counts.
+    # Sizes lie along the second feature, which the abstention's distance hardly counts.
     blind = Gaussians(0 * one, np.eye(2, dtype=np.float32), np.array([1, 1e-6], np.float32), 0.0)
     home = Gaussians(0 * one, np.eye(2, dtype=np.float32), np.array([1, 1], np.float32), 0.0)
     draw = np.random.default_rng(0)

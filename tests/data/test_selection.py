@@ -1,4 +1,4 @@
-"""What a training stage looks at: the labelled samples of one side of a split, enough of them, of two classes."""
+"""What a training stage looks at: the labelled samples of one split, enough of them, of two classes."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.training.kills import write_source
 def test_the_source_s_own_split_is_kept_and_a_given_one_goes_before_it(tmp_path: Path) -> None:
     write_source(tmp_path)
     source, assigned = open_assigned(tmp_path / "cells.npz", None, seed=0)
-    assert [side == "val" for side in assigned] == [row % 7 == 0 for row in range(42)]
+    assert [name == "val" for name in assigned] == [row % 7 == 0 for row in range(42)]
     ids = [sample.sample_id for sample in source.samples]
     pl.DataFrame({"sample_id": ids, "split": ["train"] * 40 + ["test"] * 2}).write_csv(tmp_path / "splits.csv")
     _, assigned = open_assigned(tmp_path / "cells.npz", tmp_path / "splits.csv", seed=0)
@@ -24,7 +24,7 @@ def test_the_source_s_own_split_is_kept_and_a_given_one_goes_before_it(tmp_path:
         open_assigned(tmp_path / "cells.npz", tmp_path / "splits.csv", seed=0)
 
 
-def test_a_side_has_its_labels_and_places_and_is_refused_where_it_is_too_small(tmp_path: Path) -> None:
+def test_a_split_has_its_labels_and_indices_and_is_an_error_where_it_is_too_small(tmp_path: Path) -> None:
     write_source(tmp_path)
     source, assigned = open_assigned(tmp_path / "cells.npz", None, seed=0)
     labels, indices = choose_split(source, assigned, "val")

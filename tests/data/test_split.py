@@ -63,40 +63,40 @@ def test_ratios_are_shares_of_their_sum(text: str, shares: tuple[float, float, f
         "1::1",
     ],
 )
-def test_ratios_that_are_none_are_refused(text: str) -> None:
+def test_ratios_that_are_none_are_an_error(text: str) -> None:
     with pytest.raises(ConfigError, match="write for example 83:13:4"):
         parse_ratios(text)
 
 
 @settings(max_examples=150, deadline=None)
 @given(labels=LABELS, shares=SHARES, seed=st.integers(0, 2**32))
-def test_without_groups_every_class_is_within_one_of_its_share_on_every_side(labels, shares, seed) -> None:
-    sides = assign(labels, np.arange(len(labels)), shares=shares, seed=seed)
-    assert len(sides) == len(labels)
+def test_without_groups_every_class_is_within_one_of_its_share_in_every_split(labels, shares, seed) -> None:
+    drawn = assign(labels, np.arange(len(labels)), shares=shares, seed=seed)
+    assert len(drawn) == len(labels)
     for name, count in Counter(labels).items():
-        on_side = np.bincount(sides[np.array(labels) == name], minlength=3)
-        assert (np.abs(on_side - np.array(shares) * count) < 1).all()
-        assert on_side.sum() == count
+        in_split = np.bincount(drawn[np.array(labels) == name], minlength=3)
+        assert (np.abs(in_split - np.array(shares) * count) < 1).all()
+        assert in_split.sum() == count
 
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data(), labels=LABELS, shares=SHARES, seed=st.integers(0, 2**32))
-def test_no_unit_is_on_two_sides_and_no_sample_on_none(data, labels, shares, seed) -> None:
+def test_no_unit_is_in_two_splits_and_no_sample_in_none(data, labels, shares, seed) -> None:
     units = np.array(data.draw(st.lists(st.integers(0, 30), min_size=len(labels), max_size=len(labels))))
-    sides = assign(labels, units, shares=shares, seed=seed)
-    assert len(sides) == len(labels)
-    assert all(len(set(sides[units == unit])) == 1 for unit in set(units.tolist()))
-    assert all(shares[side] > 0 for side in set(sides.tolist()))
-    assert np.array_equal(sides, assign(labels, units, shares=shares, seed=seed))
+    drawn = assign(labels, units, shares=shares, seed=seed)
+    assert len(drawn) == len(labels)
+    assert all(len(set(drawn[units == unit])) == 1 for unit in set(units.tolist()))
+    assert all(shares[number] > 0 for number in set(drawn.tolist()))
+    assert np.array_equal(drawn, assign(labels, units, shares=shares, seed=seed))
 
 
 def test_groups_of_moderate_size_leave_the_shares_near_what_was_asked() -> None:
     rng = np.random.default_rng(0)
     labels, units = rng.choice(list("abc"), 3000).tolist(), rng.integers(0, 200, 3000)
-    sides = assign(labels, units, shares=(0.8, 0.15, 0.05), seed=1)
+    drawn = assign(labels, units, shares=(0.8, 0.15, 0.05), seed=1)
     for name in "abc":
-        on_side = np.bincount(sides[np.array(labels) == name], minlength=3)
-        assert on_side / on_side.sum() == pytest.approx([0.8, 0.15, 0.05], abs=0.03)
+        in_split = np.bincount(drawn[np.array(labels) == name], minlength=3)
+        assert in_split / in_split.sum() == pytest.approx([0.8, 0.15, 0.05], abs=0.03)
 
 
 def test_another_seed_draws_another_split() -> None:
@@ -151,16 +151,16 @@ def test_the_table_has_a_row_a_sample_and_the_summary_counts_it(tmp_path: Path) 
     assert table["sample_id"].to_list() == [f"row-{n:06d}" for n in range(60)]
     assert summary["n_samples"] == 60
     each = {
-        side: dict.fromkeys(("basophil", "eosinophil", "erythroblast"), n)
-        for side, n in zip(SPLITS, (12, 4, 4), strict=True)
+        name: dict.fromkeys(("basophil", "eosinophil", "erythroblast"), n)
+        for name, n in zip(SPLITS, (12, 4, 4), strict=True)
     }
     assert summary["splits"] == each
     assert [list(counts) for counts in summary["splits"].values()] == [sorted(each["val"])] * 3
-    for (side, label), rows in table.group_by("split", "label"):
-        assert rows.height == each[str(side)][str(label)]
+    for (name, label), rows in table.group_by("split", "label"):
+        assert rows.height == each[str(name)][str(label)]
 
 
-def test_the_same_seed_gives_the_same_file_and_existing_ones_are_refused(tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_file_and_existing_ones_are_an_error(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "rows.npz")
     split(source, tmp_path / "a.csv", seed=1)
     split(source, tmp_path / "b.csv", seed=1)
@@ -176,11 +176,11 @@ def test_the_same_seed_gives_the_same_file_and_existing_ones_are_refused(tmp_pat
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_are_on_one_side(tmp_path: Path, seed: int) -> None:
     images = np.stack([cell(4, index % 20) for index in range(60)])
-    sides = choose_splits(
+    drawn = choose_splits(
         open_source(write_rows(tmp_path / "rows.npz", images=images)), shares=(0.5, 0.3, 0.2), seed=seed
     )
-    assert all(sides[index] == sides[index + 20] == sides[index + 40] for index in range(20))
-    assert set(sides) == set(SPLITS)
+    assert all(drawn[index] == drawn[index + 20] == drawn[index + 40] for index in range(20))
+    assert set(drawn) == set(SPLITS)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -188,9 +188,9 @@ def test_groups_and_the_copies_that_join_them_are_on_one_side(tmp_path: Path, se
     seeds = list(range(60))
     seeds[7] = 3  # a copy of an image of group 0 in group 1
     arrays = {"images": np.stack([cell(4, n) for n in seeds]), "groups": [f"p{n // 5}" for n in range(60)]}
-    sides = choose_splits(open_source(write_rows(tmp_path / "rows.npz", **arrays)), shares=(0.5, 0.3, 0.2), seed=seed)
-    assert len(set(sides[:10])) == 1
-    assert all(len(set(sides[n : n + 5])) == 1 for n in range(0, 60, 5))
+    drawn = choose_splits(open_source(write_rows(tmp_path / "rows.npz", **arrays)), shares=(0.5, 0.3, 0.2), seed=seed)
+    assert len(set(drawn[:10])) == 1
+    assert all(len(set(drawn[n : n + 5])) == 1 for n in range(0, 60, 5))
 
 
 def test_copies_encoded_anew_and_turned_are_on_one_side_where_they_are_no_equal_bytes(
@@ -202,9 +202,9 @@ def test_copies_encoded_anew_and_turned_are_on_one_side_where_they_are_no_equal_
         image.save(tmp_path / "cells" / "ig" / f"{index:02d}.png")
         image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "cells" / "ig" / f"{index:02d}.jpg", quality=85)
     split(tmp_path / "cells", tmp_path / "splits.csv", ratios="5:3:2", seed=1)
-    sides = dict(pl.read_csv(tmp_path / "splits.csv").select("sample_id", "split").iter_rows())
-    assert all(sides[f"ig/{index:02d}.png"] == sides[f"ig/{index:02d}.jpg"] for index in range(40))
-    assert set(sides.values()) == set(SPLITS)
+    drawn = dict(pl.read_csv(tmp_path / "splits.csv").select("sample_id", "split").iter_rows())
+    assert all(drawn[f"ig/{index:02d}.png"] == drawn[f"ig/{index:02d}.jpg"] for index in range(40))
+    assert set(drawn.values()) == set(SPLITS)
 
 
 def test_the_splits_a_source_brings_are_obeyed(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_the_splits_a_source_brings_are_obeyed(tmp_path: Path) -> None:
     assert pl.read_csv(tmp_path / "splits.csv")["split"].to_list() == own
 
 
-def test_a_source_that_brings_splits_for_some_samples_only_is_refused(tmp_path: Path) -> None:
+def test_a_source_that_brings_splits_for_some_samples_only_is_an_error(tmp_path: Path) -> None:
     source = write_rows(tmp_path / "rows.npz", splits=["train"] * 59 + [""])
     with pytest.raises(SourceError, match="row-000059: has no split while other samples"):
         split(source, tmp_path / "splits.csv")
@@ -227,7 +227,7 @@ def test_unreadable_and_unlabelled_samples_get_a_side_too(tmp_path: Path) -> Non
         (tmp_path / "cells" / f"{index}.png").write_bytes(encode(cell(4, index)))
     (tmp_path / "cells" / "gone.png").symlink_to("nowhere.png")
     summary = split(tmp_path / "cells", tmp_path / "splits.csv", ratios="6:3:2")
-    assert {side: sum(counts.values()) for side, counts in summary["splits"].items()} == {
+    assert {name: sum(counts.values()) for name, counts in summary["splits"].items()} == {
         "train": 6,
         "val": 3,
         "test": 2,
@@ -260,12 +260,12 @@ def test_a_table_is_read_back_in_the_order_of_the_samples(tmp_path: Path) -> Non
             "sample_id,split\na,train\nb,val\nc,test\na,test\n",
             "sample a in line 5 .* is in test and, further up, in train",
         ),
-        ("sample_id,side\na,train\n", "lacks the column 'split'"),
+        ("sample_id,half\na,train\n", "lacks the column 'split'"),
         ("", "cannot be read"),
         (None, "does not exist"),
     ],
 )
-def test_a_table_that_does_not_fit_is_refused(tmp_path: Path, text: str | None, words: str) -> None:
+def test_a_table_that_does_not_fit_is_an_error(tmp_path: Path, text: str | None, words: str) -> None:
     if text is not None:
         (tmp_path / "splits.csv").write_text(text)
     with pytest.raises(ArtifactError, match=words):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hemalens.core.errors import SourceError
 from hemalens.data.sources import open_source
 from hemalens.evaluation import corrupting
 from hemalens.evaluation.corrupting import SETS, corrupted_copies
@@ -54,11 +53,3 @@ def test_worker_processes_make_the_same_copies(folder: Path) -> None:
     (here,) = corrupted_copies(source, [0, 1], size=16, workers=0)
     (there,) = corrupted_copies(source, [0, 1], size=16, workers=1)
     np.testing.assert_array_equal(there, here)
-
-
-def test_the_image_that_kills_its_worker_is_named(folder: Path) -> None:
-    source = open_source(folder)
-    assert corrupting._singly(([1, 2], None)) == [([1], None), ([2], None)]
-    assert corrupting._singly(([1], None)) == []
-    with pytest.raises(SourceError, match=r"image ig/1.png: crashed its worker; audit"):
-        corrupting._crashed(source, ([1], None))

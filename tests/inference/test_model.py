@@ -131,3 +131,12 @@ def test_importing_hemalens_imports_nothing_else() -> None:
     code = "import sys, hemalens; print([name for name in ('numpy', 'PIL', 'onnxruntime') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_its_repr_names_the_file_the_classes_the_size_and_who_made_it(classifier: Model) -> None:
+    facts = classifier.sidecar.facts
+    assert repr(classifier) == (
+        f"<Model {classifier.path.name}: {len(facts['classes'])} classes ({', '.join(facts['classes'])}), "
+        f"{facts['image_size']} px, made by {facts['exported_by']}>"
+    )
+    assert facts["exported_by"].startswith("hemalens ")

@@ -19,7 +19,7 @@ from hemalens.report.document.blocks import Document
 from hemalens.report.document.html import render_document
 from hemalens.report.inputs import load_inputs
 from hemalens.report.report import report, write_report
-from hemalens.report.sections.results import results_section
+from hemalens.report.sections.results import results_facts, results_section
 from tests.core.test_page import Page
 from tests.evaluation.factory import (
     CONFIG,
@@ -410,7 +410,8 @@ def test_the_card_names_the_error_under_corruptions(trusted):
 
 
 def words_of_results(train):
-    return plain(render_document(Document("t", (), (results_section(load_inputs([train]).main),), "")))
+    run = load_inputs([train]).main
+    return plain(render_document(Document("t", (), (results_section(run, results_facts(run.evaluation)),), "")))
 
 
 @pytest.mark.parametrize("key", ["corruptions", "corruption_facts", "distorted", "groups"])

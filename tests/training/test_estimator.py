@@ -75,6 +75,15 @@ def test_it_learns_names_and_says_what_it_learned(fitted: Classifier, cells: Any
     assert (fitted.card_["n_train"], fitted.card_["n_val"]) == (51, 9)
 
 
+def test_its_repr_shows_parameters_as_scikit_learn_does_and_once_fitted_what_it_knows(fitted: Classifier) -> None:
+    assert repr(Classifier()) == "Classifier()"
+    assert repr(Classifier(recipe="robust", seed=2)) == "Classifier(recipe='robust', seed=2)"
+    shown = repr(quick(seed=3))
+    assert repr(fitted) == f"<{shown}, fitted: 3 classes (basophil, lymphocyte, platelet), 16 px>"
+    assert repr(clone(fitted)) == shown, "a clone is not fitted"
+    assert "Classifier(seed=4)" in repr(make_pipeline(Classifier(seed=4)))
+
+
 def test_probabilities_are_the_logits_over_the_temperature(fitted: Classifier, cells: Any) -> None:
     images = cells[0][:6]
     probabilities, logits = fitted.predict_proba(images), fitted.decision_function(images)

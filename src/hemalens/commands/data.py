@@ -139,6 +139,9 @@ def split(
     out: Annotated[Path, typer.Option("--out", help="The splits.csv to write.")],
     ratios: RatiosOption = "83:13:4",
     seed: SeedOption = 0,
+    audit: Annotated[
+        Path | None, typer.Option(help="Audit of the same images: what it measured is not measured again.")
+    ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -148,8 +151,8 @@ def split(
     """
     stage = find_stage("hemalens.data.split", "split")
     with watched() as progress:
-        summary = stage(source, out, ratios=ratios, seed=seed, overwrite=overwrite, progress=progress)
-    counts = ", ".join(f"{side} {sum(classes.values())}" for side, classes in summary["splits"].items())
+        summary = stage(source, out, ratios=ratios, seed=seed, audit=audit, overwrite=overwrite, progress=progress)
+    counts = ", ".join(f"{name} {sum(classes.values())}" for name, classes in summary["splits"].items())
     show(summary, as_json, [f"{counts} in {out}"])
 
 

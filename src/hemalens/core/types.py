@@ -67,14 +67,14 @@ class Sample:
         label: class name, or None where unknown.
         group: what must not be torn apart by a split (a patient, a slide), or None.
         split: ``train``, ``val`` or ``test`` where the source itself says so, or None.
-        refused: why it will not be read (a link out of the folder, no permission), or None.
+        unreadable: why it will not be read (a link out of the folder, no permission), or None.
     """
 
     sample_id: str
     label: str | None = None
     group: str | None = None
     split: str | None = None
-    refused: str | None = None
+    unreadable: str | None = None
 
 
 def canonical_class(name: str) -> str:

@@ -146,7 +146,7 @@ def _as_audited(source: Source, contents: Mapping[str, str | None], index: int) 
 
 
 def decide(issues: pl.DataFrame, samples: Sequence[Sample]) -> dict[int, tuple[str, str]]:
-    """Return place -> (issues, reasons) of the samples that at least one row of ``issues.csv`` drops.
+    """Return index -> (issues, reasons) of the samples that at least one row of ``issues.csv`` drops.
 
     Raises ArtifactError where a row names a sample that the source lacks, or an issue or decision that is not known.
     """

@@ -120,7 +120,7 @@ def choose_scale(features: Mapping[float, FloatArray], abstention: Abstention) -
     """Return the zoom of the least median distance; features (N, D) are of the same images at each, 1 among them.
 
     The distance is from undistorted training cells: one that sees through other sizes cannot tell the size. The zoom
-    stays 1 where at most a fifth of the images would be refused for their distance, and where the other is nearer in
+    stays 1 where at most a fifth of the images would get no answer for their distance, and where the other is nearer in
     less than 99 % of the paired bootstrap draws (Efron and Tibshirani 1993, ch. 13).
     """
     assert abstention.gaussians is not None

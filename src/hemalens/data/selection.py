@@ -37,16 +37,16 @@ def open_assigned(
     return opened, choose_splits(opened, shares=parse_ratios(RATIOS), seed=seed, progress=progress)
 
 
-def choose_split(source: Source, assigned: Sequence[str], side: str) -> tuple[IntArray, list[int]]:
-    """Return labels (M,) int64 and places in the source of one side of the split; samples without a label stay out.
+def choose_split(source: Source, assigned: Sequence[str], split: str) -> tuple[IntArray, list[int]]:
+    """Return labels (M,) int64 and indices in the source of one split; samples without a label stay out.
 
     Raises SourceError where there are too few of them.
     """
     labels = encode_labels([sample.label for sample in source.samples], source.classes)
-    chosen = [index for index, found in enumerate(assigned) if found == side and labels[index] >= 0]
+    chosen = [index for index, found in enumerate(assigned) if found == split and labels[index] >= 0]
     # Batch normalisation has no variance to learn from a single sample.
-    fewest = 2 if side == "train" else 1
+    fewest = 2 if split == "train" else 1
     if len(chosen) < fewest:
         rule = f"has {len(chosen)} labelled samples, at least {fewest} are needed"
-        raise SourceError(f"split {side} of {source.spec}", rule, "split with other ratios, or bring more samples")
+        raise SourceError(f"split {split} of {source.spec}", rule, "split with other ratios, or bring more samples")
     return labels[chosen], chosen

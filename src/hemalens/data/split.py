@@ -1,4 +1,4 @@
-"""Samples to train, val and test: stratified by class, with everything that belongs together on one side.
+"""Samples to train, val and test: stratified by class, with everything that belongs together in one split.
 
 Belonging together means the same ``group`` (patient, slide), the same pixels or nearly the same image. A source that
 brings its own splits keeps them. Needs no torch.
@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from hemalens.core.artifacts import output_file, read_table, write_table
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.recorded import find_record, folder_record
 from hemalens.core.types import IntArray, Progress, Sample, no_progress
 from hemalens.data.audit.checks.near_duplicates import copies, near_duplicates
-from hemalens.data.audit.checks.near_images import check_scale
-from hemalens.data.audit.statistics import measure_source
+from hemalens.data.audit.measured import measure_unknown, read_statistics
+from hemalens.data.audit.statistics import Statistics, measure_source
 from hemalens.data.sources import Source, open_source
 
 __all__ = [
@@ -47,15 +49,30 @@ def split(
     *,
     ratios: str = RATIOS,
     seed: int = 0,
+    audit: Path | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
     """Write ``splits.csv`` (sample_id, label, group, split) for a source and return the counts per split and class.
 
-    Raises ConfigError for wrong ratios and SourceError where only a part of the samples brings a split.
+    Args:
+        source: any SOURCE.
+        out: the table to write.
+        ratios: shares of train, val and test.
+        seed: of the draw.
+        audit: an audit of the same images, whatever their ids: what it measured is not measured again. The splits are
+            the same without it.
+        overwrite: replace an earlier table.
+        progress: told about the steps.
+
+    Raises:
+        ConfigError: wrong ratios.
+        SourceError: only a part of the samples brings a split.
+        ArtifactError: the audit is incomplete, or the output exists.
     """
     shares = parse_ratios(ratios)
     opened = open_source(source)
+    known = None if audit is None else read_statistics(audit)
     with output_file(
         out,
         "split",
@@ -64,18 +81,18 @@ def split(
         inputs={"source": opened.fingerprint()},
         options={"ratios": ratios, "seed": seed},
     ):
-        sides = choose_splits(opened, shares=shares, seed=seed, workers=None, progress=progress)
-        table = splits_table(opened.samples, sides)
+        splits = choose_splits(opened, shares=shares, seed=seed, known=known, workers=None, progress=progress)
+        table = splits_table(opened.samples, splits)
         write_table(out, table)
     counts = table.group_by("split", "label").len()
     return {
         "n_samples": table.height,
         "splits": {
-            side: {
+            name: {
                 label or "": count
-                for label, count in counts.filter(pl.col("split") == side).sort("label").select("label", "len").rows()
+                for label, count in counts.filter(pl.col("split") == name).sort("label").select("label", "len").rows()
             }
-            for side in SPLITS
+            for name in SPLITS
         },
         "out": str(out),
     }
@@ -86,30 +103,34 @@ def choose_splits(
     *,
     shares: Sequence[float],
     seed: int = 0,
+    known: Statistics | None = None,
     workers: int | None = 0,
     progress: Progress = no_progress,
 ) -> list[str]:
     """Return a split per sample: the source's own where it brings them, else drawn by ``assign``.
 
-    Every image is decoded to know its copies: here, or in ``workers`` processes (None for one a core).
+    Images that are not ``known`` are decoded to find their copies: here, or in ``workers`` processes (None for one a
+    core).
     """
     own = _own_splits(source)
     if own is not None:
         return own
     labels = [sample.label or "" for sample in source.samples]
-    check_scale(len(source))
-    statistics = measure_source(source, workers=workers, progress=progress)
+    if known is None:
+        statistics = measure_source(source, workers=workers, progress=progress)
+    else:
+        statistics = measure_unknown(source, known, workers=workers, progress=progress)
     units = linked_units(source.samples, copies(near_duplicates(statistics), statistics))
-    return [SPLITS[side] for side in assign(labels, units, shares=shares, seed=seed)]
+    return [SPLITS[number] for number in assign(labels, units, shares=shares, seed=seed)]
 
 
-def splits_table(samples: Sequence[Sample], sides: Sequence[str]) -> pl.DataFrame:
+def splits_table(samples: Sequence[Sample], splits: Sequence[str]) -> pl.DataFrame:
     """Return the table of ``splits.csv``: sample_id, label, group, split."""
     columns = {
         "sample_id": [sample.sample_id for sample in samples],
         "label": [sample.label for sample in samples],
         "group": [sample.group for sample in samples],
-        "split": list(sides),
+        "split": list(splits),
     }
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
@@ -142,13 +163,13 @@ def read_splits(path: Path, samples: Sequence[Sample]) -> list[str]:
         _LOG.warning("splits %s have no record beside them: taken as your own", path)
     table = read_table(path, columns) if record is None else record.table(record.relative(path), columns)
     found: dict[str, str] = {}
-    for line, (sample_id, side) in enumerate(table.select("sample_id", "split").iter_rows(), 2):
-        if side not in SPLITS:
-            what = f"split {side!r} in line {line} of {path}"
+    for line, (sample_id, name) in enumerate(table.select("sample_id", "split").iter_rows(), 2):
+        if name not in SPLITS:
+            what = f"split {name!r} in line {line} of {path}"
             raise ArtifactError(what, f"must be one of {', '.join(SPLITS)}", "mend the line")
-        if found.setdefault(sample_id, side) != side:
+        if found.setdefault(sample_id, name) != name:
             what = f"sample {sample_id} in line {line} of {path}"
-            raise ArtifactError(what, f"is in {side} and, further up, in {found[sample_id]}", "delete one of the lines")
+            raise ArtifactError(what, f"is in {name} and, further up, in {found[sample_id]}", "delete one of the lines")
     missing = [sample.sample_id for sample in samples if sample.sample_id not in found]
     if missing:
         rule = f"is not in {path} ({len(missing)} of {len(samples)} samples are not)"
@@ -163,28 +184,22 @@ def linked_units(samples: Sequence[Sample], copies: Sequence[Sequence[int]]) -> 
 
     Args:
         samples: the source's samples.
-        copies: places of samples that show the same image.
+        copies: indices of samples that show the same image.
     """
-    parent = list(range(len(samples)))
-
-    def root(index: int) -> int:
-        while parent[index] != index:
-            parent[index] = parent[parent[index]]
-            index = parent[index]
-        return index
-
     first: dict[str, int] = {}
-    for index, sample in enumerate(samples):
-        if sample.group is not None:
-            parent[root(index)] = root(first.setdefault(sample.group, index))
-    for members in copies:
-        for index in members:
-            parent[root(index)] = root(members[0])
-    return np.array([root(index) for index in range(len(samples))], np.int64)
+    links = [
+        (first.setdefault(sample.group, index), index)
+        for index, sample in enumerate(samples)
+        if sample.group is not None
+    ]
+    links += [(members[0], index) for members in copies for index in members]
+    ends = np.array(links, np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(links), bool), (ends[0], ends[1])), shape=(len(samples), len(samples)))
+    return np.asarray(connected_components(graph, directed=False)[1], np.int64)
 
 
 def assign(labels: Sequence[str], units: IntArray, *, shares: Sequence[float], seed: int = 0) -> IntArray:
-    """Return a side (0, 1 or 2) per sample (N,), near the shares in every class, no unit on two sides.
+    """Return the number of a split per sample (N,), near the shares in every class, no unit in two splits.
 
     Units of several samples are placed first, the largest first, each where its classes lack most; the single samples
     of a class then fill its quotas (largest remainder) in an order drawn from the seed.
@@ -195,21 +210,21 @@ def assign(labels: Sequence[str], units: IntArray, *, shares: Sequence[float], s
     members: defaultdict[int, list[int]] = defaultdict(list)
     for index, unit in enumerate(units.tolist()):
         members[unit].append(index)
-    side = np.zeros(len(coded), np.int64)
+    drawn = np.zeros(len(coded), np.int64)
     several = [unit for unit in members.values() if len(unit) > 1]
     several = [several[position] for position in generator.permutation(len(several))]
     for unit in sorted(several, key=len, reverse=True):
         counts = np.bincount(coded[unit], minlength=len(classes))
-        # The side with most room for these classes, relative to its size, so that small sides get their share too.
+        # The split with most room for these classes, relative to its size, so that small ones get their share too.
         lack = (counts[:, None] * room).sum(axis=0) / np.maximum(np.asarray(shares), 1e-9)
         chosen = int(np.argmax(np.where(np.asarray(shares) > 0, lack, -np.inf)))
-        side[unit] = chosen
+        drawn[unit] = chosen
         room[:, chosen] -= counts
     alone = np.array([unit[0] for unit in members.values() if len(unit) == 1], np.int64)
     for number in range(len(classes)):
         rows = generator.permutation(alone[coded[alone] == number])
-        side[rows] = _fill(len(rows), room[number])
-    return side
+        drawn[rows] = _fill(len(rows), room[number])
+    return drawn
 
 
 def _quotas(count: int, shares: Sequence[float]) -> IntArray:
@@ -222,11 +237,11 @@ def _quotas(count: int, shares: Sequence[float]) -> IntArray:
 
 
 def _fill(count: int, room: Sequence[float]) -> IntArray:
-    """Return ``count`` sides, as many of each as it has room for; what groups took too much comes off the largest."""
+    """Return ``count`` numbers of splits, each as often as it has room; what groups took comes off the largest."""
     left = np.maximum(np.asarray(room), 0).astype(np.int64)
     left[int(np.argmax(left))] += count - int(left.sum())
-    sides: IntArray = np.repeat(np.arange(len(left)), np.maximum(left, 0))[:count]
-    return sides
+    numbers: IntArray = np.repeat(np.arange(len(left)), np.maximum(left, 0))[:count]
+    return numbers
 
 
 def _own_splits(source: Source) -> list[str] | None:

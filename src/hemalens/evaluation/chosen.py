@@ -48,10 +48,10 @@ def choose_indices(source: Source, splits: Path | None, side: SplitName) -> list
     Raises SourceError where a sample of the source cannot be read, ArtifactError where the split is empty or ``splits``
     is not of this source.
     """
-    refused = {index for index, sample in enumerate(source.samples) if sample.refused}
-    if refused:
-        lone = source.samples[min(refused)]
-        raise SourceError(f"sample {lone.sample_id}", f"cannot be read ({lone.refused})", "audit and clean the source")
+    lone = next((sample for sample in source.samples if sample.unreadable), None)
+    if lone is not None:
+        rule = f"cannot be read ({lone.unreadable})"
+        raise SourceError(f"sample {lone.sample_id}", rule, "audit and clean the source")
     if splits is None or side == "all":
         return list(range(len(source)))
     chosen = [index for index, found in enumerate(read_splits(splits, source.samples)) if found == side]

@@ -10,9 +10,8 @@ from functools import partial
 
 import numpy as np
 
-from hemalens.core.errors import SourceError
 from hemalens.core.types import Images
-from hemalens.data.reading.parallel import map_chunks
+from hemalens.data.reading.mapping import every, map_images
 from hemalens.data.reading.resize import resize
 from hemalens.data.sources import Source
 from hemalens.evaluation.corruptions import CORRUPTIONS, REFERENCE_SIDE, SEVERITIES, corrupt
@@ -39,45 +38,17 @@ def corrupted_copies(
 
     Raises DecodeError naming the sample that cannot be read: clean the source first.
     """
-    # Workers get the listing of the source once, tasks carry numbers; of arrays they carry the images.
-    make = partial(_corrupt_chunk, None if source.in_memory else source, size, seed)
-    tasks = _tasks(source, indices, size)
-    yield from map_chunks(make, tasks, halve=_singly, lost=partial(_crashed, source), workers=workers)
+    make = partial(_corrupt_part, size, seed)
+    chunk = max(1, _CHUNK_BYTES // (len(SETS) * size * size * 3))
+    for results in map_images(source, indices, make, chunk=chunk, workers=workers):
+        yield np.stack(every(results), axis=1)
 
 
-_Task = tuple[list[int], list[Images] | None]
-
-
-def _tasks(source: Source, indices: Sequence[int], size: int) -> Iterator[_Task]:
-    step = max(1, _CHUNK_BYTES // (len(SETS) * size * size * 3))
-    for start in range(0, len(indices), step):
-        chosen = [int(index) for index in indices[start : start + step]]
-        yield chosen, [source.image(index).pixels for index in chosen] if source.in_memory else None
-
-
-def _corrupt_chunk(source: Source | None, size: int, seed: int, task: _Task) -> Images:
-    """Return every corrupted copy (11 x 5, N, size, size, 3) of a task's samples."""
-    indices, images = task
-    copies = np.empty((len(SETS), len(indices), size, size, 3), np.uint8)
+def _corrupt_part(size: int, seed: int, source: Source, indices: Sequence[int]) -> list[Images]:
+    """Return every corrupted copy (55, size, size, 3) of each image."""
+    made = []
     for row, index in enumerate(indices):
-        if images is None:
-            assert source is not None
-            image = source.image(index).pixels
-        else:
-            image = images[row]
-        image = resize(image, REFERENCE_SIDE)
-        for number, (name, severity) in enumerate(SETS):
-            copies[number, row] = resize(corrupt(image, name, severity, index=index, seed=seed), size)
-    return copies
-
-
-def _singly(task: _Task) -> list[_Task]:
-    indices, images = task
-    if len(indices) == 1:
-        return []
-    return [([index], None if images is None else [images[row]]) for row, index in enumerate(indices)]
-
-
-def _crashed(source: Source, task: _Task) -> Images:
-    name = source.samples[task[0][0]].sample_id
-    raise SourceError(f"image {name}", "crashed its worker", "audit and clean the source first")
+        image = resize(source.image(row).pixels, REFERENCE_SIDE)
+        damaged = (corrupt(image, name, severity, index=int(index), seed=seed) for name, severity in SETS)
+        made.append(np.stack([resize(copy, size) for copy in damaged]))
+    return made

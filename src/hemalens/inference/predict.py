@@ -106,7 +106,7 @@ def _check(out: Path, engine: str) -> None:
 
 
 def _begin(parts: Path, plan: dict[str, Any], *, overwrite: bool) -> int:
-    """Return how many whole parts of this very plan are there; others are refused, or removed by ``overwrite``."""
+    """Return how many whole parts of this very plan are there; others are an error, or removed by ``overwrite``."""
     path = parts / _PLAN
     if path.is_file() and read_json(path) != plan:
         if not overwrite:

@@ -1,5 +1,6 @@
 """The rows of ``predict`` from the machines of a Ray cluster: the same chunks, in order, by actors that hold the model.
 
+Not ``map_images``, whose workers keep nothing between two chunks: an actor opens the model, and an array file, once.
 Needs the extra ``ray``. Every machine must see the source under the same path; the model travels.
 """
 

@@ -107,8 +107,8 @@ def _document(
         (
             problem_section(run, folder),
             method_section(run),
-            experiments_section(inputs.runs),
-            results_section(run),
+            experiments_section(inputs.runs, found),
+            results_section(run, facts),
             discussion_section(run, facts),
             conclusions_section(run, facts, experiments=found),
             Section("reproduction", "How to reproduce", tuple(_reproduction_blocks(reproduction))),

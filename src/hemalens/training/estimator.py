@@ -175,6 +175,14 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         _write(out / PROVENANCE, self._files[PROVENANCE])  # when and on what it was trained, not when it was saved
         return out
 
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        """Show the parameters as scikit-learn does, and of a fitted one what it knows."""
+        shown = str(super().__repr__(N_CHAR_MAX))
+        if not hasattr(self, "classes_"):
+            return shown
+        classes = ", ".join(map(str, self.classes_))
+        return f"<{shown}, fitted: {len(self.classes_)} classes ({classes}), {self.image_size_} px>"
+
     def __getstate__(self) -> dict[str, Any]:
         """Leave the network behind: it is built again from the run's files, whose hashes are checked."""
         state: dict[str, Any] = super().__getstate__()

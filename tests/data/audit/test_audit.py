@@ -177,7 +177,7 @@ def test_the_provenance_names_all_that_was_written(audited: Audited) -> None:
     written = {path.relative_to(audited.out).as_posix() for path in files} - {PROVENANCE}
     assert set(record["outputs"]) == written
     own = {name for name in written if not name.startswith("images/")}
-    assert own == {"manifest.csv", "statistics.csv", "issues.csv", "audit.json", "audit.html"}
+    assert own == {"manifest.csv", "statistics.csv", "thumbnails.npy", "issues.csv", "audit.json", "audit.html"}
     assert record["command"] == "audit"
 
 

@@ -1,7 +1,6 @@
 """One pass over the images: the same numbers for the same pixels, and a row for what cannot be read."""
 
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
 
-from hemalens.core.types import Images, Sample
+from hemalens.core.types import Images
 from hemalens.data.audit.statistics import THUMBNAIL, Measurement, measure, measure_source
 from hemalens.data.reading.decode import decode, decode_array
 from hemalens.data.sources import open_source
-from hemalens.data.sources.source import Source
 from hemalens.data.synthetic import SyntheticSet
+from tests.data.deadly import deadly
 from tests.data.hostile import cell, encode
 
 OF_THE_FILE = {"mode", "bytes", "sha256"}
@@ -80,7 +79,7 @@ def test_what_cannot_be_read_keeps_its_place_with_the_reason(folder: Path) -> No
     assert told[-1][1:] == (71, 71)
 
 
-def test_a_refused_row_of_an_array_does_not_end_the_pass(tmp_path: Path) -> None:
+def test_an_unreadable_row_of_an_array_does_not_end_the_pass(tmp_path: Path) -> None:
     images = np.stack([cell(8, seed) for seed in range(3)])
     np.savez(tmp_path / "twice.npz", images=images, labels=[0, 1, 2], ids=["a", "b", "a"])
     statistics = measure_source(open_source(tmp_path / "twice.npz"), workers=0)
@@ -88,23 +87,8 @@ def test_a_refused_row_of_an_array_does_not_end_the_pass(tmp_path: Path) -> None
     assert "earlier row" in statistics.reasons[2]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Deadly(Source):
-    """A source whose second image takes its process down, as a broken decoder would."""
-
-    def fingerprint(self) -> str:
-        return ""
-
-    def _read(self, index: int) -> bytes:
-        if index == 1:
-            os._exit(139)
-        return encode(cell(8, index))
-
-
 def test_a_decoder_that_takes_its_process_down_costs_one_image() -> None:
-    samples = tuple(Sample(f"{index}.png") for index in range(2))
-    source = Deadly(spec="deadly", kind="folder", samples=samples, classes=())
-    statistics = measure_source(source, workers=1)
+    statistics = measure_source(deadly(2, 1), workers=1)
     assert statistics.reasons == ("", "its decoder crashed")
     assert statistics.readable.tolist() == [True, False]
 

@@ -70,7 +70,7 @@ def arrays() -> list[Pile]:
         Pile(
             "not-numbers.npz",
             savez(images=broken, labels=labels),
-            entries=_rows("converted", "float in [0, 1]", (0, 3)) | _rows("refused", "NaN or infinity", (1, 2)),
+            entries=_rows("converted", "float in [0, 1]", (0, 3)) | _rows("unreadable", "NaN or infinity", (1, 2)),
         ),
         Pile("fortran.npz", savez(images=np.asfortranarray(images), labels=labels), entries=_rows(*SOUND)),
         Pile(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-Outcome = Literal["sound", "converted", "refused", "ignored"]
+Outcome = Literal["sound", "converted", "unreadable", "ignored"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Pile:
     Attributes:
         name: its file name.
         write: makes it at a path.
-        error: a part of the one line that refuses it whole; empty where it is audited.
+        error: a part of the one line that the command ends with; empty where it is audited.
         entries: id -> (outcome, a part of the reason) of everything in it, in any order.
     """
 

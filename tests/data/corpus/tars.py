@@ -34,7 +34,7 @@ def tars() -> list[Pile]:
             "names-that-lead-out.tar",
             tar_of(GOOD, ("/etc/passwd.png", PNG), ("../up.png", PNG), ("ig/../../up.png", PNG), ("C:\\x.png", PNG)),
             entries={"ig/good.png": SOUND}
-            | dict.fromkeys(("/etc/passwd.png", "../up.png", "ig/../../up.png", "C:\\x.png"), ("refused", outside)),
+            | dict.fromkeys(("/etc/passwd.png", "../up.png", "ig/../../up.png", "C:\\x.png"), ("unreadable", outside)),
         ),
         Pile(
             "links-and-devices.tar",
@@ -49,17 +49,17 @@ def tars() -> list[Pile]:
             ),
             entries={
                 "ig/good.png": SOUND,
-                "ig/symbolic.png": ("refused", "is a link"),
-                "ig/hard.png": ("refused", "is a link"),
-                "ig/null.png": ("refused", special_file),
-                "ig/disk.png": ("refused", special_file),
-                "ig/pipe.png": ("refused", special_file),
+                "ig/symbolic.png": ("unreadable", "is a link"),
+                "ig/hard.png": ("unreadable", "is a link"),
+                "ig/null.png": ("unreadable", special_file),
+                "ig/disk.png": ("unreadable", special_file),
+                "ig/pipe.png": ("unreadable", special_file),
             },
         ),
         Pile(
             "sparse.tar",
             raw_tar(good, pax(**{"GNU.sparse.size": "99", "GNU.sparse.map": "0,9"}), block("ig/holes.png", PNG)),
-            entries={"ig/good.png": SOUND, "ig/holes.png": ("refused", special_file)},
+            entries={"ig/good.png": SOUND, "ig/holes.png": ("unreadable", special_file)},
         ),
         Pile(
             "sparse-of-words.tar",
@@ -93,14 +93,14 @@ def tars() -> list[Pile]:
             tar_of(GOOD, GOOD, ("ig/good.png", OTHER)),
             entries={
                 "ig/good.png": SOUND,
-                "ig/good.png#2": ("refused", "duplicate id"),
-                "ig/good.png#3": ("refused", "duplicate id"),
+                "ig/good.png#2": ("unreadable", "duplicate id"),
+                "ig/good.png#3": ("unreadable", "duplicate id"),
             },
         ),
         Pile(
             "cut-inside-a-member.tar",
             lambda path: path.write_bytes(whole[:-300]),
-            entries={"ig/good.png": SOUND, "ig/last.png": ("refused", "the archive ends inside it")},
+            entries={"ig/good.png": SOUND, "ig/last.png": ("unreadable", "the archive ends inside it")},
         ),
         Pile(
             "cut-between-members.tar",
@@ -117,7 +117,7 @@ def tars() -> list[Pile]:
         Pile(
             "size-of-a-terabyte.tar",
             raw_tar(good, block("ig/vast.png", PNG, size=b"\x80" + bytes(3) + (1 << 40).to_bytes(8, "big"))),
-            entries={"ig/good.png": SOUND, "ig/vast.png": ("refused", "the archive ends inside it")},
+            entries={"ig/good.png": SOUND, "ig/vast.png": ("unreadable", "the archive ends inside it")},
         ),
         Pile(
             "size-of-an-exabyte.tar",
@@ -147,7 +147,7 @@ def tars() -> list[Pile]:
         Pile(
             "unknown-kind.tar",
             raw_tar(good, block("ig/odd.png", PNG, kind=b"Z")),
-            entries={"ig/good.png": SOUND, "ig/odd.png": ("refused", special_file)},
+            entries={"ig/good.png": SOUND, "ig/odd.png": ("unreadable", special_file)},
         ),
         Pile("empty.tar", lambda path: path.write_bytes(b""), error="no tar archive"),
         Pile("zeros.tar", lambda path: path.write_bytes(bytes(10_240)), error="holds no file that could be an image"),
@@ -176,7 +176,7 @@ def tars() -> list[Pile]:
             entries={
                 "a.png": SOUND,
                 "b.png": SOUND,
-                **dict.fromkeys(("d.png", "e.png", "f.png", "g.png", "h.png"), ("refused", "label file")),
+                **dict.fromkeys(("d.png", "e.png", "f.png", "g.png", "h.png"), ("unreadable", "label file")),
                 **dict.fromkeys(("a.cls", "c.cls", "f.cls"), ("ignored", "metadata (.cls)")),
                 **dict.fromkeys(("d.json", "e.json", "g.json", "h.json"), ("ignored", "metadata (.json)")),
             },
@@ -187,8 +187,8 @@ def tars() -> list[Pile]:
             entries={
                 "ig/good.png": SOUND,
                 "ig/other.png": SOUND,
-                "ig/inner.zip": ("refused", "is a zip archive, not an image"),
-                "ig/inner.tar": ("refused", "is a tar archive, not an image"),
+                "ig/inner.zip": ("unreadable", "is a zip archive, not an image"),
+                "ig/inner.tar": ("unreadable", "is a tar archive, not an image"),
             },
         ),
     ]

@@ -39,38 +39,44 @@ def zips() -> list[Pile]:
             "names-that-lead-out.zip",
             zip_of(GOOD, ("/etc/passwd.png", PNG), ("../up.png", PNG), ("ig\\..\\..\\up.png", PNG), ("C:/x.png", PNG)),
             entries=good
-            | dict.fromkeys(("/etc/passwd.png", "../up.png", "ig/../../up.png", "C:/x.png"), ("refused", outside)),
+            | dict.fromkeys(("/etc/passwd.png", "../up.png", "ig/../../up.png", "C:/x.png"), ("unreadable", outside)),
         ),
         Pile(
-            "link.zip", zip_of(GOOD, (_link(), b"/etc/passwd")), entries=good | {"ig/link.png": ("refused", "a link")}
+            "link.zip",
+            zip_of(GOOD, (_link(), b"/etc/passwd")),
+            entries=good | {"ig/link.png": ("unreadable", "a link")},
         ),
-        Pile("wrong-checksum.zip", bytes_of(bytes(flipped)), entries=good | {"ig/last.png": ("refused", "Bad CRC-32")}),
-        Pile("encrypted.zip", bytes_of(encrypted), entries=good | {"ig/last.png": ("refused", "is encrypted")}),
-        Pile("huge-by-its-directory.zip", bytes_of(huge), entries=good | {"ig/last.png": ("refused", "the limit is")}),
+        Pile(
+            "wrong-checksum.zip", bytes_of(bytes(flipped)), entries=good | {"ig/last.png": ("unreadable", "Bad CRC-32")}
+        ),
+        Pile("encrypted.zip", bytes_of(encrypted), entries=good | {"ig/last.png": ("unreadable", "is encrypted")}),
+        Pile(
+            "huge-by-its-directory.zip", bytes_of(huge), entries=good | {"ig/last.png": ("unreadable", "the limit is")}
+        ),
         Pile(
             "liar.zip",
             lambda path: path.write_bytes(liar(8, 200_000_000)),
-            entries=good | {"ig/liar.png": ("refused", unpacked)},
+            entries=good | {"ig/liar.png": ("unreadable", unpacked)},
         ),
         Pile(
             "bzip2-liar.zip",
             lambda path: path.write_bytes(liar(zipfile.ZIP_BZIP2, 20_000_000)),
-            entries=dict.fromkeys(("ig/good.png", "ig/liar.png"), ("refused", "packed by method 12")),
+            entries=dict.fromkeys(("ig/good.png", "ig/liar.png"), ("unreadable", "packed by method 12")),
         ),
         Pile(
             "overlapping.zip",
             bytes_of(_overlapping()),
-            entries=good | {"ig/twin.png": ("refused", "overlaps another member")},
+            entries=good | {"ig/twin.png": ("unreadable", "overlaps another member")},
         ),
         Pile(
             "unknown-method.zip",
             bytes_of(directory_changed(two, 10, b"\x63\x00", local=8)),
-            entries=good | {"ig/last.png": ("refused", "packed by method 99")},
+            entries=good | {"ig/last.png": ("unreadable", "packed by method 99")},
         ),
         Pile(
             "behind-the-end.zip",
             bytes_of(directory_changed(two, 42, struct.pack("<I", 1 << 30))),
-            entries=good | {"ig/last.png": ("refused", unpacked)},
+            entries=good | {"ig/last.png": ("unreadable", unpacked)},
         ),
         Pile(
             "another-name-inside.zip",
@@ -80,7 +86,7 @@ def zips() -> list[Pile]:
         Pile(
             "names-met-twice.zip",
             lambda path: path.write_bytes(two.replace(b"ig/last.png", b"ig/good.png")),
-            entries=good | {"ig/good.png#2": ("refused", "duplicate id")},
+            entries=good | {"ig/good.png#2": ("unreadable", "duplicate id")},
         ),
         Pile(
             "names-of-all-kinds.zip",
@@ -102,8 +108,8 @@ def zips() -> list[Pile]:
             "archives-in-an-archive.zip",
             zip_of(GOOD, ("ig/inner.zip", two), ("ig/inner.tar", tar_bytes()), ("ig/large.zip", liar(8, 1_000_000))),
             entries=good
-            | dict.fromkeys(("ig/inner.zip", "ig/large.zip"), ("refused", "is a zip archive, not an image"))
-            | {"ig/inner.tar": ("refused", "is a tar archive, not an image")},
+            | dict.fromkeys(("ig/inner.zip", "ig/large.zip"), ("unreadable", "is a zip archive, not an image"))
+            | {"ig/inner.tar": ("unreadable", "is a tar archive, not an image")},
         ),
     ]
 

@@ -13,7 +13,7 @@ from tests.data.corpus import images
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looked for on Linux alone")
 @pytest.mark.parametrize("name", ["broken-deflate.tif", "broken-lzw.tif"])
-def test_a_damaged_tiff_is_refused_without_a_word_on_stderr(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_tiff_is_unreadable_without_a_word_on_stderr(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     data = next(case.data for case in images() if case.name == name)
     with pytest.raises(DecodeError, match="damaged"):
         decode(data)

@@ -5,16 +5,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hemalens.core.errors import DecodeError, SourceError
-from hemalens.data.reading import load as decoding
+from hemalens.core.errors import DecodeError
 from hemalens.data.reading.load import Decoder, cancel, load_images, resize
 from hemalens.data.sources import open_source
 
@@ -74,42 +71,6 @@ def test_a_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "platelet" / "1.png").write_bytes(b"no image")
     with pytest.raises(DecodeError, match=r"platelet/1\.png"):
         load_images(open_source(tmp_path), [0, 1, 2], size=16, workers=0)
-
-
-@pytest.mark.parametrize("kind", ["arrays", "folder"])
-def test_a_chunk_whose_process_died_is_loaded_image_by_image(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    spec = tmp_path / "a.npz" if kind == "arrays" else tmp_path / "cells"
-    write_arrays(spec, size=16) if kind == "arrays" else write_folder(spec)
-
-    def always_halved(
-        function: Callable[[Any], Any], tasks: Iterator[Any], *, halve: Callable[[Any], list[Any]], **_: Any
-    ) -> Iterator[Any]:
-        for task in tasks:
-            yield from (function(part) for part in halve(task))
-
-    source = open_source(spec)
-    wanted = load_images(source, [2, 0, 3], size=16, workers=0)
-    monkeypatch.setattr(decoding, "map_chunks", always_halved)
-    assert np.array_equal(load_images(source, [2, 0, 3], size=16), wanted)
-
-
-def test_a_image_that_kills_its_process_alone_is_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_folder(tmp_path, 1)
-
-    def always_lost(
-        _: Any, tasks: Iterator[Any], *, halve: Any, lost: Callable[[Any], Any], **__: Any
-    ) -> Iterator[Any]:
-        for task in tasks:
-            assert halve(task) == []
-            yield lost(task)
-
-    monkeypatch.setattr(decoding, "map_chunks", always_lost)
-    with pytest.raises(SourceError, match=r"image platelet/0\.png: crashed its decoder"):
-        load_images(open_source(tmp_path), [0], size=16)
 
 
 @pytest.mark.parametrize("kind", ["arrays", "folder"])

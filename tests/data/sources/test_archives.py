@@ -17,7 +17,7 @@ WRITERS = {"zip": hostile.write_zip, "tar": hostile.write_tar}
 
 
 def reasons(source):
-    return {sample.sample_id: sample.refused for sample in source.samples}
+    return {sample.sample_id: sample.unreadable for sample in source.samples}
 
 
 def info(name, kind=tarfile.REGTYPE, link=""):
@@ -46,10 +46,10 @@ def test_members_follow_the_folder_rules(tmp_path, kind):
 @pytest.mark.parametrize(
     "name", ["../evil.png", "/etc/evil.png", "ig/../../evil.png", "C:/evil.png", "ig\\..\\evil.png"]
 )
-def test_names_that_lead_out_are_refused(tmp_path, kind, name):
+def test_names_that_lead_out_are_unreadable(tmp_path, kind, name):
     source = open_source(WRITERS[kind](tmp_path / f"a.{kind}", [("ig/a.png", PNG), (name, PNG)]))
     bad = [sample for sample in source.samples if sample.sample_id != "ig/a.png"]
-    assert [sample.refused for sample in bad] == ["has a name that leads out of the archive"]
+    assert [sample.unreadable for sample in bad] == ["has a name that leads out of the archive"]
     assert source.classes[0] in ("C:", "ig")
     with pytest.raises(DecodeError):
         source.read(source.samples.index(bad[0]))
@@ -57,7 +57,7 @@ def test_names_that_lead_out_are_refused(tmp_path, kind, name):
 
 @pytest.mark.parametrize("kind", WRITERS)
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_a_repeated_name_is_kept_once_and_refused_after(tmp_path, kind):
+def test_a_repeated_name_is_kept_once_and_unreadable_after(tmp_path, kind):
     other = hostile.encode(hostile.cell(seed=1))
     source = open_source(WRITERS[kind](tmp_path / f"a.{kind}", [("a.png", PNG), ("a.png", other), ("b.png", PNG)]))
     assert reasons(source) == {
@@ -89,7 +89,7 @@ def test_backslashes_in_zips_are_separators(tmp_path):
     assert open_source(hostile.write_zip(tmp_path / "a.zip", [(packed, PNG)])).samples[0].label == "ig"
 
 
-def test_links_and_devices_in_tars_are_refused(tmp_path):
+def test_links_and_devices_in_tars_are_unreadable(tmp_path):
     members = [
         ("a.png", PNG),
         (info("hard.png", tarfile.LNKTYPE, "a.png"), b""),
@@ -105,7 +105,7 @@ def test_links_and_devices_in_tars_are_refused(tmp_path):
     }
 
 
-def test_links_encrypted_and_oversized_members_of_zips_are_refused(tmp_path):
+def test_links_encrypted_and_oversized_members_of_zips_are_unreadable(tmp_path):
     link = zipfile.ZipInfo("link.png")
     link.external_attr = 0o120777 << 16
     path = hostile.write_zip(
@@ -125,7 +125,7 @@ def test_links_encrypted_and_oversized_members_of_zips_are_refused(tmp_path):
     }
 
 
-def test_a_member_without_a_name_is_refused(tmp_path):
+def test_a_member_without_a_name_is_unreadable(tmp_path):
     path = hostile.write_zip(tmp_path / "a.zip", [("a.png", PNG), ("q", PNG)])
     data = path.read_bytes()
     entry = data.rindex(b"PK\x01\x02")
@@ -145,20 +145,20 @@ def test_a_damaged_zip_member_is_an_error_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", PNG])
-def test_what_is_no_zip_is_refused(tmp_path, content):
+def test_what_is_no_zip_is_an_error(tmp_path, content):
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(SourceError, match="is no zip archive"):
         open_source(tmp_path / "a.zip")
 
 
-def test_a_truncated_zip_is_refused(tmp_path):
+def test_a_truncated_zip_is_an_error(tmp_path):
     path = hostile.write_zip(tmp_path / "a.zip", [("a.png", PNG)])
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(SourceError, match="or one cut short"):
         open_source(path)
 
 
-def test_a_tar_cut_inside_a_member_refuses_that_member(tmp_path):
+def test_a_tar_cut_inside_a_member_makes_that_member_unreadable(tmp_path):
     path = hostile.write_tar(tmp_path / "a.tar", [("a.png", PNG), ("b.png", PNG)])
     path.write_bytes(path.read_bytes()[: 512 + 512 + 512 + 40])
     source = open_source(path)
@@ -183,7 +183,7 @@ def test_a_damaged_header_does_not_hide_what_follows(tmp_path):
         open_source(path)
 
 
-def test_joined_tars_are_refused_rather_than_half_read(tmp_path):
+def test_joined_tars_are_an_error_rather_than_half_read(tmp_path):
     one = hostile.write_tar(tmp_path / "1.tar", [("a.png", PNG)]).read_bytes()
     (tmp_path / "a.tar").write_bytes(one + one)
     with pytest.raises(SourceError, match="a second archive"):
@@ -199,7 +199,7 @@ def test_a_compressed_tar_is_named_whatever_it_is_called(tmp_path, mode):
 
 
 @pytest.mark.parametrize("content", [b"", b"no tar at all" * 100, bytes(10_240)])
-def test_what_is_no_tar_is_refused(tmp_path, content):
+def test_what_is_no_tar_is_an_error(tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(SourceError):
         open_source(tmp_path / "a.tar")
@@ -246,10 +246,10 @@ def test_one_name_in_two_shards_is_two_samples_with_their_own_label_files(tmp_pa
         hostile.write_tar(tmp_path / f"{shard}.tar", [("0.jpg", PNG), ("0.cls", shard.encode())])
     samples = open_source(tmp_path).samples
     assert [sample.label for sample in samples] == ["basophil", "eosinophil", "erythroblast"]
-    assert [sample.refused for sample in samples] == [None] * 3
+    assert [sample.unreadable for sample in samples] == [None] * 3
 
 
-def test_a_damaged_shard_is_one_refused_sample_and_the_rest_is_read(tmp_path):
+def test_a_damaged_shard_is_one_unreadable_sample_and_the_rest_is_read(tmp_path):
     hostile.write_tar(tmp_path / "0.tar", [("ig/a.png", PNG)])
     (tmp_path / "1.tar").write_bytes(b"broken" * 200)
     source = open_source(tmp_path)
@@ -277,7 +277,7 @@ def archives(tmp_path_factory):
 
 @given(kind=st.sampled_from(sorted(WRITERS)), seed=st.integers(0, 2**32 - 1), changes=st.integers(1, 6))
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_mutated_archives_open_or_are_refused_and_nothing_else(archives, kind, seed, changes):
+def test_mutated_archives_open_or_are_an_error_and_nothing_else(archives, kind, seed, changes):
     folder, whole = archives
     path = folder / f"mutated.{kind}"
     path.write_bytes(hostile.mutate(whole[kind], seed, changes))

@@ -21,7 +21,7 @@ def save(folder, **arrays):
     return folder / "a.npz"
 
 
-def refusal(path):
+def error_of(path):
     with pytest.raises(SourceError) as caught:
         open_source(path)
     assert caught.value.step
@@ -87,7 +87,7 @@ def test_text_labels_ids_groups_and_splits_survive(tmp_path):
     assert [sample.sample_id for sample in source.samples] == ["a/1.png", "a/2.png", "a/2.png#2"]
     assert [sample.group for sample in source.samples] == ["p1", None, "p2"]
     assert [sample.split for sample in source.samples] == ["train", None, "test"]
-    assert "duplicate id" in source.samples[2].refused
+    assert "duplicate id" in source.samples[2].unreadable
     assert source.classes == ("ig", "platelet")
 
 
@@ -157,7 +157,7 @@ def test_row_names_grow_with_the_number_of_rows(tmp_path, monkeypatch):
 )
 def test_what_does_not_fit_is_named(tmp_path, arrays, words):
     path = save(tmp_path, **arrays)
-    assert words.format(path) in refusal(path)
+    assert words.format(path) in error_of(path)
 
 
 class Bomb:
@@ -171,30 +171,30 @@ class Bomb:
 
 
 @pytest.mark.parametrize("member", ["images", "labels", "classes"])
-def test_pickled_objects_are_refused_and_never_loaded(tmp_path, member):
+def test_pickled_objects_are_an_error_and_never_loaded(tmp_path, member):
     arrays = {"images": IMAGES, "labels": [0, 1, 2], "classes": ["a", "b", "c"]}
     arrays[member] = np.array([Bomb(tmp_path / "trap")] * 3, dtype=object)
-    assert "holds Python objects, which are never unpickled" in refusal(save(tmp_path, **arrays))
+    assert "holds Python objects, which are never unpickled" in error_of(save(tmp_path, **arrays))
     assert not (tmp_path / "trap").exists()
 
 
-def test_a_pickle_named_npy_is_refused_and_never_loaded(tmp_path):
+def test_a_pickle_named_npy_is_an_error_and_never_loaded(tmp_path):
     np.save(tmp_path / "a.npy", np.array([Bomb(tmp_path / "trap")], dtype=object), allow_pickle=True)
-    assert "Python objects" in refusal(tmp_path / "a.npy")
+    assert "Python objects" in error_of(tmp_path / "a.npy")
     assert not (tmp_path / "trap").exists()
 
 
 @pytest.mark.parametrize("name", ["a.npz", "a.npy"])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY", b"text"])
-def test_files_that_are_no_arrays_are_refused(tmp_path, name, content):
+def test_files_that_are_no_arrays_are_an_error(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    assert "is no readable" in refusal(tmp_path / name)
+    assert "is no readable" in error_of(tmp_path / name)
 
 
-def test_fewer_bytes_than_the_shape_announces_are_refused_when_opening(tmp_path):
+def test_fewer_bytes_than_the_shape_announces_are_an_error_when_opening(tmp_path):
     np.save(tmp_path / "a.npy", IMAGES)
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-5])
-    assert "571 bytes of data for the shape (3, 8, 8, 3) uint8, 576 are needed" in refusal(tmp_path / "a.npy")
+    assert "571 bytes of data for the shape (3, 8, 8, 3) uint8, 576 are needed" in error_of(tmp_path / "a.npy")
 
 
 def test_a_damaged_member_is_a_source_error_once_it_is_read(tmp_path):
@@ -224,7 +224,7 @@ def packed(tmp_path_factory):
 
 @given(suffix=st.sampled_from(["npz", "npy"]), seed=st.integers(0, 2**32 - 1), changes=st.integers(1, 6))
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_mutated_arrays_open_or_are_refused_and_nothing_else(packed, suffix, seed, changes):
+def test_mutated_arrays_open_or_are_an_error_and_nothing_else(packed, suffix, seed, changes):
     folder, whole = packed
     path = folder / f"mutated.{suffix}"
     path.write_bytes(hostile.mutate(whole[suffix], seed, changes))

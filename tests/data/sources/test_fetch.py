@@ -95,7 +95,7 @@ def test_a_part_longer_than_the_file_is_thrown_away(server, tmp_path):
     assert (tmp_path / "f").read_bytes() == CONTENT
 
 
-def test_another_hash_is_refused_and_nothing_is_kept(server, tmp_path):
+def test_another_hash_is_an_error_and_nothing_is_kept(server, tmp_path):
     with pytest.raises(SourceError, match=f"has the MD5 {MD5}, not 0000"):
         fetch(f"{server.url}/f", tmp_path / "f", md5="0" * 32)
     assert list(tmp_path.iterdir()) == []

@@ -95,7 +95,7 @@ def test_what_is_no_image_is_set_aside_with_its_reason_and_the_rest_is_tried(tmp
 
 
 @pytest.mark.parametrize("names", [(), ("notes.txt",)])
-def test_a_folder_without_images_is_refused(tmp_path, names):
+def test_a_folder_without_images_is_an_error(tmp_path, names):
     fill(tmp_path, *names)
     with pytest.raises(SourceError, match="holds no file that could be an image"):
         open_source(tmp_path)
@@ -113,7 +113,7 @@ def test_links_are_followed_to_files_inside_only(tmp_path):
     (root / "away").symlink_to(tmp_path / "elsewhere")
     (root / "again").symlink_to("ig")
     source = open_source(root)
-    assert {sample.sample_id: sample.refused for sample in source.samples} == {
+    assert {sample.sample_id: sample.unreadable for sample in source.samples} == {
         "ig/a.png": None,
         "ig/inside.png": None,
         "ig/out.png": "links out of the source",
@@ -163,16 +163,16 @@ def test_two_names_with_one_escaped_id_stay_two_samples(tmp_path):
     fill(tmp_path, "a\nb.png", "a\\nb.png")
     source = open_source(tmp_path)
     assert [sample.sample_id for sample in source.samples] == ["a\\nb.png", "a\\nb.png#2"]
-    assert source.samples[0].refused is None
-    assert "duplicate id" in source.samples[1].refused
+    assert source.samples[0].unreadable is None
+    assert "duplicate id" in source.samples[1].unreadable
 
 
-def test_an_unreadable_file_is_a_refused_sample(tmp_path, monkeypatch):
+def test_a_file_without_permission_is_an_unreadable_sample(tmp_path, monkeypatch):
     # Root may read everything, so the system's answer is given by hand.
     real = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("b.png") and real(path, mode))
     source = open_source(fill(tmp_path, "a.png", "b.png"))
-    assert [sample.refused for sample in source.samples] == [None, "cannot be read (Permission denied)"]
+    assert [sample.unreadable for sample in source.samples] == [None, "cannot be read (Permission denied)"]
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
@@ -198,10 +198,10 @@ def test_a_file_that_vanishes_is_an_error_of_its_own(tmp_path):
     assert source.read(1) == PNG
 
 
-def test_oversized_files_are_refused_before_reading(tmp_path):
+def test_oversized_files_are_not_read(tmp_path):
     with (tmp_path / "huge.png").open("wb") as file:
         file.truncate(600 << 20)  # sparse: no disk is used
-    assert open_source(tmp_path).samples[0].refused == "has 629,145,600 bytes unpacked, the limit is 536,870,912"
+    assert open_source(tmp_path).samples[0].unreadable == "has 629,145,600 bytes unpacked, the limit is 536,870,912"
 
 
 def test_label_files_beside_images_speak(tmp_path):
@@ -212,8 +212,8 @@ def test_label_files_beside_images_speak(tmp_path):
     (tmp_path / "3.json").write_text("{")
     zero, one, two, three = open_source(tmp_path).samples
     assert (zero.label, one.label, one.group, one.split) == ("platelet", "ig", "12", "val")
-    assert two.refused == "its label file '2.json' is unusable (label [1] is neither number nor name)"
-    assert "'3.json' is unusable" in three.refused
+    assert two.unreadable == "its label file '2.json' is unusable (label [1] is neither number nor name)"
+    assert "'3.json' is unusable" in three.unreadable
 
 
 @pytest.mark.parametrize(
@@ -225,15 +225,15 @@ def test_label_files_beside_images_speak(tmp_path):
         ("\xff", "codec"),
     ],
 )
-def test_unusable_label_files_refuse_their_image_alone(tmp_path, text, words):
+def test_unusable_label_files_make_their_image_alone_unreadable(tmp_path, text, words):
     fill(tmp_path, "a.png", "b.png")
     (tmp_path / "a.json").write_bytes(text.encode("latin-1"))
     first, second = open_source(tmp_path).samples
-    assert words in first.refused
-    assert second.refused is None
+    assert words in first.unreadable
+    assert second.unreadable is None
 
 
 def test_a_huge_label_file_is_not_read(tmp_path):
     fill(tmp_path, "a.png")
     (tmp_path / "a.json").write_text(" " * 70_000)
-    assert "70,000 bytes" in open_source(tmp_path).samples[0].refused
+    assert "70,000 bytes" in open_source(tmp_path).samples[0].unreadable

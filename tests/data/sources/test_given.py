@@ -1,4 +1,4 @@
-"""Arrays, PIL images and paths to pixels and to a source: one rule for all, each refusal by name."""
+"""Arrays, PIL images and paths to pixels and to a source: one rule for all, each error by name."""
 
 import io
 from pathlib import Path
@@ -71,9 +71,9 @@ def test_the_fingerprint_follows_pixels_and_labels() -> None:
 
 def test_copies_stay_on_one_side_of_a_split() -> None:
     cells = np.concatenate([CELLS, CELLS[:1]])
-    sides = choose_splits(open_images(cells, ["a"] * 5), shares=(0.5, 0.5, 0), seed=3)
-    assert sides[0] == sides[4]
-    assert set(sides) == {"train", "val"}
+    drawn = choose_splits(open_images(cells, ["a"] * 5), shares=(0.5, 0.5, 0), seed=3)
+    assert drawn[0] == drawn[4]
+    assert set(drawn) == {"train", "val"}
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_copies_stay_on_one_side_of_a_split() -> None:
         ([CELLS[0], 3], r"images\[1\]: is of the type int"),
     ],
 )
-def test_what_are_no_images_is_refused_at_once(given: Any, rule: str) -> None:
+def test_what_are_no_images_is_an_error_at_once(given: Any, rule: str) -> None:
     with pytest.raises(SourceError, match=rule):
         open_images(given)
 

@@ -58,10 +58,10 @@ def test_parquet_is_read(folder, labels):
     assert source.kind == "manifest"
 
 
-def test_files_that_are_not_there_or_no_files_are_refused_samples(folder):
+def test_files_that_are_not_there_or_no_files_are_unreadable_samples(folder):
     os.mkfifo(folder / "pipe.png")
     source = open_source(write(folder, "path\na.png\ngone.png\n.\npipe.png\na.png\n"))
-    assert [sample.refused for sample in source.samples] == [
+    assert [sample.unreadable for sample in source.samples] == [
         None,
         "cannot be found (No such file or directory)",
         "is no regular file",
@@ -95,7 +95,7 @@ def test_tables_that_do_not_fit_are_named(folder, text, words):
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
-def test_damaged_tables_are_refused(folder, name):
+def test_damaged_tables_are_an_error(folder, name):
     (folder / name).write_bytes(b'path\n\xff\xfe\x00,,,\n"')
     with pytest.raises(SourceError, match="cannot be read"):
         open_source(folder / name)

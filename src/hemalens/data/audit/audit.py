@@ -29,14 +29,15 @@ from hemalens.data.audit import issues
 from hemalens.data.audit.checks.finding import Finding
 from hemalens.data.audit.checks.labels import LabelCheck
 from hemalens.data.audit.checks.leakage import Against
-from hemalens.data.audit.checks.near_images import check_scale
 from hemalens.data.audit.checks.outliers import OutlierAnalysis
 from hemalens.data.audit.checks.shortcuts import find_shortcuts
 from hemalens.data.audit.findings import Inspection, find_all
 from hemalens.data.audit.images import write_images
+from hemalens.data.audit.measured import write_thumbnails
 from hemalens.data.audit.page import AuditView, render_audit
 from hemalens.data.audit.probabilities import read_probabilities
-from hemalens.data.audit.statistics import Engine, Statistics, measure_source
+from hemalens.data.audit.statistics import Statistics, measure_source
+from hemalens.data.reading.mapping import Engine
 from hemalens.data.review.decisions import findings_digest
 from hemalens.data.sources import Source, open_source
 from hemalens.data.sources.entries import escape
@@ -89,12 +90,11 @@ def audit(
 
     Raises:
         ArtifactError: ``splits`` is not of this source, or ``out`` exists.
-        MissingExtraError: more than a million images, and faiss is not installed.
+        MissingExtraError: ``engine`` is ray, and Ray is not installed.
     """
     started = time.monotonic()
     opened = open_source(source, classes=classes)
     other = open_source(against) if against is not None else None
-    check_scale(len(opened) + (len(other) if other else 0))
     sides = read_splits(splits, opened.samples) if splits else None
     options = {"classes": list(classes) if classes else None}
     inputs = {"source": opened.fingerprint()}
@@ -105,6 +105,7 @@ def audit(
         inputs |= {"probabilities": sha256_file(probabilities)}
     with output_directory(out, "audit", overwrite=overwrite, inputs=inputs, options=options):
         statistics = measure_source(opened, workers=workers, engine=engine, progress=progress)
+        write_thumbnails(out, statistics)
         compared = None
         if other is not None:
             measured = measure_source(other, workers=workers, engine=engine, progress=progress)

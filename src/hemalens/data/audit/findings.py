@@ -32,7 +32,7 @@ class Inspection:
     Attributes:
         statistics: what was measured.
         samples: the source's samples.
-        splits: the split of each sample; the samples' own where None.
+        given_splits: the split of each sample; the samples' own where None.
         against: another source that must share nothing with this one.
         classes: the source's classes.
         chances: class probabilities (N, C) by models that were not trained on the sample, None where there are none.
@@ -41,16 +41,16 @@ class Inspection:
 
     statistics: Statistics
     samples: Sequence[Sample]
-    splits: Sequence[str | None] | None = None
+    given_splits: Sequence[str | None] | None = None
     against: Against | None = None
     classes: Sequence[str] = ()
     chances: FloatArray | None = None
     dropped: set[int] = field(default_factory=set)
 
     @property
-    def sides(self) -> Sequence[str | None]:
+    def splits(self) -> Sequence[str | None]:
         """The split of each sample, None where it has none."""
-        return [sample.split for sample in self.samples] if self.splits is None else self.splits
+        return [sample.split for sample in self.samples] if self.given_splits is None else self.given_splits
 
     @cached_property
     def near(self) -> NearImages:

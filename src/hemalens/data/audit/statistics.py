@@ -6,25 +6,20 @@ row and 768 bytes a sample. Needs numpy and Pillow (workers are spawned and must
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hemalens.core.errors import ConfigError, DecodeError, SourceError
+from hemalens.core.errors import DecodeError, SourceError, UserError
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
 from hemalens.data.reading.decode import Decoded, decode, decode_array
-from hemalens.data.reading.parallel import map_chunks
-from hemalens.data.reading.ray import map_chunks_by_ray
+from hemalens.data.reading.mapping import Engine, map_images
 from hemalens.data.sources import Source
 
-__all__ = ["THUMBNAIL", "Engine", "Measurement", "Statistics", "joined", "measure", "measure_source"]
-
-Engine = Literal["local", "ray"]
-"""Where images are measured."""
+__all__ = ["THUMBNAIL", "Measurement", "Statistics", "joined", "measure", "measure_source", "pixels_sha256"]
 
 THUMBNAIL = 16
 _HASH_SIDE, _HASH_BITS = 32, 8
@@ -105,10 +100,17 @@ def measure(image: Decoded, *, encoded: bytes) -> tuple[Measurement, Images]:
     return _measure_reduced([_reduce(image, encoded)])[0]
 
 
+def pixels_sha256(pixels: Images) -> str:
+    """Return the SHA-256 of an image (H, W, 3) uint8 and its shape."""
+    digest = hashlib.sha256(b"%d %d " % pixels.shape[:2])
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
 def measure_source(
     source: Source, *, workers: int | None = None, engine: Engine = "local", progress: Progress = no_progress
 ) -> Statistics:
-    """Measure every sample of a source in worker processes; an unreadable one keeps its place with the reason.
+    """Measure every sample of a source in worker processes; an unreadable one keeps its row, with the reason.
 
     Args:
         source: what ``open_source`` returned.
@@ -120,79 +122,40 @@ def measure_source(
         ConfigError: for Ray and a source that is held in memory.
         MissingExtraError: for Ray where it is not installed.
     """
-    if engine == "ray" and source.in_memory:
-        rule = "reads images where they lie, an array file is held in memory"
-        raise ConfigError("engine ray", rule, "leave --engine out, or save the images as files or tar shards")
-    mapped = map_chunks_by_ray if engine == "ray" else map_chunks
     total = len(source)
     thumbnails = np.zeros((total, THUMBNAIL, THUMBNAIL, 3), np.uint8)
     rows: list[Measurement | None] = []
     reasons: list[str] = []
     progress("measuring", 0, total)
-    for results in mapped(_measure_chunk, _chunks(source), halve=_halve, lost=_lost, workers=workers):
-        for row, thumbnail, reason in results:
-            if thumbnail is not None:
-                thumbnails[len(rows)] = thumbnail
-            rows.append(row)
-            reasons.append(reason)
+    for results in map_images(source, range(total), _measure_part, chunk=_CHUNK, workers=workers, engine=engine):
+        for result in results:
+            if isinstance(result, UserError):
+                rows.append(None)
+                reasons.append(result.rule)
+            else:
+                row, thumbnails[len(rows)] = result
+                rows.append(row)
+                reasons.append("")
         progress("measuring", len(rows), total)
     return Statistics(tuple(rows), tuple(reasons), thumbnails)
 
 
-_Result = tuple[Measurement | None, Images | None, str]
-_Task = tuple[Source | None, Sequence[int], list[np.ndarray | str] | None]
-
-
-def _chunks(source: Source) -> Iterator[_Task]:
-    """Cut a source into tasks, each with its part of the listing; rows of arrays travel with the task."""
-    for start in range(0, len(source), _CHUNK):
-        stop = min(start + _CHUNK, len(source))
-        if source.in_memory:
-            yield None, range(start, stop), [_row(source, index) for index in range(start, stop)]
-        else:
-            yield source.part(start, stop), range(stop - start), None
-
-
-def _row(source: Source, index: int) -> np.ndarray | str:
-    """Return a row of an array, or why it will not be read."""
-    try:
-        return np.asarray(source.read(index))
-    except DecodeError as error:
-        return error.rule
-
-
-def _measure_chunk(task: _Task) -> list[_Result]:
+def _measure_part(source: Source, _: Sequence[int]) -> list[tuple[Measurement, Images] | UserError]:
     """Decode and reduce one image after the other, so that one is in memory, then measure all that were read."""
-    source, indices, rows = task
     reduced: list[_Reduced] = []
-    reasons: list[str] = []
-    for row, index in enumerate(indices):
+    errors: list[UserError | None] = []
+    for index, sample in enumerate(source.samples):
         try:
-            if source is not None:
-                data = source.read(index)
-                assert isinstance(data, bytes)  # sources of arrays are in memory: their rows come with the task
-                reduced.append(_reduce(decode(data, name=source.samples[index].sample_id), data))
-                reasons.append("")
-            elif rows is not None:
-                held = rows[row]
-                if not isinstance(held, str):
-                    reduced.append(_reduce(decode_array(held), np.ascontiguousarray(held).tobytes()))
-                reasons.append(held if isinstance(held, str) else "")
+            held = source.read(index)
+            if isinstance(held, bytes):
+                reduced.append(_reduce(decode(held, name=sample.sample_id), held))
+            else:
+                reduced.append(_reduce(decode_array(held), np.ascontiguousarray(held).tobytes()))
+            errors.append(None)
         except (DecodeError, SourceError) as error:
-            reasons.append(error.rule)
+            errors.append(error)
     measured = iter(_measure_reduced(reduced))
-    return [(None, None, reason) if reason else (*next(measured), "") for reason in reasons]
-
-
-def _halve(task: _Task) -> list[_Task]:
-    source, indices, rows = task
-    middle = len(indices) // 2
-    parts = (slice(None, middle), slice(middle, None)) if middle else ()
-    return [(source, indices[part], None if rows is None else rows[part]) for part in parts]
-
-
-def _lost(task: _Task) -> list[_Result]:
-    return [(None, None, "its decoder crashed") for _ in task[1]]
+    return [next(measured) if error is None else error for error in errors]
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +189,9 @@ def _reduce(decoded: Decoded, encoded: bytes) -> _Reduced:
     small = np.asarray(grey.resize((_HASH_SIDE, _HASH_SIDE), box))
     if max(grey.size) > _SHARPNESS_SIDE:
         grey.thumbnail((_SHARPNESS_SIDE, _SHARPNESS_SIDE), box)
-    digest = hashlib.sha256(b"%d %d " % (height, width))
-    digest.update(pixels.data)
     sha256 = hashlib.sha256(encoded).hexdigest()
     return _Reduced(
-        (width, height, decoded.mode, len(encoded), sha256, digest.hexdigest()),
+        (width, height, decoded.mode, len(encoded), sha256, pixels_sha256(pixels)),
         "; ".join(decoded.conversions),
         counts,
         np.asarray(image.resize((THUMBNAIL, THUMBNAIL), box)),

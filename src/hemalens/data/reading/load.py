@@ -5,25 +5,25 @@ Needs numpy and Pillow; no torch, which would cost each worker 1.7 s of processo
 
 import multiprocessing
 import os
-import signal
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 
 import numpy as np
 
-from hemalens.core.errors import SourceError
 from hemalens.core.types import Images, IntArray, Progress, no_progress
-from hemalens.data.reading.parallel import end_with_parent, map_chunks
+from hemalens.data.reading.decode import decode, decode_array
+from hemalens.data.reading.mapping import every, map_images
+from hemalens.data.reading.parallel import begin_worker
 from hemalens.data.reading.resize import resize
 from hemalens.data.scale import zoomed
 from hemalens.data.sources import Source
 
-__all__ = ["Begun", "Decoder", "cancel", "load_images", "resize"]
+__all__ = ["Begun", "Decoder", "cancel", "load_images", "read_sized", "resize"]
 
-_CHUNK = 256
+_CHUNK = 128
 # Of images decoded ahead: what is lost to waiting at the end of a window, against the cost of handing one over.
 _SMALL_CHUNK = 32
 # Decoding ahead takes the cores that training leaves: torch's threads slow down together when one of them has to wait.
@@ -49,15 +49,22 @@ def load_images(
     images = np.empty((len(indices), size, size, 3), np.uint8)
     done = 0
     progress("loading images", 0, len(indices))
-    # Workers get the listing of the source once, tasks carry numbers; of arrays they carry the images.
-    load = partial(_load, None if source.in_memory else source, size, zoom)
-    crashed = partial(_crashed, source)
-    workers = 0 if source.in_process else workers
-    for part in map_chunks(load, _tasks(source, indices), halve=_singly, lost=crashed, workers=workers):
-        images[done : done + len(part)] = part
-        done += len(part)
+    load = partial(_load_part, size, zoom)
+    for results in map_images(source, indices, load, chunk=_CHUNK, workers=workers):
+        for image in every(results):
+            images[done] = image
+            done += 1
         progress("loading images", done, len(indices))
     return images
+
+
+def read_sized(source: Source, index: int, size: int, *, zoom: float = 1.0) -> Images:
+    """Return one sample (size, size, 3) uint8, decoded and zoomed; raises what ``Source.image`` raises."""
+    raw, name = source.read(index), source.samples[index].sample_id
+    if isinstance(raw, np.ndarray):
+        return zoomed(decode_array(raw, name=name).pixels, zoom, size)
+    side = size if zoom == 1.0 else None  # then decoded and resized in one step
+    return zoomed(decode(raw, name=name, side=side).pixels, zoom, size)
 
 
 class Decoder:
@@ -65,6 +72,10 @@ class Decoder:
 
     Files are decoded in spawned processes that hold the listing of the source; arrays, which are in memory anyway, in
     threads. A process that dies costs its time alone, and the sample that kills it is named.
+
+    Not ``map_images``, which is done when its images are: these workers stay for a whole training, are handed samples
+    that nobody knew at the start (the next batches of a shuffled epoch), give up what is no longer wanted, and leave
+    the cores to the training. Where one of them dies, ``map_images`` takes over.
     """
 
     def __init__(self, source: Source, size: int, *, workers: int) -> None:
@@ -85,7 +96,7 @@ class Decoder:
     def finish(self, begun: Begun) -> Images:
         """Wait for images (N, size, size, 3) uint8 in the order of their samples; ``begun`` is emptied.
 
-        Raises DecodeError or SourceError naming the sample that cannot be read.
+        Raises DecodeError naming the sample that cannot be read.
         """
         images = np.empty((sum(len(chunk) for chunk, _ in begun), self._size, self._size, 3), np.uint8)
         done = 0
@@ -118,7 +129,7 @@ class Decoder:
     def _start(self) -> Executor:
         if self._source.in_memory:
             return ThreadPoolExecutor(self._workers, "decoding")
-        spawn = multiprocessing.get_context("spawn")  # as in data.parallel
+        spawn = multiprocessing.get_context("spawn")  # as in parallel
         return ProcessPoolExecutor(self._workers, spawn, initializer=_begin_work, initargs=(self._source,))
 
 
@@ -130,33 +141,8 @@ def cancel(begun: Begun) -> None:
     begun.clear()
 
 
-_Task = tuple[Sequence[int], Sequence[Images] | None]
-
-
-def _tasks(source: Source, indices: Sequence[int]) -> Iterator[_Task]:
-    for start in range(0, len(indices), _CHUNK):
-        chosen = [int(index) for index in indices[start : start + _CHUNK]]
-        yield chosen, [source.image(index).pixels for index in chosen] if source.in_memory else None
-
-
-def _load(source: Source | None, size: int, zoom: float, task: _Task) -> Images:
-    indices, images = task
-    if images is None:
-        assert source is not None
-        return _read(source, indices, size, zoom)
-    return np.stack([zoomed(image, zoom, size) for image in images])
-
-
-def _singly(task: _Task) -> list[_Task]:
-    indices, images = task
-    if len(indices) == 1:
-        return []
-    return [([index], None if images is None else [images[position]]) for position, index in enumerate(indices)]
-
-
-def _crashed(source: Source, task: _Task) -> Images:
-    name = source.samples[task[0][0]].sample_id
-    raise SourceError(f"image {name}", "crashed its decoder", "audit and clean the source first")
+def _load_part(size: int, zoom: float, source: Source, _: Sequence[int]) -> list[Images]:
+    return [read_sized(source, index, size, zoom=zoom) for index in range(len(source))]
 
 
 # The source of a worker process, sent once: a listing of a million samples is 100 MB and more.
@@ -165,18 +151,17 @@ _opened: list[Source] = []
 
 def _begin_work(source: Source) -> None:
     _opened[:] = [source]
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who interrupts the run is told once, by the run
     if hasattr(os, "nice"):
         os.nice(_NICENESS)
-    end_with_parent()
+    begin_worker()
 
 
 def _read_opened(indices: IntArray, size: int) -> Images:
     return _read(_opened[0], indices, size)
 
 
-def _read(source: Source, indices: Sequence[int] | IntArray, size: int, zoom: float = 1.0) -> Images:
+def _read(source: Source, indices: IntArray, size: int) -> Images:
     images = np.empty((len(indices), size, size, 3), np.uint8)
-    for position, index in enumerate(indices):
-        images[position] = zoomed(source.image(int(index)).pixels, zoom, size)
+    for row, index in enumerate(indices.tolist()):
+        images[row] = read_sized(source, index, size)
     return images

@@ -5,6 +5,7 @@ Needs the standard library only: spawned workers import this first.
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 from hemalens.core.errors import ConfigError
 
-__all__ = ["available_cores", "end_with_parent", "map_chunks"]
+__all__ = ["available_cores", "begin_worker", "map_chunks"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -87,8 +88,13 @@ def map_chunks(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def end_with_parent() -> None:
-    """End this worker process as soon as the one that started it is gone, which it would wait for forever."""
+def begin_worker() -> None:
+    """Leave Ctrl-C to the process that started this one, and end when that is gone.
+
+    A terminal sends Ctrl-C to all of them: the one that the user started says so once. A worker whose run was killed
+    would wait for tasks forever.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if (parent := multiprocessing.parent_process()) is not None:
         threading.Thread(target=_wait_and_end, args=(parent,), daemon=True).start()
 
@@ -139,7 +145,7 @@ _installed: list[Callable[[Any], Any]] = []
 def _install(function: Callable[[Any], Any]) -> None:
     """Keep what this worker process is for."""
     _installed[:] = [function]
-    end_with_parent()
+    begin_worker()
 
 
 def _run(task: object) -> object:

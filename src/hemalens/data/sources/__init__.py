@@ -1,8 +1,8 @@
 """From the name of any source of images to one face: samples in a stable order, read one by one.
 
-``source`` is the face; ``folders``, ``archives``, ``arrays`` and ``manifests`` are the kinds; ``entries`` and
-``labels`` hold the rules they share; ``fetch`` gets the public record. Opening lists, it decodes nothing. Needs numpy
-and Pillow; polars only for manifests.
+``source`` is the face; ``folders``, ``archives``, ``gzipped``, ``arrays`` and ``manifests`` are the kinds; ``entries``
+and ``labels`` hold the rules they share; ``fetch`` gets the public record. Opening lists, it decodes nothing. Needs
+numpy and Pillow; polars only for manifests.
 """
 
 import os
@@ -22,8 +22,9 @@ from hemalens.data.sources.source import Source, content_sha256
 
 __all__ = ["Source", "content_sha256", "open_source"]
 
-_PACKED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|gz|bz2|xz|zst|7z|rar)$", re.IGNORECASE)
-_KNOWN = "a folder, .npz, .npy, .zip, .tar, .csv, .parquet, or bloodmnist[:28|64|128|224]"
+_GZIPPED = re.compile(r"\.(tar\.gz|tgz)$", re.IGNORECASE)
+_PACKED = re.compile(r"\.(tar\.\w+|tbz2?|txz|gz|bz2|xz|zst|7z|rar)$", re.IGNORECASE)
+_KNOWN = "a folder, .npz, .npy, .zip, .tar, .tar.gz, .csv, .parquet, or bloodmnist[:28|64|128|224]"
 
 
 def open_source(
@@ -38,8 +39,8 @@ def open_source(
     Args:
         spec: a path, or ``bloodmnist``, ``bloodmnist:28``, ``:64``, ``:128`` or ``:224`` (``./bloodmnist`` is a path).
         classes: class names by class number, or the order of named classes; the challenge's where None.
-        cache: where fetched records are kept; $HEMALENS_CACHE or ~/.cache/hemalens where None.
-        progress: called while a record is fetched.
+        cache: where fetched records and unpacked archives are kept; $HEMALENS_CACHE or ~/.cache/hemalens where None.
+        progress: called while a record is fetched or an archive unpacked.
 
     Raises:
         SourceError: where it does not exist, is of no known kind, cannot be read or holds no image.
@@ -60,7 +61,8 @@ def open_source(
     if not is_file:
         rule = "is no regular file" if exists else "does not exist"
         raise SourceError(f"source {name}", rule, f"check the path; a source is {_KNOWN}")
-    if packed := _PACKED.search(path.name):
+    gzipped = _GZIPPED.search(path.name) is not None
+    if not gzipped and (packed := _PACKED.search(path.name)):
         raise SourceError(f"source {name}", f"is compressed ({packed[0]})", "decompress it first")
     opener = {
         ".npz": open_arrays,
@@ -70,7 +72,7 @@ def open_source(
         ".csv": open_manifest,
         ".parquet": open_manifest,
     }.get(path.suffix.lower())
-    if opener is None:
+    if opener is None and not gzipped:
         raise SourceError(f"source {name}", f"is of no known kind ({path.suffix or 'no extension'})", f"give {_KNOWN}")
     if not os.access(path, os.R_OK):
         raise SourceError(f"source {name}", "cannot be read (Permission denied)", "check its permissions")
@@ -78,6 +80,10 @@ def open_source(
 
     if (record := find_record(path)) is not None:
         record.checked(record.relative(path))
+    if opener is None:
+        from hemalens.data.sources.gzipped import open_gzipped_tar  # here, as above: it knows the cache of downloads
+
+        return open_gzipped_tar(path, spec=name, classes=classes, cache=cache, progress=progress)
     return opener(path, spec=name, classes=classes)
 
 

@@ -1,7 +1,7 @@
 """From a zip, a tar, or a folder of tar shards to a source that reads members in place, unpacking nothing to disk.
 
 Members are listed once; reading seeks to one. Names that lead out of the archive, links, encrypted and oversized
-members are listed and refused. Needs the standard library only.
+members are listed as unreadable. Needs the standard library only.
 """
 
 import itertools
@@ -19,7 +19,7 @@ from typing import IO, ClassVar, cast
 
 from hemalens.core.errors import DecodeError, SourceError
 from hemalens.core.provenance import sha256_file
-from hemalens.data.sources.entries import Entry, arrange, escape, refuse_size, set_aside
+from hemalens.data.sources.entries import Entry, arrange, check_size, escape, set_aside
 from hemalens.data.sources.source import Handles, Source, digest_facts
 
 __all__ = ["DAMAGED_ZIP", "TarSource", "ZipSource", "leads_out", "open_shards", "open_tar", "open_zip"]
@@ -43,16 +43,16 @@ def _open_binary(path: str) -> IO[bytes]:
     return Path(path).open("rb")
 
 
-_ZipPlace = tuple[int, int, int, int, int]  # first byte of the header, bytes packed, bytes unpacked, CRC-32, method
+_Packed = tuple[int, int, int, int, int]  # first byte of the header, bytes packed, bytes unpacked, CRC-32, method
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ZipSource(Source):
-    """Images in a zip; ``places`` say where each lies and how it is packed, so that its directory is read once."""
+    """Images in a zip; ``extents`` say where each lies and how it is packed, so that its directory is read once."""
 
     path: str
-    places: tuple[_ZipPlace, ...]
-    listed: ClassVar[tuple[str, ...]] = ("places",)
+    extents: tuple[_Packed, ...]
+    listed: ClassVar[tuple[str, ...]] = ("extents",)
     _handles: Handles[IO[bytes]] = field(default_factory=lambda: Handles(_open_binary), repr=False)
 
     def fingerprint(self) -> str:
@@ -62,7 +62,7 @@ class ZipSource(Source):
     def _read(self, index: int) -> bytes:
         try:
             with self._handles.use(self.path) as file:
-                return _unpack(file, self.places[index])
+                return _unpack(file, self.extents[index])
         except DAMAGED_ZIP as error:
             what = f"image {self.samples[index].sample_id!r}"
             raise DecodeError(what, f"cannot be unpacked ({error})", "pack it again") from error
@@ -75,26 +75,26 @@ class TarSource(Source):
     Attributes:
         tars: absolute paths of the archives.
         names: what they are called in ids.
-        places: each sample's (number of its archive, first byte, bytes).
+        extents: each sample's (number of its archive, first byte, bytes).
     """
 
     tars: tuple[str, ...]
     names: tuple[str, ...]
-    places: tuple[tuple[int, int, int], ...]
-    listed: ClassVar[tuple[str, ...]] = ("places",)
+    extents: tuple[tuple[int, int, int], ...]
+    listed: ClassVar[tuple[str, ...]] = ("extents",)
     _handles: Handles[IO[bytes]] = field(default_factory=lambda: Handles(_open_binary), repr=False)
 
-    def part(self, start: int, stop: int) -> "TarSource":
+    def part(self, indices: Sequence[int]) -> "TarSource":
         """Return some samples as a source of their own, with the archives that they lie in."""
-        places = self.places[start:stop]
-        used = sorted({number for number, _, _ in places})
+        extents = [self.extents[index] for index in indices]
+        used = sorted({number for number, _, _ in extents})
         return replace(
             self,
-            samples=self.samples[start:stop],
+            samples=tuple(self.samples[index] for index in indices),
             ignored=(),
             tars=tuple(self.tars[number] for number in used),
             names=tuple(self.names[number] for number in used),
-            places=tuple((used.index(number), offset, size) for number, offset, size in places),
+            extents=tuple((used.index(number), offset, size) for number, offset, size in extents),
         )
 
     def fingerprint(self) -> str:
@@ -105,7 +105,7 @@ class TarSource(Source):
         return digest_facts(sorted((name, status.st_size, status.st_mtime_ns) for name, status in stamps))
 
     def _read(self, index: int) -> bytes:
-        number, offset, size = self.places[index]
+        number, offset, size = self.extents[index]
         try:
             with self._handles.use(self.tars[number]) as file:
                 file.seek(offset)
@@ -134,7 +134,7 @@ def open_zip(path: Path, *, spec: str, classes: Sequence[str] | None = None) -> 
     def read(entry: Entry) -> bytes:
         try:
             with handles.use(absolute) as file:
-                return _unpack(file, entry.place)
+                return _unpack(file, entry.location)
         except DAMAGED_ZIP as error:
             raise SourceError(f"member {entry.path!r}", f"cannot be unpacked ({error})") from error
 
@@ -147,7 +147,7 @@ def open_zip(path: Path, *, spec: str, classes: Sequence[str] | None = None) -> 
         classes=found.classes,
         ignored=found.ignored,
         path=absolute,
-        places=tuple(entry.place for entry in found.entries),
+        extents=tuple(entry.location for entry in found.entries),
         _handles=handles,
     )
 
@@ -159,7 +159,7 @@ def open_tar(path: Path, *, spec: str, classes: Sequence[str] | None = None) -> 
 
 
 def open_shards(root: Path, shards: Sequence[Entry], *, spec: str, classes: Sequence[str] | None = None) -> TarSource:
-    """List a folder of tars; one that is damaged becomes one refused sample, unless all are.
+    """List a folder of tars; one that is damaged becomes one unreadable sample, unless all are.
 
     Args:
         root: the folder.
@@ -175,16 +175,16 @@ def open_shards(root: Path, shards: Sequence[Entry], *, spec: str, classes: Sequ
             entries.extend(_shard_entries(root, shard, number, spec))
         except SourceError as error:
             failures.append(error)
-            entries.append(Entry(shard.path, (number, 0, 0), refused=f"shard cannot be opened: {error.rule}"))
+            entries.append(Entry(shard.path, (number, 0, 0), unreadable=f"shard cannot be opened: {error.rule}"))
     if len(failures) == len(tars):
         raise failures[0]
-    return _tar_source("shards", spec, [(root / shard.place, shard.path) for shard in tars], entries, classes)
+    return _tar_source("shards", spec, [(root / shard.location, shard.path) for shard in tars], entries, classes)
 
 
 def _shard_entries(root: Path, shard: Entry, number: int, spec: str) -> list[Entry]:
-    if shard.refused is not None:
-        raise SourceError(f"shard {shard.path}", shard.refused)
-    return list(_tar_entries(root / shard.place, number, f"{shard.path}/", what=f"{spec}: {shard.path}"))
+    if shard.unreadable is not None:
+        raise SourceError(f"shard {shard.path}", shard.unreadable)
+    return list(_tar_entries(root / shard.location, number, f"{shard.path}/", what=f"{spec}: {shard.path}"))
 
 
 def _tar_source(
@@ -194,7 +194,7 @@ def _tar_source(
     handles = Handles(_open_binary)
 
     def read(entry: Entry) -> bytes:
-        number, offset, size = entry.place
+        number, offset, size = entry.location
         with handles.use(paths[number]) as file:
             file.seek(offset)
             return file.read(size)
@@ -208,14 +208,14 @@ def _tar_source(
         ignored=found.ignored,
         tars=paths,
         names=tuple(name for _, name in tars),
-        places=tuple(entry.place for entry in found.entries),
+        extents=tuple(entry.location for entry in found.entries),
         _handles=handles,
     )
 
 
-def _unpack(file: IO[bytes], place: _ZipPlace) -> bytes:
+def _unpack(file: IO[bytes], extent: _Packed) -> bytes:
     """Read a member and check it. One that unpacks to more than it announces costs no memory, as it does in zipfile."""
-    offset, packed, size, crc, method = place
+    offset, packed, size, crc, method = extent
     file.seek(offset)
     header = file.read(30)
     if len(header) < 30 or not header.startswith(b"PK\x03\x04"):
@@ -244,23 +244,23 @@ def _overlapping(members: Sequence[zipfile.ZipInfo]) -> set[int]:
 def _zip_entry(info: zipfile.ZipInfo, *, overlaps: bool) -> Entry:
     # The format knows "/" alone: a backslash is a separator that some Windows packers write.
     name = _plain(info.filename.replace("\\", "/"))
-    refused = refuse_size(max(info.file_size, info.compress_size))
+    unreadable = check_size(max(info.file_size, info.compress_size))
     if leads_out(name):
-        refused = _OUTSIDE
+        unreadable = _OUTSIDE
     elif stat.S_ISLNK(info.external_attr >> 16):
-        refused = "is a link, not a file"
+        unreadable = "is a link, not a file"
     elif info.flag_bits & 1:
-        refused = "is encrypted"
+        unreadable = "is encrypted"
     elif info.compress_type not in _PACKED:
-        refused = f"is packed by method {info.compress_type}, only plain and deflated members are read"
+        unreadable = f"is packed by method {info.compress_type}, only plain and deflated members are read"
     elif overlaps:
-        refused = "overlaps another member"
-    place = (info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type)
-    return Entry(escape(name) or _NAMELESS, place, info.file_size, refused=refused)
+        unreadable = "overlaps another member"
+    extent = (info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type)
+    return Entry(escape(name) or _NAMELESS, extent, info.file_size, unreadable=unreadable)
 
 
 def _tar_entries(path: Path, number: int, shard: str, *, what: str) -> Iterator[Entry]:
-    """Yield the members of a tar; ``place`` is (number of the tar, first byte, bytes)."""
+    """Yield the members of a tar; ``location`` is (number of the tar, first byte, bytes)."""
     step = "fetch or pack it again"
     try:
         with path.open("rb") as file:
@@ -317,7 +317,7 @@ def _members(tar: tarfile.TarFile, headers: _Headers, length: int, what: str) ->
                 raise tarfile.ReadError(f"a member of {member.size:,} bytes")
         except tarfile.TarError as error:
             if last is not None and last.offset_data + last.size > length:
-                return  # cut short inside the last member, which is refused by its own entry
+                return  # cut short inside the last member, which its own entry names unreadable
             rule = f"is damaged after {tar.offset:,} bytes ({error})"
             raise SourceError(f"source {what}", rule, "fetch or pack it again") from error
         if member is None:
@@ -330,18 +330,17 @@ def _members(tar: tarfile.TarFile, headers: _Headers, length: int, what: str) ->
 
 def _tar_entry(member: tarfile.TarInfo, number: int, shard: str, length: int) -> Entry:
     name = _plain(member.name)
-    refused = refuse_size(member.size)
+    unreadable = check_size(member.size)
     if leads_out(name):
-        refused = _OUTSIDE
+        unreadable = _OUTSIDE
     elif member.islnk() or member.issym():
-        refused = "is a link, not a file"
+        unreadable = "is a link, not a file"
     elif not member.isreg() or member.issparse():
-        refused = "is a sparse file, pipe or device, not a plain file"
+        unreadable = "is a sparse file, pipe or device, not a plain file"
     elif member.offset_data + member.size > length:
-        refused = "is cut short: the archive ends inside it"
-    return Entry(
-        escape(name) or _NAMELESS, (number, member.offset_data, member.size), member.size, shard=shard, refused=refused
-    )
+        unreadable = "is cut short: the archive ends inside it"
+    extent = number, member.offset_data, member.size
+    return Entry(escape(name) or _NAMELESS, extent, member.size, shard=shard, unreadable=unreadable)
 
 
 def _end_note(file: IO[bytes], offset: int, length: int, what: str) -> str | None:

@@ -23,6 +23,7 @@ from hemalens.core.provenance import sha256_file
 from hemalens.core.types import Sample
 from hemalens.data.reading.memory import available_memory
 from hemalens.data.sources.entries import escape, number_repeats
+from hemalens.data.sources.given import GivenSource
 from hemalens.data.sources.labels import SPLITS, name_labels
 from hemalens.data.sources.source import Source
 
@@ -76,6 +77,11 @@ class ArraySource(Source):
     def fingerprint(self) -> str:
         """Return the SHA-256 of the file."""
         return sha256_file(Path(self.path))
+
+    def part(self, indices: Sequence[int]) -> GivenSource:
+        """Return some samples with their rows, so that whoever is sent them does not load the file."""
+        samples, rows = tuple(self.samples[index] for index in indices), [self._read(index) for index in indices]
+        return GivenSource(spec=self.spec, kind=self.kind, samples=samples, classes=self.classes, images=rows)
 
     def _read(self, index: int) -> npt.NDArray[Any]:
         for key, rows in self.parts:
@@ -132,8 +138,8 @@ def _open_npz(file: "_File", names: frozenset[str], classes: Sequence[str] | Non
         [escape(given or own) for given, own in zip(column["ids"], _row_names(rows), strict=True)]
     )
     samples = tuple(
-        Sample(ids[row], labels[row], column["groups"][row], _split(column["splits"][row], row, file.spec), refused)
-        for row, refused in enumerate(
+        Sample(ids[row], labels[row], column["groups"][row], _split(column["splits"][row], row, file.spec), unreadable)
+        for row, unreadable in enumerate(
             "has the id of an earlier row (duplicate id)" if again else None for again in repeated
         )
     )

@@ -13,7 +13,7 @@ from hemalens.core.errors import SourceError
 from hemalens.core.types import CELL_CLASSES, Sample, canonical_class
 from hemalens.data.sources.labels import SPLITS, name_labels
 
-__all__ = ["LARGEST_FILE", "Catalogue", "Entry", "arrange", "escape", "number_repeats", "refuse_size", "set_aside"]
+__all__ = ["LARGEST_FILE", "Catalogue", "Entry", "arrange", "check_size", "escape", "number_repeats", "set_aside"]
 
 LARGEST_FILE = 512 << 20
 """Bytes one image file may have, unpacked: reading it would otherwise fill the memory."""
@@ -36,20 +36,20 @@ class Entry:
 
     Attributes:
         path: where it lies inside, parts separated by ``/``, escaped.
-        place: where its reader finds it.
+        location: where its reader finds it.
         size: bytes, unpacked.
         time: modification time in ns, 0 in archives.
         shard: what goes before the path in the id: the archive's name and ``/`` in a folder of shards.
-        refused: why it will not be read although it seems to be an image.
+        unreadable: why it will not be read although it seems to be an image.
         ignored: why it is no sample.
     """
 
     path: str
-    place: Any
+    location: Any
     size: int = 0
     time: int = 0
     shard: str = ""
-    refused: str | None = None
+    unreadable: str | None = None
     ignored: str | None = None
 
 
@@ -68,7 +68,7 @@ class _Facts:
     label: int | str | None = None
     group: str | None = None
     split: str | None = None
-    refused: str | None = None
+    unreadable: str | None = None
 
 
 def arrange(
@@ -81,7 +81,7 @@ def arrange(
     ``key.jpg`` speaks before the folder does.
 
     Args:
-        entries: in the order met: of two with one id the first is kept, the later one refused.
+        entries: in the order met: of two with one id the first is kept, the later one is unreadable.
         read: returns the bytes of a label file.
         classes: as for ``name_labels``.
         what: the source, for errors.
@@ -98,12 +98,12 @@ def arrange(
             kept.append(entry)
             continue
         ignored.append((entry.shard + entry.path, reason))
-        if entry.path.endswith(_SIDECARS) and entry.refused is None and entry.ignored is None:
+        if entry.path.endswith(_SIDECARS) and entry.unreadable is None and entry.ignored is None:
             sidecars[entry.shard + entry.path] = entry
     if not kept:
         step = f"name a source of images ({len(ignored)} other entries were met)"
         raise SourceError(f"source {what}", "holds no file that could be an image", step)
-    skipped, has_splits = _layout([entry.path for entry in kept if entry.refused is None])
+    skipped, has_splits = _layout([entry.path for entry in kept if entry.unreadable is None])
     facts = []
     of_folder: dict[str, _Facts] = {}
     for entry in kept:
@@ -117,9 +117,9 @@ def arrange(
     samples = []
     for index in order:
         fact = facts[index]
-        refused = "has the id of an earlier image (duplicate id)" if repeated[index] else None
-        refused = kept[index].refused or refused or fact.refused
-        samples.append(Sample(ids[index], labels[index], fact.group, fact.split, refused))
+        unreadable = "has the id of an earlier image (duplicate id)" if repeated[index] else None
+        unreadable = kept[index].unreadable or unreadable or fact.unreadable
+        samples.append(Sample(ids[index], labels[index], fact.group, fact.split, unreadable))
     return Catalogue(tuple(samples), tuple(kept[index] for index in order), names, tuple(sorted(ignored)))
 
 
@@ -154,7 +154,7 @@ def number_repeats(ids: Sequence[str]) -> tuple[list[str], list[bool]]:
     return out, repeated
 
 
-def refuse_size(size: int) -> str | None:
+def check_size(size: int) -> str | None:
     """Return why a file of so many bytes is not read, None where it is."""
     return f"has {size:,} bytes unpacked, the limit is {LARGEST_FILE:,}" if size > LARGEST_FILE else None
 
@@ -217,7 +217,7 @@ def _from_sidecars(entry: Entry, facts: _Facts, sidecars: dict[str, Entry], read
                 facts = _parse_sidecar(_read_sidecar(sidecar, read), suffix, facts)
             except (SourceError, OSError, ValueError, TypeError, RecursionError) as error:
                 reason = error.rule if isinstance(error, SourceError) else str(error)
-                return replace(facts, refused=f"its label file {sidecar.path!r} is unusable ({reason})")
+                return replace(facts, unreadable=f"its label file {sidecar.path!r} is unusable ({reason})")
             break
     return facts
 

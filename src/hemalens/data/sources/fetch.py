@@ -43,13 +43,13 @@ def fetch_bloodmnist(
     """Return the cached file of ``bloodmnist`` or ``bloodmnist:SIDE``, fetching it where it is not there yet.
 
     Raises:
-        SourceError: for another side, and whatever ``fetch`` raises.
+        SourceError: for another size, and whatever ``fetch`` raises.
     """
-    _, _, side = name.partition(":")
-    if side and side not in {str(known) for known in _FILES}:
-        sides = ", ".join(str(known) for known in _FILES)
-        raise SourceError(f"source {name}", f"has no such side, there are {sides}", "write bloodmnist:64, for example")
-    file, digest = _FILES[int(side or 28)]
+    _, _, size = name.partition(":")
+    if size and size not in {str(known) for known in _FILES}:
+        sizes = ", ".join(str(known) for known in _FILES)
+        raise SourceError(f"source {name}", f"has no such size, there are {sizes}", "write bloodmnist:64, for example")
+    file, digest = _FILES[int(size or 28)]
     target = (default_cache() if cache is None else cache) / file
     return fetch(f"{base_url}/{file}", target, md5=digest, progress=progress)
 

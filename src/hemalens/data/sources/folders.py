@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from hemalens.core.errors import ArtifactError, DecodeError, SourceError
-from hemalens.data.sources.entries import Entry, arrange, escape, refuse_size
+from hemalens.data.sources.entries import Entry, arrange, check_size, escape
 from hemalens.data.sources.source import Source, digest_facts
 
 __all__ = ["FileSource", "open_folder", "read_bytes", "walk"]
@@ -72,7 +72,7 @@ def open_folder(
     base = os.fspath(root.absolute())
 
     def read(entry: Entry) -> bytes:
-        data = read_bytes(Path(base, entry.place))
+        data = read_bytes(Path(base, entry.location))
         if recorded:
             _check(data, recorded.get(entry.path, ""), root, entry.path)
         return data
@@ -93,7 +93,7 @@ def open_folder(
         classes=found.classes,
         ignored=found.ignored,
         root=base,
-        paths=tuple(entry.place for entry in found.entries),
+        paths=tuple(entry.location for entry in found.entries),
         stamps=tuple((entry.size, entry.time) for entry in found.entries),
         recorded=tuple(recorded[entry.path] for entry in found.entries) if recorded else (),
     )
@@ -119,7 +119,7 @@ def read_bytes(path: Path) -> bytes:
 def walk(root: Path) -> list[Entry]:
     """List every file below a folder, sorted by path, following links to files inside it only.
 
-    ``Entry.place`` is the path below ``root``. Raises SourceError where ``root`` itself cannot be listed.
+    ``Entry.location`` is the path below ``root``. Raises SourceError where ``root`` itself cannot be listed.
     """
     real = os.path.realpath(root)
     entries: list[Entry] = []
@@ -130,13 +130,15 @@ def walk(root: Path) -> list[Entry]:
             # One child at a time: those of a large folder take more memory than what is kept of them.
             with os.scandir(Path(real, folder)) as children:
                 for child in children:
-                    place = f"{folder}{os.sep}{child.name}" if folder else child.name
+                    location = f"{folder}{os.sep}{child.name}" if folder else child.name
                     if not child.is_dir(follow_symlinks=False):
-                        entries.append(_file(child, place, real))
+                        entries.append(_file(child, location, real))
                     elif child.name.startswith(".") or child.name == "__MACOSX":
-                        entries.append(Entry(f"{_inside(place)}/", place, ignored="hidden folder, not looked into"))
+                        entries.append(
+                            Entry(f"{_inside(location)}/", location, ignored="hidden folder, not looked into")
+                        )
                     else:
-                        folders.append(place)
+                        folders.append(location)
         except OSError as error:
             if not folder:
                 step = "check the path and its permissions"
@@ -146,42 +148,42 @@ def walk(root: Path) -> list[Entry]:
     return entries
 
 
-def _inside(place: str) -> str:
-    return escape(place if os.sep == "/" else place.replace(os.sep, "/"))
+def _inside(location: str) -> str:
+    return escape(location if os.sep == "/" else location.replace(os.sep, "/"))
 
 
-def _file(child: os.DirEntry[str], place: str, root: str) -> Entry:
-    path = _inside(place)
+def _file(child: os.DirEntry[str], location: str, root: str) -> Entry:
+    path = _inside(location)
     if child.is_symlink():
-        return _link(child, path, place, root)
+        return _link(child, path, location, root)
     try:
         status = child.stat(follow_symlinks=False)
     except OSError as error:
-        return Entry(path, place, refused=f"cannot be read ({error.strerror})")
-    return _regular(path, place, status, child.path)
+        return Entry(path, location, unreadable=f"cannot be read ({error.strerror})")
+    return _regular(path, location, status, child.path)
 
 
-def _link(child: os.DirEntry[str], path: str, place: str, root: str) -> Entry:
+def _link(child: os.DirEntry[str], path: str, location: str, root: str) -> Entry:
     try:
         target = Path(os.path.realpath(child.path, strict=True))
         status = target.stat()
     except OSError as error:
         loop = error.errno == errno.ELOOP
-        return Entry(path, place, refused="links in a loop" if loop else f"links to nothing ({error.strerror})")
+        return Entry(path, location, unreadable="links in a loop" if loop else f"links to nothing ({error.strerror})")
     inside = target.is_relative_to(root)
     if stat.S_ISDIR(status.st_mode):
         upwards = Path(child.path).is_relative_to(target)
         kind = "back up (a loop)" if upwards else "to a folder" if inside else "out of the source"
-        return Entry(path, place, ignored=f"links {kind}, not followed")
+        return Entry(path, location, ignored=f"links {kind}, not followed")
     if not inside:
-        return Entry(path, place, refused="links out of the source")
-    return _regular(path, place, status, target)
+        return Entry(path, location, unreadable="links out of the source")
+    return _regular(path, location, status, target)
 
 
-def _regular(path: str, place: str, status: os.stat_result, full: str | Path) -> Entry:
+def _regular(path: str, location: str, status: os.stat_result, full: str | Path) -> Entry:
     if not stat.S_ISREG(status.st_mode):
-        return Entry(path, place, ignored="a pipe, socket or device, never opened")
-    refused = refuse_size(status.st_size)
-    if refused is None and not os.access(full, os.R_OK):
-        refused = "cannot be read (Permission denied)"
-    return Entry(path, place, status.st_size, status.st_mtime_ns, refused=refused)
+        return Entry(path, location, ignored="a pipe, socket or device, never opened")
+    unreadable = check_size(status.st_size)
+    if unreadable is None and not os.access(full, os.R_OK):
+        unreadable = "cannot be read (Permission denied)"
+    return Entry(path, location, status.st_size, status.st_mtime_ns, unreadable=unreadable)

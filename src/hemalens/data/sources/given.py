@@ -36,6 +36,7 @@ class GivenSource(Source):
     """
 
     images: Sequence[ImageLike]
+    listed: ClassVar[tuple[str, ...]] = ("images",)
     in_memory: ClassVar[bool] = True
     in_process: ClassVar[bool] = True
 
@@ -69,7 +70,7 @@ def open_images(
         name: what to call them in errors.
 
     Raises:
-        SourceError: for one image in the place of several, none at all, or things that are no images.
+        SourceError: for one image instead of several, none at all, or things that are no images.
     """
     given = _as_sequence(images, name)
     ids, _ = number_repeats([escape(_name(image, index)) for index, image in enumerate(given)])

@@ -12,7 +12,7 @@ from typing import Any
 from hemalens.core.errors import SourceError
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import Sample
-from hemalens.data.sources.entries import escape, number_repeats, refuse_size
+from hemalens.data.sources.entries import check_size, escape, number_repeats
 from hemalens.data.sources.folders import FileSource
 from hemalens.data.sources.labels import SPLITS, name_labels
 
@@ -25,7 +25,7 @@ def open_manifest(path: Path, *, spec: str, classes: Sequence[str] | None = None
     """Open a table with ``path`` (relative to the table's folder, or absolute), ``label``, ``group`` and ``split``.
 
     All but ``path`` may be missing, and empty where unknown. A file that is missing or no regular file becomes a
-    refused sample. Rows are counted from 1 below the header. Raises SourceError for a table that cannot be read, an
+    unreadable sample. Rows are counted from 1 below the header. Raises SourceError for a table that cannot be read, an
     empty path or an unknown split.
     """
     table = _read(path, spec)
@@ -42,11 +42,11 @@ def open_manifest(path: Path, *, spec: str, classes: Sequence[str] | None = None
     root = os.fspath(path.parent.absolute())
     samples, stamps = [], []
     for row in range(rows):
-        refused, stamp = _inspect(Path(root, paths[row]))
-        refused = "has the path of an earlier row (duplicate id)" if repeated[row] else refused
+        unreadable, stamp = _inspect(Path(root, paths[row]))
+        unreadable = "has the path of an earlier row (duplicate id)" if repeated[row] else unreadable
         group = table["group"][row]
         split = _split(table["split"][row], row + 1, spec)
-        samples.append(Sample(ids[row], labels[row], None if group in (None, "") else str(group), split, refused))
+        samples.append(Sample(ids[row], labels[row], None if group in (None, "") else str(group), split, unreadable))
         stamps.append(stamp)
     return FileSource(
         spec=spec,
@@ -98,15 +98,15 @@ def _split(value: object, row: int, spec: str) -> str | None:
 
 
 def _inspect(path: Path) -> tuple[str | None, tuple[int, int]]:
-    """Return (why it is refused or None, (bytes, modification time in ns))."""
+    """Return (why it is unreadable or None, (bytes, modification time in ns))."""
     try:
         status = path.stat()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         return f"cannot be found ({reason})", (0, 0)
-    refused = refuse_size(status.st_size)
+    unreadable = check_size(status.st_size)
     if not stat.S_ISREG(status.st_mode):
-        refused = "is no regular file"
+        unreadable = "is no regular file"
     elif not os.access(path, os.R_OK):
-        refused = "cannot be read (Permission denied)"
-    return refused, (status.st_size, status.st_mtime_ns)
+        unreadable = "cannot be read (Permission denied)"
+    return unreadable, (status.st_size, status.st_mtime_ns)

@@ -6,7 +6,7 @@ Needs numpy and Pillow (to decode); the kinds themselves live in the modules bes
 import os
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -50,19 +50,19 @@ class Source(ABC):
     in_process: ClassVar[bool] = False
 
     def __len__(self) -> int:
-        """Count the samples, refused ones included."""
+        """Count the samples, unreadable ones included."""
         return len(self.samples)
 
     def read(self, index: int) -> bytes | npt.NDArray[Any]:
         """Return a sample's encoded bytes, or its raw row of an array.
 
         Raises:
-            DecodeError: where the sample is refused or cannot be read; the rest of the source is not affected.
+            DecodeError: where the sample cannot be read; the rest of the source is not affected.
             SourceError: where the whole source has become unreadable.
         """
         sample = self.samples[index]
-        if sample.refused is not None:
-            raise DecodeError(f"image {sample.sample_id!r}", sample.refused)
+        if sample.unreadable is not None:
+            raise DecodeError(f"image {sample.sample_id!r}", sample.unreadable)
         return self._read(index % len(self.samples))
 
     def image(self, index: int, *, max_pixels: int = MAX_PIXELS) -> Decoded:
@@ -72,12 +72,16 @@ class Source(ABC):
             return decode_array(raw, name=name, max_pixels=max_pixels)
         return decode(raw, name=name, max_pixels=max_pixels)
 
-    def part(self, start: int, stop: int) -> "Source":
-        """Return samples ``start`` to ``stop`` as a source of their own, to be sent to a process with its task.
+    def part(self, indices: Sequence[int]) -> "Source":
+        """Return some samples, in the order asked for, as a source of their own: what a process is sent with its task.
 
-        Of a listing of a million samples each process would otherwise hold a copy.
+        Of a listing of a million samples each process would otherwise hold a copy. Raises SourceError where the source
+        is held in memory and cannot be loaded.
         """
-        facts = {name: getattr(self, name)[start:stop] for name in ("samples", *self.listed)}
+        facts: dict[str, Any] = {}
+        for name in ("samples", *self.listed):
+            values = getattr(self, name)
+            facts[name] = tuple(values[index] for index in indices)
         return replace(self, **facts, ignored=())
 
     @abstractmethod
@@ -86,7 +90,7 @@ class Source(ABC):
 
     @abstractmethod
     def _read(self, index: int) -> bytes | npt.NDArray[Any]:
-        """Read the sample at a valid, non-negative index that is not refused."""
+        """Read the sample at a valid, non-negative index that is not named unreadable."""
 
 
 def content_sha256(data: bytes | npt.NDArray[Any]) -> str:

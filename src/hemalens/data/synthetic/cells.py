@@ -22,7 +22,6 @@ Colour = tuple[float, float, float]
 
 _CHROMATIN: Colour = (60.0, 20.0, 126.0)
 _LIGHT_CHROMATIN: Colour = (136.0, 78.0, 152.0)
-_VACUOLE: Colour = (240.0, 218.0, 205.0)
 _DISCS = 16
 
 

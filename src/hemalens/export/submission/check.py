@@ -119,8 +119,8 @@ def _labels(source: Source, facts: dict[str, Any]) -> tuple[IntArray, list[int]]
     """Return the labels (N,) of the samples whose class the submission knows, and their indices in the source."""
     numbers = dict(zip(facts["classes"], facts["labels"], strict=True))
     for sample in source.samples:
-        if sample.refused is not None:
-            raise SourceError(f"sample {sample.sample_id}", f"cannot be read ({sample.refused})", "clean the source")
+        if sample.unreadable is not None:
+            raise SourceError(f"sample {sample.sample_id}", f"cannot be read ({sample.unreadable})", "clean the source")
     places = [place for place, sample in enumerate(source.samples) if sample.label in numbers]
     if not places:
         rule = f"has no sample labelled with a class of the submission ({', '.join(facts['classes'])})"

@@ -5,8 +5,7 @@ Needs FastAPI; no torch. Bodies are read and limited in ``bodies``, images are a
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -18,12 +17,12 @@ from hemalens.core.page import render_page
 from hemalens.core.provenance import version
 from hemalens.inference.serve import schemas
 from hemalens.inference.serve.bodies import Budget, Held, read_body, read_uploads
-from hemalens.inference.serve.gate import Gate, error_body
+from hemalens.inference.serve.gate import error_body, error_response
 from hemalens.inference.serve.limits import Limits
 from hemalens.inference.serve.metrics import Metrics
 from hemalens.inference.serve.pool import Pool
-from hemalens.inference.serve.tensors import INPUT, OUTPUTS
-from hemalens.inference.serve.work import Answer, ImageTask, InferTask, UnpackTask, Upload, Work, unreadable_row
+from hemalens.inference.serve.tensors import EXTENSIONS, HEAD_LENGTH, INPUT, OUTPUTS, read_framing
+from hemalens.inference.serve.work import Answer, ImageTask, InferTask, UnpackTask, Upload, unreadable_row
 from hemalens.inference.sidecar import INTENDED_USE
 
 __all__ = ["serving_app"]
@@ -37,16 +36,15 @@ _ASSETS = {
 }
 _ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 _FLAGS = {"true": True, "false": False, "1": True, "0": False}
-_COMMON = (400, 403, 421)
+_COMMON = (400, 401, 403, 421, 429)
 
 
 class _Service:
     """What the addresses share."""
 
-    def __init__(self, work: Work, classes: Sequence[str], *, workers: int, limits: Limits, metrics: Metrics) -> None:
-        self.classes, self.limits, self.metrics = list(classes), limits, metrics
-        self.name = work.model.stem
-        self.pool = Pool(work, workers=workers, limits=limits, metrics=metrics)
+    def __init__(self, pool: Pool, name: str, classes: Sequence[str], *, limits: Limits, metrics: Metrics) -> None:
+        self.pool, self.name, self.classes = pool, name, list(classes)
+        self.limits, self.metrics = limits, metrics
         self.budget = Budget(limits.held_bytes)
 
     async def predict(self, request: Request, *, heat_maps: bool) -> bytes:
@@ -65,19 +63,17 @@ class _Service:
         head = json.dumps({"model": self.name, "classes": self.classes, "intended_use": INTENDED_USE})
         return b'%s, "predictions": [%s]}' % (head[:-1].encode(), rows)
 
-    async def infer(self, request: Request) -> bytes:
-        """Return the answer to a tensor request, as JSON."""
+    async def infer(self, request: Request) -> Answer:
+        """Return the answer to a tensor request."""
         self.pool.check_room()
-        kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise RequestError(415, f"content-type {kind!r:.80}", "must be application/json", "send tensors as JSON")
+        framing = read_framing(request.headers)
         with Held(self.budget) as held:
             chunks = read_body(request.headers, request.receive, self.limits, held, most=self.limits.infer_bytes)
             body = b"".join([chunk async for chunk in chunks])
-            answer = await self._in_time(self.pool.ask(InferTask(body)))
+            answer = await self._in_time(self.pool.ask(InferTask(body, framing)))
         if answer.error is not None:
             raise answer.error
-        return answer.body
+        return answer
 
     async def _answer(self, uploads: list[Upload], held: Held, *, heat_maps: bool) -> list[Answer]:
         """Return an answer for each image, those in zips too, in order."""
@@ -127,55 +123,41 @@ class _Service:
 
 
 def serving_app(
-    work: Work,
+    pool: Pool,
+    name: str,
     classes: Sequence[str],
     *,
-    workers: int,
-    hosts: Sequence[str] = (),
-    limits: Limits | None = None,
-    metrics: Metrics | None = None,
-    started: Callable[[], None] | None = None,
-) -> Gate:
-    """Return the application, guarded; its processes start and end with its lifespan.
+    limits: Limits,
+    metrics: Metrics,
+    show_metrics: bool = True,
+) -> FastAPI:
+    """Return the application, to be guarded by a ``Gate``.
 
     Args:
-        work: what the processes do.
+        pool: processes that do the work; started and ended by the caller.
+        name: the model's.
         classes: the model's, in its order.
-        workers: processes.
-        hosts: further names under which the server may be asked for.
-        limits: as ``Limits`` has them by default.
-        metrics: counters to use, fresh ones where None.
-        started: called when all processes are ready.
+        limits: of requests.
+        metrics: counters to use.
+        show_metrics: whether to answer them at ``/metrics``.
     """
-    limits, metrics = limits or Limits(), metrics or Metrics()
-    service = _Service(work, classes, workers=workers, limits=limits, metrics=metrics)
-
-    @asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
-        app.state.pool = service.pool
-        await service.pool.start()
-        if started is not None:
-            started()
-        yield
-        await service.pool.close()
-
+    service = _Service(pool, name, classes, limits=limits, metrics=metrics)
     app = FastAPI(
         title="hemalens",
         version=version(),
         description=f"Blood-cell images to classes. {INTENDED_USE}",
         docs_url=None,  # the interactive pages load their code from another server
         redoc_url=None,
-        lifespan=running,
         redirect_slashes=False,
     )
     _add_predict(app, service)
-    app.include_router(_page(service))
+    app.include_router(_page(service, show_metrics=show_metrics))
     app.include_router(_protocol(service))
     _explain_errors(app)
-    return Gate(app, hosts=hosts, metrics=metrics)
+    return app
 
 
-def _page(service: _Service) -> APIRouter:
+def _page(service: _Service, *, show_metrics: bool) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     context: dict[str, object] = {"title": "Classify blood cells", "name": service.name, "classes": service.classes}
     context |= {"limits": service.limits, "intended_use": INTENDED_USE}
@@ -186,9 +168,11 @@ def _page(service: _Service) -> APIRouter:
     async def show() -> Response:
         return Response(page, media_type="text/html")
 
-    @routes.get("/metrics")
-    async def metrics() -> Response:
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+    if show_metrics:
+
+        @routes.get("/metrics")
+        async def metrics() -> Response:
+            return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @routes.get("/assets/{name}")
     async def asset(name: str) -> Response:
@@ -238,7 +222,7 @@ def _protocol(service: _Service) -> APIRouter:
         **tensors,
         "parameters": {"classes": service.classes},
     }
-    live = schemas.responses({"type": "object"}, {"live": True}, _COMMON)
+    live = schemas.responses({"type": "object"}, {"live": True}, (400, 403, 421, 429))
     ready = schemas.responses({"type": "object"}, {"ready": True}, (*_COMMON, 503))
 
     def check(name: str) -> None:
@@ -254,7 +238,7 @@ def _protocol(service: _Service) -> APIRouter:
 
     @routes.get("", summary="Name the server", responses=schemas.responses({"type": "object"}, {}, _COMMON))
     async def server() -> dict[str, Any]:
-        return {"name": "hemalens", "version": version(), "extensions": []}
+        return {"name": "hemalens", "version": version(), "extensions": list(EXTENSIONS)}
 
     @routes.get("/health/live", summary="Tell that the server is up", responses=live)
     async def is_live() -> dict[str, bool]:
@@ -292,7 +276,10 @@ def _protocol(service: _Service) -> APIRouter:
     )
     async def infer(name: str, request: Request) -> Response:
         check(name)
-        return Response(await service.infer(request), media_type="application/json")
+        answer = await service.infer(request)
+        if answer.head is None:
+            return Response(answer.body, media_type="application/json")
+        return Response(answer.body, 200, {HEAD_LENGTH: str(answer.head)}, "application/octet-stream")
 
     return routes
 
@@ -302,10 +289,7 @@ def _explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestError)
     async def refused(_: Request, error: RequestError) -> Response:
-        headers = {} if error.retry is None else {"Retry-After": str(error.retry)}
-        if error.status == 408:
-            headers["Connection"] = "close"
-        return Response(error_body(str(error)), error.status, headers, "application/json")
+        return error_response(error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -6,7 +6,7 @@ Standard library only.
 from collections.abc import Sequence
 from typing import Any
 
-from hemalens.inference.serve.tensors import INPUT, OUTPUTS
+from hemalens.inference.serve.tensors import HEAD_LENGTH, INPUT, OUTPUTS
 
 __all__ = ["ERRORS", "infer_body", "infer_errors", "metadata_schema", "predict_operation", "responses"]
 
@@ -14,6 +14,7 @@ _TEXT = {"type": "string"}
 _NUMBERS = {"type": "array", "items": {"type": "integer"}}
 ERRORS = {
     400: "The request is malformed.",
+    401: "The token is missing or wrong.",
     403: "The request comes from another site's page.",
     404: "There is no such model.",
     408: "The body came too slowly.",
@@ -21,6 +22,7 @@ ERRORS = {
     415: "No image of a known format, or a content type that is not taken.",
     421: "The host is none of this server's names.",
     422: "A parameter or an image cannot be understood.",
+    429: "Too many requests of this client; Retry-After says when to ask again.",
     503: "Too much waits already, or the server is stopping; Retry-After says when to ask again.",
 }
 _ERROR = {
@@ -114,12 +116,12 @@ def _predict_answers(classes: Sequence[str], model: str) -> dict[int | str, dict
         "height": 363,
     }
     example = {"model": model, "classes": list(classes), "predictions": [example_row]}
-    return responses(schema, example, (400, 403, 408, 413, 415, 421, 422, 503))
+    return responses(schema, example, (400, 401, 403, 408, 413, 415, 421, 422, 429, 503))
 
 
 def infer_body() -> dict[str, Any]:
     """Return what the protocol's ``infer`` takes."""
-    free = {"type": "object"}
+    free = {"type": ["object", "null"]}
     side = {"type": "integer", "minimum": 1}
     tensor = {
         "type": "object",
@@ -134,9 +136,17 @@ def infer_body() -> dict[str, Any]:
             },
             "datatype": {"const": "UINT8"},
             "data": {"type": "array", "description": "Whole numbers 0-255, flat or nested as the shape says."},
-            "parameters": free,
+            "parameters": {
+                "type": ["object", "null"],
+                "properties": {
+                    "binary_data_size": {
+                        "type": "integer",
+                        "description": "Bytes behind the JSON in the place of data (binary_tensor_data).",
+                    }
+                },
+            },
         },
-        "required": ["name", "shape", "datatype", "data"],
+        "required": ["name", "shape", "datatype"],
     }
     wanted = {
         "type": "object",
@@ -146,16 +156,19 @@ def infer_body() -> dict[str, Any]:
     schema = {
         "type": "object",
         "properties": {
-            "id": _TEXT,
+            "id": {"type": ["string", "null"]},
             "parameters": free,
             "inputs": {"type": "array", "items": tensor, "minItems": 1, "maxItems": 1},
-            "outputs": {"type": "array", "items": wanted},
+            "outputs": {"type": ["array", "null"], "items": wanted},
         },
         "required": ["inputs"],
     }
     pixels = [[[200, 180, 210], [120, 60, 150]]]
     example = {"inputs": [{"name": INPUT, "shape": [1, 1, 2, 3], "datatype": "UINT8", "data": [pixels]}]}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
+    content: dict[str, Any] = {"application/json": {"schema": schema, "example": example}}
+    behind = f"JSON as above, of as many bytes as the header {HEAD_LENGTH} says, and the tensor's bytes behind it."
+    content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary", "description": behind}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def infer_errors(classes: Sequence[str], model: str) -> dict[int | str, dict[str, Any]]:
@@ -177,7 +190,7 @@ def infer_errors(classes: Sequence[str], model: str) -> dict[int | str, dict[str
     }
     outputs = [{"name": "predicted", "datatype": "BYTES", "shape": [1], "data": [classes[0]]}]
     example = {"model_name": model, "outputs": outputs}
-    return responses(schema, example, (400, 403, 404, 408, 413, 415, 421, 422, 503))
+    return responses(schema, example, (400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 503))
 
 
 def metadata_schema() -> dict[str, Any]:

@@ -40,9 +40,9 @@ def experiments_table(runs: Sequence[RunInputs]) -> pl.DataFrame:
     return pl.DataFrame(rows, infer_schema_length=None).with_columns(pl.selectors.float().round(12))
 
 
-def experiments_section(runs: Sequence[RunInputs]) -> Section:
-    """Return the section on how the first run was trained and on all runs beside each other."""
-    run, found = runs[0], experiments_context(runs)
+def experiments_section(runs: Sequence[RunInputs], found: Mapping[str, Any]) -> Section:
+    """Return the section on how the first run was trained and on all runs, of which ``experiments_context`` found."""
+    run = runs[0]
     seconds, epochs, best = run.model.get("train_seconds"), len(run.history["epoch"]), run.model.get("best_epoch")
     planned = run.config.get("epochs")
     allowed = f" of the {planned} allowed" if planned and planned != epochs else ""

@@ -82,15 +82,18 @@ def results_facts(evaluation: Evaluated) -> ResultsFacts:
     )
 
 
-def results_section(run: RunInputs) -> Section:
-    """Return the section on what a run's model scored, at home and elsewhere, and where it is wrong."""
+def results_section(run: RunInputs, facts: ResultsFacts | None) -> Section:
+    """Return the section on what a run's model scored, at home and elsewhere, and where it is wrong.
+
+    ``facts`` are the ``results_facts`` of its evaluation, None where it has none.
+    """
     evaluation = run.evaluation
-    if evaluation is None:
+    if evaluation is None or facts is None:
         words = ("Not evaluated: run ", code("hemalens evaluate RUN SOURCE --out DIR"), " and write the report anew.")
         explained = mistakes_blocks(run, flawless=False) if run.explanation else []
         blocks = (paragraph(words, note=True), *elsewhere_blocks(run.elsewhere, None), *explained)
         return Section("results", "Results", blocks)
-    facts, scores = results_facts(evaluation), evaluation.scores
+    scores = evaluation.scores
     found: list[Block] = [
         scores_table(facts),
         paragraph(

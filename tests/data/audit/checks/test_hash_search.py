@@ -1,6 +1,5 @@
-"""Hashes that differ in few bits meet, whichever bits those are; crowded buckets stay small; faiss says the same."""
+"""Hashes that differ in few bits meet, whichever bits those are; crowded buckets stay small."""
 
-import sys
 from itertools import combinations
 
 import numpy as np
@@ -8,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hemalens.core.errors import MissingExtraError
-from hemalens.data.audit.checks.hash_search import CERTAIN, Hashes, near_hashes, near_hashes_faiss
+from hemalens.data.audit.checks.hash_search import CERTAIN, Hashes, near_hashes
 
 
 def pairs(stored: Hashes, queries: Hashes, **options: int) -> set[tuple[int, int]]:
@@ -62,22 +60,3 @@ def test_thousands_of_like_hashes_are_joined_by_few_pairs() -> None:
 
 def test_nothing_is_found_among_nothing() -> None:
     assert pairs(np.zeros(0, np.uint64), drawn(3, 1)) == pairs(drawn(3, 1), np.zeros(0, np.uint64)) == set()
-
-
-def test_faiss_finds_the_same_pairs() -> None:
-    pytest.importorskip("faiss")
-    stored = drawn(500, 4)
-    queries = stored ^ np.uint64(0b1000100010001)
-    queries[::2] ^= np.uint64(1 << 60)
-    found = {
-        (int(a), int(b))
-        for first, second, _ in near_hashes_faiss(stored, queries)
-        for a, b in zip(first, second, strict=True)
-    }
-    assert found == pairs(stored, queries) == {(index, index) for index in range(1, 500, 2)}
-
-
-def test_the_extra_is_named_where_faiss_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(MissingExtraError, match=r"a search of 3 hashes: needs the optional extra 'scale'; .*\[scale\]"):
-        list(near_hashes_faiss(drawn(3, 1), drawn(3, 1)))

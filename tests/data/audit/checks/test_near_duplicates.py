@@ -1,22 +1,19 @@
 """Nearly equal images: every kind of copy is joined to its original, other cells are not, any crowd is one group."""
 
 import io
-import sys
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from hemalens.core.errors import MissingExtraError
-from hemalens.core.types import Images
 from hemalens.data.audit.checks.near_duplicates import (
     copies,
     find_near_conflicts,
     find_near_duplicates,
     near_duplicates,
 )
-from hemalens.data.audit.checks.near_images import MILLION, check_scale, near_images, usual_misfits
+from hemalens.data.audit.checks.near_images import near_images, usual_misfits
 from hemalens.data.audit.checks.structure_hash import oriented
 from hemalens.data.audit.statistics import Statistics, joined
 from hemalens.data.synthetic import SyntheticSet
@@ -144,25 +141,3 @@ def test_blanks_noise_and_unreadable_files_are_in_no_group() -> None:
     statistics = measured([*blanks, None, *[noise(16, seed) for seed in range(30)]])
     assert near_duplicates(statistics).groups == ()
     assert near_duplicates(measured([None])).groups == ()
-
-
-def test_beyond_a_million_faiss_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch, originals: Statistics) -> None:
-    check_scale(MILLION)
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(
-        MissingExtraError, match="near-duplicates among 1000001 images: needs the optional extra 'scale'"
-    ):
-        check_scale(MILLION + 1)
-    monkeypatch.setattr("hemalens.data.audit.checks.near_images.MILLION", 10)
-    with pytest.raises(MissingExtraError, match="scale"):
-        near_duplicates(originals)
-
-
-def test_faiss_joins_the_same_images(monkeypatch: pytest.MonkeyPatch, originals: Statistics) -> None:
-    pytest.importorskip("faiss")
-    turned: Images = np.ascontiguousarray(originals.thumbnails[::10].swapaxes(1, 2))
-    thumbnails = np.concatenate([originals.thumbnails, turned])
-    own = near_images(thumbnails, np.arange(len(thumbnails))).groups
-    monkeypatch.setattr("hemalens.data.audit.checks.near_images.MILLION", 10)
-    assert near_images(thumbnails, np.arange(len(thumbnails))).groups == own
-    assert len(own) == len(turned)

@@ -22,7 +22,7 @@ def duplicate_groups(statistics: Statistics) -> list[list[int]]:
 
 
 def distinct(statistics: Statistics) -> IntArray:
-    """Return the places of the readable samples without further copies of equal images, ascending (M,)."""
+    """Return the indices of the readable samples without further copies of equal images, ascending (M,)."""
     copies = [index for members in duplicate_groups(statistics) for index in members[1:]]
     return np.setdiff1d(np.flatnonzero(statistics.readable), copies)
 

@@ -1,23 +1,18 @@
 """Hashes to pairs that differ in few bits, by tables of equal pieces: no pass over all pairs.
 
 Pigeonhole: of six pieces of a hash, four flipped bits leave two untouched, so in one of the 15 tables that are keyed by
-two pieces both hashes lie in the same bucket (Norouzi et al. 2012, with pairs of pieces as keys). Needs numpy; faiss
-(the extra ``scale``) where the caller asks for it.
+two pieces both hashes lie in the same bucket (Norouzi et al. 2012, with pairs of pieces as keys). Needs numpy.
 """
 
-import importlib
-import importlib.util
 from collections.abc import Iterator
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hemalens.core.errors import MissingExtraError
 from hemalens.core.types import IntArray
 
-__all__ = ["CERTAIN", "Hashes", "near_hashes", "near_hashes_faiss", "require_faiss"]
+__all__ = ["CERTAIN", "Hashes", "near_hashes"]
 
 Hashes = npt.NDArray[np.uint64]
 """Hashes of up to 64 bits, (N,) uint64."""
@@ -30,13 +25,12 @@ _PIECES, _KEYED = 6, 2
 _WINDOW = 32
 # Candidates compared at once: 16 MB for each of the arrays that hold them.
 _BLOCK = 2_000_000
-_FAISS_BLOCK = 100_000
 
 _Pairs = tuple[IntArray, IntArray, IntArray]
 
 
 def near_hashes(stored: Hashes, queries: Hashes, *, bits: int = 64, radius: int = CERTAIN) -> Iterator[_Pairs]:
-    """Yield (place in queries, place in stored, distance) of pairs that differ in at most ``radius`` bits.
+    """Yield (index in queries, index in stored, distance) of pairs that differ in at most ``radius`` bits.
 
     A pair may come several times, from several tables; those farther apart than ``CERTAIN`` come only where two pieces
     happen to agree. Time is linear in the hashes (but for sorting), memory too.
@@ -52,36 +46,6 @@ def near_hashes(stored: Hashes, queries: Hashes, *, bits: int = 64, radius: int 
         indices = [(edges[piece], edges[piece + 1] - edges[piece]) for piece in chosen]
         rest = bits - sum(width for _, width in indices)
         yield from _table(_keyed(stored, indices, rest), _keyed(queries, indices, rest), rest, radius)
-
-
-def near_hashes_faiss(stored: Hashes, queries: Hashes, *, bits: int = 64, radius: int = CERTAIN) -> Iterator[_Pairs]:  # noqa: ARG001  # one face with near_hashes
-    """Yield what ``near_hashes`` yields, each pair once, from the multi-index hashing of faiss on all cores.
-
-    Three tables of 21 bits, each searched with one bit flipped, find pairs up to ``CERTAIN``. Of equal stored hashes
-    the first stands for all: each of the others meets it by its own query.
-
-    Raises MissingExtraError where faiss is not installed.
-    """
-    faiss = require_faiss(f"a search of {len(stored)} hashes")
-    different, indices = np.unique(stored, return_index=True)
-    index = faiss.IndexBinaryMultiHash(64, 3, 21)
-    index.nflip = 1
-    index.add(_as_bytes(different))
-    for start in range(0, len(queries), _FAISS_BLOCK):
-        # Its radius is the first distance that is too large.
-        limits, distances, found = index.range_search(_as_bytes(queries[start : start + _FAISS_BLOCK]), radius + 1)
-        yield start + np.repeat(np.arange(len(limits) - 1), np.diff(limits.astype(np.int64))), indices[found], distances
-
-
-def require_faiss(what: str) -> Any:  # noqa: ANN401  # faiss has no types
-    """Return the module faiss; raise MissingExtraError naming what needs it where it is not installed."""
-    if importlib.util.find_spec("faiss") is None:
-        raise MissingExtraError(what, "scale")
-    return importlib.import_module("faiss")
-
-
-def _as_bytes(hashes: Hashes) -> npt.NDArray[np.uint8]:
-    return np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, 8)
 
 
 def _keyed(hashes: Hashes, indices: list[tuple[int, int]], rest: int) -> Hashes:

@@ -24,11 +24,11 @@ class Against:
 
 @dataclass(frozen=True, slots=True)
 class _Pool:
-    """The audited samples, then those of the other source, with the side each is on."""
+    """The audited samples, then those of the other source, with the split that each is in."""
 
     statistics: Statistics
     samples: Sequence[Sample]
-    sides: Sequence[str | None]
+    splits: Sequence[str | None]
     near: NearImages
     own: int
 
@@ -37,11 +37,11 @@ def find_leakage(
     near: NearImages,
     statistics: Statistics,
     samples: Sequence[Sample],
-    sides: Sequence[str | None],
+    splits: Sequence[str | None],
     *,
     against: Against | None = None,
 ) -> list[Finding]:
-    """Report samples whose image, nearly equal image or group is also on another side.
+    """Report samples whose image, nearly equal image or group is also in another split or source.
 
     An image that the other source has too is suggested to drop. Between splits of one source nothing is: there the
     duplicate findings say which copy stays, and a new split keeps copies and groups together. Groups are for review.
@@ -50,18 +50,18 @@ def find_leakage(
         near: the nearly equal images of this source.
         statistics: what was measured of it.
         samples: its samples.
-        sides: the split of each, None where it has none.
+        splits: the split of each, None where it has none.
         against: another source.
     """
     if against is not None:
-        # A source without splits is one side; what has no name here cannot meet a split's name.
-        own = ["" if side is None else side for side in sides]
+        # A source without splits is one of its own; what has no name here cannot meet a split's name.
+        own = ["" if split is None else split for split in splits]
         together = joined(statistics, against.statistics)
         everyone = [*samples, *against.samples]
-        indices = [*own, *[f"source {against.name}"] * len(against.samples)]
-        pool = _Pool(together, everyone, indices, near_duplicates(together), len(samples))
-    elif len(set(sides) - {None}) > 1:
-        pool = _Pool(statistics, samples, sides, near, len(samples))
+        named = [*own, *[f"source {against.name}"] * len(against.samples)]
+        pool = _Pool(together, everyone, named, near_duplicates(together), len(samples))
+    elif len(set(splits) - {None}) > 1:
+        pool = _Pool(statistics, samples, splits, near, len(samples))
     else:
         return []
     images = _image_leaks(pool)
@@ -72,26 +72,26 @@ def find_leakage(
 def _image_leaks(pool: _Pool) -> list[Finding]:
     findings = []
     for members in copies(pool.near, pool.statistics):
-        by_side = _by_side(pool, members)
-        if len(by_side) < 2:
+        by_split = _by_split(pool, members)
+        if len(by_split) < 2:
             continue
         pixels = {index: _pixels(pool, index) for index in members}
         first = {pixels[index]: index for index in reversed(members)}
         equal: dict[tuple[str, str], int] = {}
-        for side, indices in by_side.items():
+        for split, indices in by_split.items():
             for index in indices:
-                equal.setdefault((side, pixels[index]), index)
-        for index in (index for indices in by_side.values() for index in indices if index < pool.own):
-            other = _other_side(pool, by_side, index)
+                equal.setdefault((split, pixels[index]), index)
+        for index in (index for indices in by_split.values() for index in indices if index < pool.own):
+            other = _elsewhere(pool, by_split, index)
             link = pool.near.links.get(first[pixels[index]])
-            same = equal.get((pool.sides[other] or "", pixels[index]))
+            same = equal.get((pool.splits[other] or "", pixels[index]))
             if same is not None or link is None:
                 score, what, other = 1.0, "the same pixels as", other if same is None else same
             else:
-                other = link.other if pool.sides[link.other] == pool.sides[other] else other
+                other = link.other if pool.splits[link.other] == pool.splits[other] else other
                 score, what = certainty(link.misfit, pool.near.limit), "nearly the same image as"
             suggestion: Suggestion = "drop" if other >= pool.own else "review"
-            reason = f"{_where(pool, index)}{what} {_named(pool, other)}{_more(pool, by_side, index)}"
+            reason = f"{_where(pool, index)}{what} {_named(pool, other)}{_more(pool, by_split, index)}"
             findings.append(
                 Finding(index, "leakage", score, f"leak-{pixels[members[0]][:12]}", suggestion, reason, other)
             )
@@ -105,42 +105,42 @@ def _group_leaks(pool: _Pool) -> list[Finding]:
             groups[sample.group].append(index)
     findings = []
     for name, members in groups.items():
-        by_side = _by_side(pool, members)
-        if len(by_side) < 2:
+        by_split = _by_split(pool, members)
+        if len(by_split) < 2:
             continue
-        for index in (index for indices in by_side.values() for index in indices if index < pool.own):
-            other = _other_side(pool, by_side, index)
+        for index in (index for indices in by_split.values() for index in indices if index < pool.own):
+            other = _elsewhere(pool, by_split, index)
             reason = (
-                f"{_where(pool, index)}of the same group {name} as {_named(pool, other)}{_more(pool, by_side, index)}"
+                f"{_where(pool, index)}of the same group {name} as {_named(pool, other)}{_more(pool, by_split, index)}"
             )
             findings.append(Finding(index, "leakage", 1.0, f"leak-group-{name}", "review", reason, other))
     return findings
 
 
-def _by_side(pool: _Pool, members: Sequence[int]) -> dict[str, list[int]]:
-    by_side: defaultdict[str, list[int]] = defaultdict(list)
+def _by_split(pool: _Pool, members: Sequence[int]) -> dict[str, list[int]]:
+    by_split: defaultdict[str, list[int]] = defaultdict(list)
     for index in members:
-        if (side := pool.sides[index]) is not None:
-            by_side[side].append(index)
-    return by_side
+        if (split := pool.splits[index]) is not None:
+            by_split[split].append(index)
+    return by_split
 
 
-def _other_side(pool: _Pool, by_side: dict[str, list[int]], index: int) -> int:
-    """Return the first member on another side, one of the other source before one of another split."""
-    firsts = [indices[0] for side, indices in by_side.items() if side != pool.sides[index]]
+def _elsewhere(pool: _Pool, by_split: dict[str, list[int]], index: int) -> int:
+    """Return the first member in another split, one of the other source before one of another split."""
+    firsts = [indices[0] for split, indices in by_split.items() if split != pool.splits[index]]
     return max(firsts, key=lambda first: (first >= pool.own, -first))
 
 
 def _where(pool: _Pool, index: int) -> str:
-    return f"in {pool.sides[index]}, " if pool.sides[index] else ""
+    return f"in {pool.splits[index]}, " if pool.splits[index] else ""
 
 
 def _named(pool: _Pool, index: int) -> str:
-    return f"{pool.samples[index].sample_id} in {pool.sides[index] or 'this source'}"
+    return f"{pool.samples[index].sample_id} in {pool.splits[index] or 'this source'}"
 
 
-def _more(pool: _Pool, by_side: dict[str, list[int]], index: int) -> str:
-    count = sum(len(indices) for side, indices in by_side.items() if side != pool.sides[index]) - 1
+def _more(pool: _Pool, by_split: dict[str, list[int]], index: int) -> str:
+    count = sum(len(indices) for split, indices in by_split.items() if split != pool.splits[index]) - 1
     return f" and {count} more elsewhere" if count else ""
 
 

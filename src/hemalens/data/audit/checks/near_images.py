@@ -14,13 +14,10 @@ from scipy.sparse.csgraph import connected_components
 
 from hemalens.core.types import FloatArray, Images, IntArray
 from hemalens.data.audit.checks.alignment import misfit
-from hemalens.data.audit.checks.hash_search import near_hashes, near_hashes_faiss, require_faiss
+from hemalens.data.audit.checks.hash_search import near_hashes
 from hemalens.data.audit.checks.structure_hash import BITS, STORED, oriented, structure_hashes
 
-__all__ = ["MILLION", "Link", "NearImages", "check_scale", "near_images", "usual_misfits"]
-
-MILLION = 1_000_000
-"""Beyond this many distinct images candidates are looked for with faiss."""
+__all__ = ["Link", "NearImages", "near_images", "usual_misfits"]
 
 # Hashes this far apart are compared on pixels: 99.9 % of real cells cropped by 2 pixels of 96 are nearer.
 _RADIUS = 8
@@ -55,7 +52,7 @@ class NearImages:
     """Groups of images that show the same thing.
 
     Attributes:
-        groups: places of two or more images each, ascending.
+        groups: indices of two or more images each, ascending.
         links: the nearest confirmed neighbour of every image in a group.
         limit: the misfit up to which two images are called copies.
     """
@@ -65,12 +62,6 @@ class NearImages:
     limit: float
 
 
-def check_scale(count: int) -> None:
-    """Raise MissingExtraError where so many images need faiss and it is not installed."""
-    if count > MILLION:
-        require_faiss(f"near-duplicates among {count} images")
-
-
 def near_images(thumbnails: Images, indices: IntArray, *, seed: int = 0) -> NearImages:
     """Group images that are copies of each other up to encoding, size, light, a narrow crop and orientation.
 
@@ -78,9 +69,6 @@ def near_images(thumbnails: Images, indices: IntArray, *, seed: int = 0) -> Near
         thumbnails: images (N, 16, 16, 3) uint8.
         indices: the different images among them, ascending (M,): only these are looked at.
         seed: draws the sample that the limit is taken from.
-
-    Raises:
-        MissingExtraError: more than a million images, and faiss is not installed.
     """
     structured = indices[_contrast(thumbnails[indices]) >= _BLANK]
     images = thumbnails[structured]
@@ -128,8 +116,7 @@ def _limit(usual: FloatArray) -> float:
 def _candidates(images: Images) -> Iterator[tuple[IntArray, IntArray, IntArray, IntArray]]:
     """Yield (first, second, turn of the first, distance) of images whose hashes are near; some come several times."""
     stored, asked = structure_hashes(images)
-    search = near_hashes if len(images) <= MILLION else near_hashes_faiss
-    for query, index, distance in search(stored.ravel(), asked.ravel(), bits=BITS, radius=_RADIUS):
+    for query, index, distance in near_hashes(stored.ravel(), asked.ravel(), bits=BITS, radius=_RADIUS):
         first, second = query // 8, index // STORED
         other = np.flatnonzero(first != second)
         yield first[other], second[other], query[other] % 8, distance[other]
