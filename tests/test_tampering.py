@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from hemalens.core.abstention import confidence_rule
 from hemalens.core.artifacts import output_directory, write_json
+from hemalens.core.decisions import read_issues
 from hemalens.core.errors import ArtifactError, SourceError, UserError
 from hemalens.data.audit.audit import audit
 from hemalens.data.clean import clean
-from hemalens.data.review.decisions import read_issues
 from hemalens.data.sources import open_source
 from hemalens.data.split import read_splits, split
 from hemalens.evaluation.groups import background_batch

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from hemalens.core.decisions import read_issues
 from hemalens.core.evaluation_summary import Groups, GroupScore
 from hemalens.core.metrics import accuracy, bootstrap_interval, confusion_matrix
 from hemalens.core.recorded import open_record
 from hemalens.core.types import FloatArray
-from hemalens.data.review.decisions import read_issues
 from hemalens.data.sources import Source, content_sha256
 from hemalens.evaluation.chosen import Chosen
 

@@ -4,10 +4,7 @@ CLAIM is the Checklist for Artificial Intelligence in Medical Imaging (Tejani et
 trustworthy AI in healthcare (Lekadir et al. 2025). Needs neither torch nor anything of training.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from hemalens.core.text import ABSENT, duration, number, percent, thousands
+from hemalens.core.text import ABSENT, duration, number, percent, spelled, thousands
 from hemalens.report.document.blocks import Block, Bullets, Code, Document, Facts, Heading, Section, paragraph, strong
 from hemalens.report.inputs import RunInputs
 from hemalens.report.sections.discussion import limits
@@ -15,13 +12,14 @@ from hemalens.report.sections.elsewhere import elsewhere_scores, elsewhere_table
 from hemalens.report.sections.method import method_facts, splits_table
 from hemalens.report.sections.mistakes import map_verdict
 from hemalens.report.sections.problem import class_counts
+from hemalens.report.sections.reproduction import Reproduction
 from hemalens.report.sections.results import ResultsFacts, classes_table, scores_table
 from hemalens.report.sections.trust import mean_corruption_error
 
 __all__ = ["model_card"]
 
 
-def model_card(run: RunInputs, facts: ResultsFacts | None, reproduction: Mapping[str, Any]) -> Document:
+def model_card(run: RunInputs, facts: ResultsFacts | None, reproduction: Reproduction) -> Document:
     """Return the model card of a run; ``facts`` are its evaluation's, ``reproduction`` its provenance's."""
     made = f"{run.model['model']}, {thousands(run.model['parameters'])} parameters, made with hemalens "
     return Document(
@@ -45,7 +43,7 @@ def _use(run: RunInputs) -> list[Block]:
     return [
         paragraph(
             f"To sort images of single cells from stained blood smears into {len(classes)} classes, for research "
-            f"and teaching: {', '.join(classes)}."
+            f"and teaching: {', '.join(map(spelled, classes))}."
         ),
         paragraph(
             (
@@ -58,7 +56,7 @@ def _use(run: RunInputs) -> list[Block]:
                 paragraph("Users: people who study classifiers of blood cells, and their students."),
                 paragraph("Role: it names a cell or abstains; a person who knows cells looks at what it says."),
                 paragraph(
-                    "Out of scope: cells of other kinds, other stains or microscopes than those of the training "
+                    "Out of scope: cells of other classes, other stains or microscopes than those of the training "
                     "data, images with several cells."
                 ),
                 paragraph(
@@ -175,8 +173,6 @@ def _items(run: RunInputs, facts: ResultsFacts | None) -> Bullets:
     )
 
 
-def _provenance(reproduction: Mapping[str, Any]) -> list[Block]:
-    facts: Sequence[tuple[str, str]] = [(term, str(value)) for term, value in reproduction["facts"]]
-    hashes = [(f"sha256 of {file}", digest) for file, digest in reproduction["made"]]
-    commands = [Code(command) for command in reproduction["commands"]]
-    return [Facts([*facts, *hashes]), *commands]
+def _provenance(reproduction: Reproduction) -> list[Block]:
+    hashes = [(f"sha256 of {file}", digest) for file, digest in reproduction.made.items()]
+    return [Facts([*reproduction.facts, *hashes]), *(Code(command) for command in reproduction.commands)]

@@ -13,11 +13,11 @@ from typing import Any
 import polars as pl
 
 from hemalens.core.audit_summary import AuditSummary
+from hemalens.core.decisions import decisions_digest
 from hemalens.core.errors import ArtifactError
 from hemalens.core.evaluation_summary import Evaluation
 from hemalens.core.provenance import PROVENANCE
 from hemalens.core.recorded import Recorded, file_record, find_record, open_record
-from hemalens.data.review.decisions import decisions_digest
 from hemalens.report.extras import (
     Elsewhere,
     Explanation,

@@ -53,7 +53,7 @@ def limits(run: RunInputs, facts: ResultsFacts | None) -> list[Paragraph]:
         )
     found.append(
         paragraph(
-            f"The model knows {classes} classes. A cell of any other kind, or something that is no cell, is named as "
+            f"The model knows {classes} classes. A cell of any other class, or something that is no cell, is named as "
             "one of them unless the model abstains."
         )
     )
@@ -75,16 +75,16 @@ def conclusions_section(run: RunInputs, facts: ResultsFacts | None, *, experimen
     cleaned = run.audit.suggested_drops if run.audit else 0
     blocks = [
         paragraph(
-            f"An audit takes {thousands(cleaned)} images out of the way that would have taught or flattered the "
-            "model wrongly."
+            f"The audit suggested dropping {thousands(cleaned)} images that would have taught the model wrongly "
+            "or made its score too good."
             if cleaned
             else None,
             f"A network of {parameters} parameters sorts cells into {classes} classes with an accuracy of "
             f"{interval(scores.accuracy)} on {facts.scored_on}.",
             f"Under distortions like those of the field {percent(distorted.value)} remain"
             + (
-                ", so the way to a model for the field leads over distortions in training, not over more clean "
-                "accuracy."
+                ", so a model for the field needs distortions in its training rather than more accuracy on clean "
+                "images."
                 if scores.accuracy.value - distorted.value > 0.05
                 else ", close to the clean score."
             )
@@ -117,7 +117,7 @@ def _grouping(run: RunInputs) -> Paragraph:
     if run.splits is not None and run.splits.groups:
         return paragraph(
             "The split keeps groups whole. If the groups are patients or slides, the score speaks for unseen ones; "
-            "if they are anything less, images of one patient may lie on both sides and the score is an upper "
+            "if they are anything less, images of one patient may lie in two splits and the score is an upper "
             "bound."
         )
     if run.splits is None:
@@ -126,7 +126,7 @@ def _grouping(run: RunInputs) -> Paragraph:
             "upper bound on what to expect from new ones."
         )
     return paragraph(
-        "The data name neither patients nor slides. Cells of one patient may lie on both sides of the split, so "
+        "The data name neither patients nor slides. Cells of one patient may lie in training and test alike, so "
         "every score here is an upper bound on what to expect from new patients."
     )
 
@@ -139,21 +139,20 @@ def _meaning(facts: ResultsFacts) -> list[str | None]:
     gap = clean.value - distorted.value if distorted else None
     damaged = mean_corruption_error(scores)
     return [
-        f"With {thousands(scores.n)} samples the accuracy is known to {number(100 * wide, 2)} points: models whose "
-        "scores differ by less than that are not told apart by their intervals, only by a comparison sample by "
-        "sample."
+        f"With {thousands(scores.n)} samples the accuracy is known to {number(100 * wide, 2)} points: the intervals "
+        "cannot tell apart two models whose scores differ by less; only a comparison sample by sample can."
         if not facts.flawless
         else None,
         f"Mistakes concentrate: {pair.true} taken for {pair.predicted} makes "
-        f"{percent(pair.count / pair.all, 0)} of them, and these two kinds are near each other in looks or in "
+        f"{percent(pair.count / pair.all, 0)} of them, and these two classes are close in looks or in "
         "maturation, or share doubtful labels."
         if pair and pair.count > 2 and pair.count / pair.all >= 0.3
         else None,
-        f"The distance of {number(100 * gap)} points between clean and distorted images says that the model leans "
-        "on what distortions destroy."
+        f"The distance of {number(100 * gap)} points between clean and distorted images says that the model relies "
+        "on details that distortions destroy."
         if gap is not None and gap > 0.05
-        else f"Distorted images cost only {number(100 * gap, 2)} points, so the model does not lean much on what "
-        "distortions destroy."
+        else f"Distorted images cost only {number(100 * gap, 2)} points, so the model does not rely much on "
+        "details that distortions destroy."
         if gap is not None and gap >= 0
         else None,
         f"Over all corruptions and severities it errs on {percent(damaged)} of the samples, classes weighted alike."

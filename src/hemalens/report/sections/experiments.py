@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from hemalens.core.text import ABSENT, duration, number, percent, thousands
+from hemalens.core.text import ABSENT, duration, listed, number, percent, thousands
 from hemalens.evaluation.figures import learning_curves
 from hemalens.report.document.blocks import Block, Cell, Section, Sentence, Table, paragraph, reference
 from hemalens.report.inputs import Evaluated, RunInputs
@@ -153,8 +153,8 @@ def _comparison(found: Mapping[str, Any]) -> list[Block]:
         blocks.append(Table("runs-by-class", caption, headers, found["class_rows"], wide=True))
     if found["difference_rows"]:
         caption = (
-            "What the differences are worth: points that a run has less than the best one of the column, 95 % "
-            "interval below, and the probability p of a difference as large between equally good models."
+            "Differences: percentage points by which a run is below the best one of the column, with the 95 % "
+            "interval below, and the probability p that equally good models differ as much by chance."
         )
         headers = ["run", "accuracy", "p", "macro-F1", "p", "distorted", "p"]
         blocks.append(Table("runs-apart", caption, headers, found["difference_rows"], wide=True))
@@ -268,13 +268,9 @@ def _verdict(table: Sequence[Mapping[str, Any]], score: str) -> str | None:
     worse = [name for name, p in compared.items() if p < _LEVEL]
     what = {"accuracy": "accuracy", "distorted": "accuracy on distorted images", "macro_f1": "macro-F1"}[score]
     sentences = [f"The highest {what} is that of {best}."]
-    sentences += [f"No difference from it can be claimed for {_and(same)}."] if same else []
-    sentences += [f"Worse than it {'is' if len(worse) == 1 else 'are'} {_and(worse)}."] if worse else []
+    sentences += [f"No difference from it can be claimed for {listed(same)}."] if same else []
+    sentences += [f"Worse than it {'is' if len(worse) == 1 else 'are'} {listed(worse)}."] if worse else []
     return " ".join(sentences)
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _best(table: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, float]:

@@ -6,7 +6,7 @@ Needs neither torch nor anything of training.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hemalens.core.text import number, percent, thousands
+from hemalens.core.text import listed, number, percent, thousands
 from hemalens.core.types import CELL_CLASSES
 from hemalens.report.document.blocks import (
     Block,
@@ -58,13 +58,13 @@ def method_section(run: RunInputs) -> Section:
         groups = run.splits.groups
         where = reference("splits")
         divided = (
-            f"The samples were divided into {_shares(run.splits)}; every class is spread over the parts alike "
-            "(stratified), copies of one image stay on one side, and the numbers of "
+            f"The samples were divided into {_shares(run.splits)}; every class is spread over the splits alike "
+            "(stratified), copies of one image stay in one split, and the numbers of "
         )
         blocks.append(
             paragraph(
                 (divided, where, " are counted in splits.csv."),
-                f"Samples carry {thousands(groups)} group names, and a group is never torn apart."
+                f"Samples carry {thousands(groups)} group names, and a group always stays in one split."
                 if groups
                 else "No sample carries a group name.",
             )
@@ -142,7 +142,7 @@ def _found_as(run: RunInputs, issues: str) -> str:
     """Write issues joined by ``; `` by the titles that the audit gives them."""
     known = run.audit.issues if run.audit else {}
     titles = [known[name].title.lower() if name in known else name.replace("_", " ") for name in issues.split("; ")]
-    return " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
+    return listed(titles)
 
 
 def _shares(splits: Splits) -> str:
@@ -151,7 +151,7 @@ def _shares(splits: Splits) -> str:
     totals = {split: sum(counts.values()) for split, counts in splits.counts.items()}
     whole = max(sum(totals.values()), 1)
     parts = [f"{words.get(split, split)} ({percent(count / whole)})" for split, count in totals.items()]
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    return listed(parts)
 
 
 def _loss(facts: Mapping[str, Any], run: RunInputs) -> list[Block]:
@@ -223,7 +223,7 @@ def _overfit(run: RunInputs) -> Paragraph:
         "them all"
     )
     return paragraph(
-        f"First, without anything that keeps a network from it, it was trained on {thousands(found['n_samples'])} "
+        f"First, with nothing to prevent learning by heart, it was trained on {thousands(found['n_samples'])} "
         f"training samples: it {learned}."
     )
 

@@ -47,8 +47,9 @@ def mistakes_blocks(run: RunInputs, *, flawless: bool) -> list[Block]:
         blocks += [_maps_gallery(items), *_map_words(explanation)]
     if others:
         wide = len(others) > 8
-        caption = f"{'Further wrong' if shown else 'The wrong'} answers that the model was surest of, as true class "
-        blocks.append(Gallery("mistakes", f"{caption}{_ARROW} answer.", others, columns=8 if wide else 4, wide=wide))
+        which = "Further wrong" if shown else "The wrong"
+        caption = f"{which} answers that the model was most confident of, as true class {_ARROW} answer."
+        blocks.append(Gallery("mistakes", caption, others, columns=8 if wide else 4, wide=wide))
     return blocks
 
 
@@ -74,11 +75,11 @@ def _words(
     if not mistakes:
         found.append("There are none." if flawless else "No images of them were kept.")
     if items:
-        what = "the wrong answers that the model was surest of, each" if mapped else "samples, each"
+        what = "the wrong answers that the model was most confident of, each" if mapped else "samples, each"
         found.append((reference("maps"), f" shows {what} with a map of what speaks for the answer."))
     if others:
-        rest = " shows further wrong answers." if items else " shows the wrong answers that the model was surest of."
-        found.append((reference("mistakes"), rest))
+        rest = "further wrong answers" if items else "the wrong answers that the model was most confident of"
+        found.append((reference("mistakes"), f" shows {rest}."))
     if mistakes:
         found.append("Where the answer looks right, the label is worth a second look.")
     return [paragraph(*found)]

@@ -15,10 +15,10 @@ import polars as pl
 
 from hemalens.core.audit_summary import AuditSummary, ShownImage
 from hemalens.core.charts import scatter_map
+from hemalens.core.decisions import read_issues
 from hemalens.core.recorded import open_record
 from hemalens.core.text import number, percent, spelled, thousands
 from hemalens.core.types import FloatArray, IntArray
-from hemalens.data.review.decisions import read_issues
 from hemalens.report.document.blocks import (
     Block,
     Gallery,

@@ -103,7 +103,7 @@ def results_section(run: RunInputs, facts: ResultsFacts | None) -> Section:
                 reference("by-class"),
                 " those of each class, ",
                 reference("confusion"),
-                " what was taken for what.",
+                " which class was taken for which.",
             )
         ),
         *_remarks(facts),
@@ -161,7 +161,7 @@ def _remarks(facts: ResultsFacts) -> list[Block]:
         "scores."
         if scores.n_unknown_label
         else None,
-        f"No mistake was made among the {thousands(scores.n)} samples. A bootstrap cannot see what did not occur, "
+        f"No mistake was made among the {thousands(scores.n)} samples. A bootstrap only repeats what occurred, "
         f"so the interval has no width; with 95 % confidence the error is below {percent(3 / scores.n)} (three "
         "divided by the number of samples)."
         if facts.flawless

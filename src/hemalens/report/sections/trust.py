@@ -49,7 +49,7 @@ def _calibration(scores: Evaluation) -> list[Block]:
     return [
         Heading("Calibration"),
         paragraph(
-            ("How far the model's confidence can be believed is in ", reference("reliability"), "."),
+            ("How far the model's confidence can be trusted is in ", reference("reliability"), "."),
             "Temperature scaling on the validation samples takes the expected calibration error from "
             f"{number(scores.ece_uncalibrated)} to {number(scores.ece)}.",
             (reference("ece-by-class"), " has the error of each class's own probability."),
@@ -67,7 +67,10 @@ def _calibration(scores: Evaluation) -> list[Block]:
 
 def _abstention(scores: Evaluation) -> list[Block]:
     found, curves = scores.abstention, scores.risk_coverage
-    caption = "Risk against coverage: wrong answers among the samples that are left when it abstains on the strangest."
+    caption = (
+        "Risk against coverage: the share of wrong answers among the samples still answered when the model abstains on "
+        "the least trusted first."
+    )
     chart = risk_coverage_curve(curves, abstention=found)
     blocks: list[Block] = [
         Heading("Abstention"),
@@ -93,7 +96,7 @@ def _abstention_words(scores: Evaluation) -> list[Sentence]:
     rate = f"limits that abstain on {percent(found.rejection_rate, 0)} of the validation cells"
     return [
         f"The model abstains on an image with {limits}, {rate}.",
-        f"Of what it abstained on it would have named {percent(found.accuracy_abstained)} rightly."
+        f"It would have named {percent(found.accuracy_abstained)} of the images that it abstained on rightly."
         if found.accuracy_abstained is not None
         else None,
         f"Of {thousands(strange.n)} cells of classes that it does not know it abstained on "
@@ -102,7 +105,7 @@ def _abstention_words(scores: Evaluation) -> list[Sentence]:
         else None,
         (
             reference("risk-coverage"),
-            " shows what abstaining gains: the area under the curve, the mean risk, is ",
+            " shows what abstaining gains: the area under the curve (the mean share of wrong answers) is ",
             areas,
             ".",
         ),
