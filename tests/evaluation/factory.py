@@ -223,6 +223,32 @@ def trust() -> dict[str, Any]:
     }
 
 
+def trained_model(**changes: Any) -> dict[str, Any]:
+    """Make what model.json holds."""
+    return {
+        "schema_version": 1,
+        "model": "compact",
+        "weights": "none",
+        "weights_sha256": None,
+        "freeze": "none",
+        "normalise": "set",
+        "classes": list(CELL_CLASSES),
+        "image_size": 64,
+        "parameters": 423_112,
+        "precision": "bf16",
+        "device": "cpu",
+        "threads": 2,
+        "best_epoch": 10,
+        "epochs": 12,
+        "train_seconds": 125.0,
+        "val_accuracy": 0.9,
+        "val_distorted_accuracy": None,
+        "n_train": 640,
+        "n_val": 96,
+        "processes": 1,
+    } | changes
+
+
 def make_train(path: Path, *, config: Mapping[str, Any] = CONFIG, epochs: int = 12, distorted: bool = True) -> Path:
     """Write a finished training directory."""
     with output_directory(path, "train", seed=config.get("seed"), inputs={"source": "a" * 64}) as out:
@@ -241,10 +267,8 @@ def make_train(path: Path, *, config: Mapping[str, Any] = CONFIG, epochs: int = 
         write_table(out / "history.csv", pl.DataFrame(table))
         write_json(out / "config.json", config)
         (out / "model.safetensors").write_bytes(f"weights of {path}".encode())
-        model = {"model": "compact", "parameters": 423_112, "classes": list(CELL_CLASSES), "image_size": 64}
-        write_json(
-            out / "model.json", model | {"best_epoch": max(epochs - 2, 1), "train_seconds": 125.0, "precision": "bf16"}
-        )
+        more = {"epochs": epochs, "best_epoch": max(epochs - 2, 1), "device": config.get("device", "cpu")}
+        write_json(out / "model.json", trained_model(**more))
     return path
 
 
@@ -386,5 +410,7 @@ def make_explanation(
         columns = ["sample_id", "label", "predicted", "confidence", "map"]
         write_table(out / "explain.csv", pl.DataFrame(table, columns, orient="row"))
         facts = {"method": "Grad-CAM", "map_size": [4, 4], "n_explained": len(rows), "check": check}
+        facts |= {"split": "test", "source": "cells.npz", "model": "run", "n_samples": 100, "seconds": 3.0}
+        facts |= {"n_mistakes_explained": 0}
         write_json(out / "explain.json", facts)
     return path

@@ -364,10 +364,10 @@ def test_the_method_follows_the_configuration(tmp_path, key, value, there, gone)
     assert gone not in method
 
 
-def test_a_configuration_of_other_keys_makes_no_sentence_and_no_error(tmp_path):
-    words = plain(pages_of([make_train(tmp_path / "train", config={"model": "x"})], tmp_path / "out")[0])
-    assert "None" not in words
-    assert "It was trained with" not in words
+def test_a_configuration_of_other_keys_is_refused_by_the_key(tmp_path):
+    train = make_train(tmp_path / "train", config={"model": "x", "oversample": 2})
+    with pytest.raises(ArtifactError, match=r"config.json: holds no configuration of this version \(oversample"):
+        load_inputs([train])
 
 
 # --- what evaluations may know beyond
@@ -487,7 +487,8 @@ def test_what_was_left_out_is_counted_by_its_reasons(tmp_path):
 def test_the_check_that_a_network_can_learn_by_heart_is_told(tmp_path, reached, words):
     run = make_run(tmp_path / "a")
     with output_directory(run / "overfit", "overfit-check") as out:
-        write_json(out / "overfit.json", {"reached": reached, "n_samples": 24, "epoch": 30, "accuracy": 0.875})
+        found = {"reached": reached, "n_samples": 24, "epoch": 30, "accuracy": 0.875, "model": "compact"}
+        write_json(out / "overfit.json", found | {"history": [], "never_learned": [], "meaning": ""})
     assert words in plain(pages_of([run], tmp_path / "out")[0])
 
 

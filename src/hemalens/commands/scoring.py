@@ -75,8 +75,8 @@ def explain(
         summary = stage(
             model, source, out, splits=splits, split=split, limit=limit, overwrite=overwrite, progress=progress
         )
-    lines = [f"{summary['n_explained']} samples explained; against random maps: {summary['check']['verdict']}"]
-    show(summary, as_json, [*lines, f"look at {out / 'explain.html'}"])
+    lines = [f"{summary.n_explained} samples explained; against random maps: {summary.check.verdict}"]
+    show(summary.to_json(), as_json, [*lines, f"look at {out / 'explain.html'}"])
 
 
 def report(

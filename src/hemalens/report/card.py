@@ -21,7 +21,7 @@ __all__ = ["model_card"]
 
 def model_card(run: RunInputs, facts: ResultsFacts | None, reproduction: Reproduction) -> Document:
     """Return the model card of a run; ``facts`` are its evaluation's, ``reproduction`` its provenance's."""
-    made = f"{run.model['model']}, {thousands(run.model['parameters'])} parameters, made with hemalens "
+    made = f"{run.model.model}, {thousands(run.model.parameters)} parameters, made with hemalens "
     return Document(
         f"Model card: {run.name}",
         (paragraph(f"{made}{run.provenance.get('version', ABSENT)}."),),
@@ -39,7 +39,7 @@ def model_card(run: RunInputs, facts: ResultsFacts | None, reproduction: Reprodu
 
 
 def _use(run: RunInputs) -> list[Block]:
-    classes = run.model["classes"]
+    classes = run.model.classes
     return [
         paragraph(
             f"To sort images of single cells from stained blood smears into {len(classes)} classes, for research "
@@ -95,7 +95,7 @@ def _training(run: RunInputs) -> list[Block]:
     facts, model = method_facts(run), run.model
     smoothed = f", labels smoothed by {number(facts['smoothing'])}" if facts["smoothing"] else ""
     weighted = ", classes weighted" if facts["weighted"] else ""
-    epochs, best, seconds = len(run.history["epoch"]), model.get("best_epoch"), model.get("train_seconds")
+    epochs, best, seconds = len(run.history["epoch"]), model.best_epoch, model.train_seconds
     kept = f", weights of epoch {best} kept" if best is not None else ""
     took = f", {duration(seconds)}" if seconds is not None else ""
     sentences = [*facts["model"], *facts["augmentation"], *([facts["balance"]] if facts["balance"] else [])]
@@ -168,7 +168,7 @@ def _items(run: RunInputs, facts: ResultsFacts | None) -> Bullets:
                 "files."
             ),
             paragraph("Usability and clinical benefit: not studied."),
-            paragraph(f"Seed: {run.config.get('seed', ABSENT)}."),
+            paragraph(f"Seed: {run.config.seed}."),
         )
     )
 

@@ -15,6 +15,7 @@ import polars as pl
 from hemalens.core.errors import ArtifactError
 from hemalens.core.evaluation_summary import Evaluation
 from hemalens.core.recorded import Recorded, open_record
+from hemalens.core.run_summary import Explained
 
 __all__ = [
     "Elsewhere",
@@ -25,7 +26,6 @@ __all__ = [
 ]
 
 _ANSWER_COLUMNS = dict.fromkeys(("label", "predicted", "abstained"), pl.String)
-_EXPLANATION_KEYS = ("n_explained", "map_size", "method", "check")
 _EXPLAINED_COLUMNS: Mapping[str, type[pl.DataType]] = {
     "sample_id": pl.String,
     "label": pl.String,
@@ -74,7 +74,7 @@ class Explanation:
     """
 
     directory: Path
-    facts: Mapping[str, Any]
+    facts: Explained
     provenance: Mapping[str, Any]
     samples: pl.DataFrame
 
@@ -119,7 +119,7 @@ def find_explanation(folders: Iterable[Path], training: Mapping[str, Any]) -> Ex
             continue
         record = open_record(folder, "explain")
         if _is_of_model(record.facts, training):
-            facts = record.json("explain.json", _EXPLANATION_KEYS)
+            facts = record.read("explain.json", Explained)
             samples = record.table("explain.csv", _EXPLAINED_COLUMNS).select(list(_EXPLAINED_COLUMNS))
             return Explanation(folder, facts, record.facts, samples)
     return None

@@ -175,8 +175,8 @@ def _lead(inputs: ReportInputs, facts: ResultsFacts | None, described: Sequence[
     run = inputs.main
     model, audit = run.model, run.audit
     model_words = (
-        f"The model {model['model']}, with {thousands(model['parameters'])} parameters, sorts images of single "
-        f"blood cells into {len(model['classes'])} classes."
+        f"The model {model.model}, with {thousands(model.parameters)} parameters, sorts images of single "
+        f"blood cells into {len(model.classes)} classes."
     )
     sentences = [
         model_words,

@@ -26,7 +26,7 @@ def discussion_section(run: RunInputs, facts: ResultsFacts | None) -> Section:
 
 def limits(run: RunInputs, facts: ResultsFacts | None) -> list[Paragraph]:
     """Return what the scores do not show, one paragraph a limit."""
-    classes = len(run.model["classes"])
+    classes = len(run.model.classes)
     found: list[Paragraph] = [_grouping(run)]
     if facts and facts.split in _SEEN and not _of_another_source(run):
         words = "which had a part in making the model: they are optimistic."
@@ -43,7 +43,7 @@ def limits(run: RunInputs, facts: ResultsFacts | None) -> list[Paragraph]:
             else "Without a distorted score this report can say nothing about it.",
         )
     )
-    found.append(one_source(run.elsewhere, run.model["classes"]))
+    found.append(one_source(run.elsewhere, run.model.classes))
     if facts and facts.smallest_recall:
         found.append(
             paragraph(
@@ -67,7 +67,7 @@ def limits(run: RunInputs, facts: ResultsFacts | None) -> list[Paragraph]:
 
 def conclusions_section(run: RunInputs, facts: ResultsFacts | None, *, experiments: dict[str, Any]) -> Section:
     """Return the conclusions: what was reached, what the comparison showed, what to do next."""
-    classes, parameters = len(run.model["classes"]), thousands(run.model["parameters"])
+    classes, parameters = len(run.model.classes), thousands(run.model.parameters)
     if facts is None:
         words = "was trained and not evaluated: nothing can be concluded about it."
         return Section("conclusions", "Conclusions", (paragraph(f"A model of {parameters} parameters {words}"),))

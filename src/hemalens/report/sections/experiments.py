@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 
+from hemalens.core.config import TrainConfig
 from hemalens.core.text import ABSENT, duration, listed, number, percent, thousands
 from hemalens.evaluation.figures import learning_curves
 from hemalens.report.document.blocks import Block, Cell, Section, Sentence, Table, paragraph, reference
@@ -43,8 +44,8 @@ def experiments_table(runs: Sequence[RunInputs]) -> pl.DataFrame:
 def experiments_section(runs: Sequence[RunInputs], found: Mapping[str, Any]) -> Section:
     """Return the section on how the first run was trained and on all runs, of which ``experiments_context`` found."""
     run = runs[0]
-    seconds, epochs, best = run.model.get("train_seconds"), len(run.history["epoch"]), run.model.get("best_epoch")
-    planned = run.config.get("epochs")
+    seconds, epochs, best = run.model.train_seconds, len(run.history["epoch"]), run.model.best_epoch
+    planned = run.config.epochs
     allowed = f" of the {planned} allowed" if planned and planned != epochs else ""
     took = f" and took {duration(seconds)}" if seconds is not None else ""
     blocks: list[Block] = [
@@ -94,18 +95,15 @@ def verdicts(table: Sequence[Mapping[str, Any]]) -> list[str]:
     return [verdict for score in COMPARED if (verdict := _verdict(table, score))]
 
 
-def augmentation_words(config: Mapping[str, Any]) -> str:
+def augmentation_words(config: TrainConfig) -> str:
     """Write a configuration's augmentation in a few words: the names of its steps, mixing and consistency.
 
-    >>> augmentation_words({"augment": [{"name": "flip"}, {"name": "augmix"}], "mix": "both"})
-    'flip, augmix, mixup/CutMix'
+    >>> augmentation_words(TrainConfig.model_validate({"augment": [{"name": "flip"}, {"name": "blur"}], "mix": "both"}))
+    'flip, blur, mixup/CutMix'
     """
-    if "augment" not in config:
-        return ABSENT
-    names = [str(step.get("name", "")) if isinstance(step, Mapping) else str(step) for step in config["augment"]]
-    mix = str(config.get("mix") or "none")
-    names += [] if mix == "none" else [_MIXES.get(mix, mix)]
-    names += ["consistency"] if config.get("jsd") else []
+    names = [step.name for step in config.augment]
+    names += [] if config.mix == "none" else [_MIXES[config.mix]]
+    names += ["consistency"] if config.jsd else []
     return ", ".join(dict.fromkeys(names)) or "none"
 
 
@@ -213,34 +211,30 @@ def _footing(found: Mapping[str, Any]) -> list[Sentence]:
 
 def _settings(run: RunInputs) -> dict[str, Any]:
     config, model = run.config, run.model
-    balance = config.get("balance")
-    if balance == "replicate" and config.get("per_class"):
-        balance = f"replicate {config['per_class']}"
-    seconds = model.get("train_seconds")
+    balance = f"replicate {config.per_class}" if config.balance == "replicate" else config.balance
+    seconds = model.train_seconds
     return {
         "run": run.name,
-        "seed": config.get("seed"),
-        "model": str(model["model"]),
-        "parameters": int(model["parameters"]),
+        "seed": config.seed,
+        "model": model.model,
+        "parameters": model.parameters,
         "weights": _start(config),
-        "image_size": model.get("image_size") or config.get("image_size"),
+        "image_size": model.image_size,
         "augmentation": augmentation_words(config),
         "balance": balance,
-        "precision": model.get("precision") or config.get("precision"),
+        "precision": model.precision,
         "epochs": len(run.history["epoch"]),
         "train_minutes": None if seconds is None else round(seconds / 60, 3),
-        "device": model.get("device"),
+        "device": model.device,
     }
 
 
-def _start(config: Mapping[str, Any]) -> str:
+def _start(config: TrainConfig) -> str:
     """Name the weights that a training began from: a file by its name alone."""
-    weights = config.get("weights")
-    if weights in (None, "", "none", False):
+    if config.weights == "none":
         return "scratch"
-    name = PurePath(str(weights)).name.removesuffix(".safetensors")
-    frozen = config.get("freeze")
-    return name if frozen in (None, "none", False) else f"{name}, frozen: {frozen}"
+    name = PurePath(config.weights).name.removesuffix(".safetensors")
+    return name if config.freeze == "none" else f"{name}, frozen: {config.freeze}"
 
 
 def _scores(evaluation: Evaluated | None) -> dict[str, Any]:

@@ -57,9 +57,9 @@ def map_verdict(explanation: Explanation | None) -> str | None:
     """Say in one sentence whether heat maps were found to mean something, None where there are none."""
     if explanation is None:
         return None
-    check = explanation.facts["check"]
-    shown = "mean something" if check.get("verdict") == "meaningful" else "were not shown to mean anything"
-    return f"Heat maps of {thousands(check.get('n', 0))} samples were tried against random maps and {shown}."
+    check = explanation.facts.check
+    shown = "mean something" if check.verdict == "meaningful" else "were not shown to mean anything"
+    return f"Heat maps of {thousands(check.n)} samples were tried against random maps and {shown}."
 
 
 def _words(
@@ -106,7 +106,7 @@ def _mapped_mistakes(
 def _explained(explanation: Explanation, run: RunInputs) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the samples that ``explain`` drew, mistakes first; it keeps images under their maps only."""
     rows = explanation.samples.to_dicts()
-    known = set(run.model["classes"])
+    known = set(run.model.classes)
     for one in sorted(rows, key=lambda row: row["label"] not in known or row["label"] == row["predicted"]):
         heat = stored_image(explanation.directory, one["map"])
         if heat:
@@ -149,26 +149,21 @@ def _map_words(explanation: Explanation | None) -> list[Block]:
         unchecked = "Whether the maps of this model mean anything was not checked: run "
         command = code("hemalens explain RUN SOURCE --out DIR")
         return [paragraph((unchecked, command, "."), limits)]
-    check, size = explanation.facts["check"], explanation.facts["map_size"]
-    games = {
-        name: check[name]
-        for name in ("deletion", "insertion")
-        if isinstance(check.get(name), Mapping) and {"maps", "random", "better", "p"} <= check[name].keys()
-    }
+    check, size = explanation.facts.check, explanation.facts.map_size
     verbs = {"deletion": "taken away", "insertion": "put back into a blurred image"}
     tried = (
-        f"The maps are {explanation.facts['method']}, no finer than their grid of {_TIMES.join(map(str, size))}. On "
-        f"{thousands(check.get('n', 0))} samples they were tried against random maps of the same grid (Petsiuk et al. "
+        f"The maps are {explanation.facts.method}, no finer than their grid of {_TIMES.join(map(str, size))}. On "
+        f"{thousands(check.n)} samples they were tried against random maps of the same grid (Petsiuk et al. "
         "2018): the probability of the answer should fall sooner when pixels go in their order, and rise sooner when "
         "pixels come in it."
     )
     told = [
-        f"While pixels are {verbs[name]}, it is {game['maps']:.3f} on average in the order of the maps and "
-        f"{game['random']:.3f} in a random one; the map does better on {percent(game['better'], 0)} of the samples "
-        f"({_probability(game['p'])})."
-        for name, game in games.items()
+        f"While pixels are {verbs[name]}, it is {game.maps:.3f} on average in the order of the maps and "
+        f"{game.random:.3f} in a random one; the map does better on {percent(game.better, 0)} of the samples "
+        f"({_probability(game.p)})."
+        for name, game in check.games().items()
     ]
-    meaningful = check.get("verdict") == "meaningful"
+    meaningful = check.verdict == "meaningful"
     verdict = (
         "So the maps say something about this model."
         if meaningful

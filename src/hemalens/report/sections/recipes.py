@@ -56,9 +56,9 @@ def find_recipes(runs: Sequence[RunInputs]) -> list[Recipe]:
     found: list[tuple[str, list[int]]] = []
     for index, run in enumerate(runs):
         key = _recipe_key(run)
-        seed = run.config.get("seed")
-        known = (indices for name, indices in found if name == key and seed is not None)
-        fitting = (indices for indices in known if all(runs[one].config.get("seed") != seed for one in indices))
+        seed = run.config.seed
+        known = (indices for name, indices in found if name == key)
+        fitting = (indices for indices in known if all(runs[one].config.seed != seed for one in indices))
         home = next(fitting, None)
         if home is None:
             found.append((key, [index]))
@@ -133,8 +133,8 @@ def add_differences(
 
 
 def _recipe_key(run: RunInputs) -> str:
-    config = {key: value for key, value in run.config.items() if key not in _NO_RECIPE}
-    model = [run.model["model"], run.model["parameters"], list(run.model["classes"])]
+    config = {key: value for key, value in run.config.model_dump(mode="json").items() if key not in _NO_RECIPE}
+    model = [run.model.model, run.model.parameters, list(run.model.classes)]
     return json.dumps([config, model], sort_keys=True, default=str)
 
 

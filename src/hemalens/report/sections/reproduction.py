@@ -50,13 +50,13 @@ def find_reproduction(inputs: ReportInputs) -> Reproduction:
         ("Seed", ABSENT if facts.get("seed") is None else facts["seed"]),
         ("Processor", f"{hardware.get('cpu', ABSENT)}, {hardware.get('cores', ABSENT)} cores"),
         ("Platform", hardware.get("platform", ABSENT)),
-        ("Device", run.model.get("device", run.config.get("device", ABSENT))),
+        ("Device", run.model.device),
         ("Libraries", ", ".join(f"{name} {found}" for name, found in libraries.items())),
     )
     return Reproduction(
         commands=tuple(dict.fromkeys("hemalens " + shlex.join(map(str, one.get("argv", []))) for one in records)),
         facts=tuple((term, str(value)) for term, value in said),
-        config=tuple((key, plain(value)) for key, value in sorted(run.config.items())),
+        config=tuple((key, plain(value)) for key, value in sorted(run.config.model_dump(mode="json").items())),
         trained_on=facts.get("inputs", {}),
         made={name: digest for name, digest in facts.get("outputs", {}).items() if "/" not in name},
         read=inputs.files,
