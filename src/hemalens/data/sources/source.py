@@ -81,7 +81,7 @@ class Source(ABC):
         facts: dict[str, Any] = {}
         for name in ("samples", *self.listed):
             values = getattr(self, name)
-            facts[name] = tuple(values[index] for index in indices)
+            facts[name] = tuple(values[index] for index in indices) if values else values  # optional ones may be empty
         return replace(self, **facts, ignored=())
 
     @abstractmethod
