@@ -35,6 +35,7 @@ from hemalens.inference.sidecar import find_onnx
 from hemalens.training.checkpoint import load_model, read_validation
 from hemalens.training.predicting import predict_logits
 from hemalens.training.train import train
+from tests.recording import record_again
 
 CLASSES = CELL_CLASSES[:3]
 SETTINGS = ("image_size=16", "epochs=1", "batch_size=16", "balance=none", "threads=1", "device=cpu", "optimizer=adamw")
@@ -365,11 +366,12 @@ def test_the_module_predicts_the_written_probabilities(trained: Trained, tmp_pat
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_run_without_refusal_data_refuses_by_confidence_and_says_so(
+def test_a_run_without_abstention_data_abstains_by_confidence_and_says_so(
     trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(trained.run, tmp_path / "run")
     (tmp_path / "run" / "abstention.json").unlink()
+    record_again(tmp_path / "run")
     old = evaluate(tmp_path / "run", trained.source, tmp_path / "old", splits=trained.splits)
     assert "abstains by confidence alone" in caplog.text
     assert old["abstention"]["rule"].startswith("confidence alone")
@@ -383,9 +385,10 @@ def test_a_run_without_refusal_data_refuses_by_confidence_and_says_so(
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_damaged_refusal_data_are_named(trained: Trained, tmp_path: Path) -> None:
+def test_damaged_abstention_data_are_named(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.run, tmp_path / "run")
     (tmp_path / "run" / "abstention.json").write_text('{"schema_version": 1}', encoding="utf-8")
+    record_again(tmp_path / "run")
     with pytest.raises(ArtifactError, match="abstention data"):
         evaluate(tmp_path / "run", trained.source, tmp_path / "out", splits=trained.splits)
 

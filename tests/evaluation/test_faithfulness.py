@@ -46,7 +46,9 @@ def test_other_maps_are_not(kind: str) -> None:
 
 
 def test_a_model_that_looks_nowhere_shows_nothing() -> None:
-    found = check_maps(lambda given: np.full((len(given), 2), 0.5), images(6), corner_maps(6), np.ones(6, int))
+    found = check_maps(
+        lambda given: np.full((len(given), 2), 0.5), images(6), corner_maps(6), np.ones(6, int)
+    ).to_json()
     assert (found["verdict"], found["deletion"]["p"], found["insertion"]["better"]) == ("not shown", 1, 0)
 
 
