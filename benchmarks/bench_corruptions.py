@@ -23,7 +23,7 @@ from hemalens.core.metrics import accuracy, balanced_accuracy, confusion_matrix
 from hemalens.core.types import encode_labels
 from hemalens.data.sources import Source, open_source
 from hemalens.evaluation.corrupting import SETS, corrupted_copies
-from hemalens.evaluation.robustness import ALEXNET_ERRORS, Scored, mean_errors, score_corruptions
+from hemalens.evaluation.robustness import ALEXNET_ERRORS, Scored, score_corruptions
 from hemalens.training.checkpoint import load_model, model_directory, read_validation
 from hemalens.training.predicting import predict_logits
 from hemalens.training.tensors import load_images
@@ -63,16 +63,16 @@ def corrupted_answers(source: Source, models: list[Scored], workers: int | None)
 
 def row(facts: dict[str, Any], scored: Scored, logits: np.ndarray) -> dict[str, Any]:
     found = score_corruptions(logits, scored)
-    means = mean_errors(found)
+    means = found.mean_errors()
     mean = float(np.mean(list(means.values())))
     return {
         **facts,
         "mean_balanced_error": mean,
         "share_of_alexnet": mean / float(np.mean(list(ALEXNET_ERRORS.values()))),
-        "be": found["be"],
-        "rbe": found["rbe"],
+        "be": found.be,
+        "rbe": found.rbe,
         "mean_by_corruption": dict(sorted(means.items(), key=lambda one: -one[1])),
-        "corruptions": {name: found[name] for name in means},
+        "corruptions": found.model_dump(mode="json", include=set(means)),
     }
 
 

@@ -170,9 +170,9 @@ def facts(run: RunInputs, one: Experiment) -> dict[str, Any]:
     """Return what tells where a row came from: commands, commit, machine, steps of training."""
     kept = {key: run.provenance.get(key) for key in ("time", "commit", "dirty", "hardware")}
     config, model = run.config, run.model
-    shown = len(model["classes"]) * config["per_class"] if config["balance"] == "replicate" else model["n_train"]
-    steps = len(run.history["epoch"]) * max(shown // config["batch_size"], 1)
-    return {"commands": one.commands(), "steps": steps, "threads": model.get("threads"), **kept}
+    shown = len(model.classes) * config.per_class if config.balance == "replicate" else model.n_train
+    steps = len(run.history["epoch"]) * max(shown // config.batch_size, 1)
+    return {"commands": one.commands(), "steps": steps, "threads": model.threads, **kept}
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:

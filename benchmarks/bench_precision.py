@@ -48,7 +48,7 @@ def measure(precision: str, seed: int, given: argparse.Namespace, data: tuple[Pa
     own = (f"precision={precision}", f"seed={seed}", f"device={given.device}", *given.set)
     settings = (*own, *((f"epochs={given.epochs}",) if given.epochs else ()))
     train(data[0], out, splits=data[1], recipe=RECIPE, settings=settings, overwrite=True)
-    scores = evaluate(out, given.validation, out / "evaluation", overwrite=True)
+    scores = evaluate(out, given.validation, out / "evaluation", overwrite=True).to_json()
     seconds = pl.read_csv(out / "history.csv")["seconds"].to_list()
     return {
         "seed": seed,

@@ -17,7 +17,7 @@ def main() -> None:
         out = BUILD / f"run-{seed}"
         shutil.rmtree(out, ignore_errors=True)
         summary = run(challenge(), out, seed=seed)
-        scores = evaluate(out, challenge(validation=True), BUILD / f"evaluation-{seed}", overwrite=True)
+        scores = evaluate(out, challenge(validation=True), BUILD / f"evaluation-{seed}", overwrite=True).to_json()
         rows.append(
             {
                 "seed": seed,

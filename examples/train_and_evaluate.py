@@ -21,8 +21,8 @@ def main(folder: Path) -> None:
     run = folder / "run"
     train(cells, run, splits=splits, settings=["image_size=32", "epochs=2", "per_class=20", "batch_size=16"])
     scores = evaluate(run, cells, folder / "evaluation", splits=splits)
-    accuracy = scores["accuracy"]
-    print(f"accuracy {accuracy['value']:.2f}, 95 % interval {accuracy['low']:.2f} to {accuracy['high']:.2f}")
+    accuracy = scores.accuracy
+    print(f"accuracy {accuracy.value:.2f}, 95 % interval {accuracy.low:.2f} to {accuracy.high:.2f}")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from hemalens.core.artifacts import PROVENANCE, parse_table
+from hemalens.core.decisions import _COLUMNS, findings_digest
 from hemalens.core.errors import ArtifactError
 from hemalens.core.provenance import sha256_file
-from hemalens.data.review.decisions import _COLUMNS, findings_digest
 
 
 def record_again(directory: Path) -> Path:

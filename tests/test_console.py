@@ -17,7 +17,7 @@ from hemalens.console import (
     watched,
 )
 from hemalens.core.audit_summary import ClassCount, FoundIssue
-from tests.evaluation.factory import audit_summary
+from tests.evaluation.factory import audit_summary, evaluation, trust
 
 INTERVAL = {"value": 0.5, "low": 0.25, "high": 0.755}
 
@@ -81,23 +81,27 @@ def test_a_score_over_some_of_the_classes_says_so() -> None:
 
 
 def test_abstention_is_shown_for_known_and_unknown_classes() -> None:
-    found = {"coverage": 0.75, "accuracy_kept": 0.995, "unknown_classes": {"n": 1200, "abstained": INTERVAL}}
-    assert abstention_lines({"n": 400, "abstention": found}) == [
+    found = {
+        "coverage": 0.75,
+        "accuracy_kept": 0.995,
+        "unknown_classes": {"n": 1200, "abstained": INTERVAL, "auroc": {}},
+    }
+    assert abstention_lines(evaluation(n=400, abstention=found)) == [
         "abstained on 25.0 % of 400 samples; 99.50 % of its answers are correct",
         "abstained on 50.0 % of 1,200 samples of classes that it does not know",
     ]
-    assert abstention_lines({"n": 4, "abstention": {"coverage": 0.0, "accuracy_kept": None}}) == [
+    assert abstention_lines(evaluation(n=4, abstention={"coverage": 0.0, "accuracy_kept": None})) == [
         "abstained on 100.0 % of 4 samples"
     ]
 
 
 def test_corruptions_are_one_line_with_the_alexnet_where_it_knew_the_classes() -> None:
-    facts = {"mean_balanced_error": 0.05125}
-    lines = corruption_lines({"corruptions": {"be": 0.4561, "rbe": 0.3}, "corruption_facts": facts})
+    facts = trust()["corruption_facts"] | {"mean_balanced_error": 0.05125}
+    lines = corruption_lines(evaluation(corruptions={"be": 0.4561, "rbe": 0.3}, corruption_facts=facts))
     assert lines == ["balanced error under corruptions: 5.12 % (BE 0.456, rBE 0.300; 1 is the AlexNet of MedMNIST-C)"]
-    lines = corruption_lines({"corruptions": {"be": None, "rbe": None}, "corruption_facts": facts})
+    lines = corruption_lines(evaluation(corruptions={"be": None, "rbe": None}, corruption_facts=facts))
     assert lines == ["balanced error under corruptions: 5.12 %"]
-    assert corruption_lines({}) == []
+    assert corruption_lines(evaluation()) == []
 
 
 def test_an_adaptation_is_one_line_where_there_was_one() -> None:

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from hemalens.core.artifacts import read_table
+from hemalens.core.decisions import read_issues
 from hemalens.data.audit.audit import audit
 from hemalens.data.clean import clean
-from hemalens.data.review.decisions import read_issues
 from hemalens.data.sources import open_source
 from hemalens.data.split import read_splits, split
 from hemalens.evaluation.evaluate import evaluate

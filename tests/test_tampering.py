@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 
 from hemalens.core.abstention import confidence_rule
 from hemalens.core.artifacts import output_directory, write_json
+from hemalens.core.decisions import read_issues
 from hemalens.core.errors import ArtifactError, SourceError, UserError
 from hemalens.data.audit.audit import audit
 from hemalens.data.clean import clean
-from hemalens.data.review.decisions import read_issues
 from hemalens.data.sources import open_source
 from hemalens.data.split import read_splits, split
 from hemalens.evaluation.groups import background_batch
@@ -35,7 +35,7 @@ from hemalens.report.inputs import load_inputs
 from hemalens.training.checkpoint import load_model, read_abstention, read_validation, save_model, save_validation
 from hemalens.training.models import Normalised, build_model
 from tests.data.hostile import cell, encode
-from tests.evaluation.factory import CONFIG, confusion, predictions, scores
+from tests.evaluation.factory import CONFIG, confusion, predictions, scores, trained_model
 
 TRAINED = "0613a24e3c1ba6f4560c47ffd081720461013664121abb34171065f5218a2634"
 """SHA-256 of the embedded model as it was exported, before it named its sidecar: 93 bytes at its end."""
@@ -52,7 +52,7 @@ def make_run(path: Path, seed: int) -> Path:
     draw = np.random.default_rng(seed)
     logits, labels = draw.normal(size=(30, 3)).astype(np.float32), np.arange(30) % 3
     with output_directory(path, "train", seed=seed, inputs={"source": "a" * 64}) as out:
-        card = {"model": "compact", "parameters": 1, "classes": CLASSES, "image_size": 16, "train_seconds": 1.0}
+        card = trained_model(parameters=1, classes=CLASSES, image_size=16, train_seconds=1.0)
         save_model(out, module, card)
         save_validation(out, logits, labels.astype(np.int64))
         write_json(out / "abstention.json", confidence_rule(logits, labels).to_json())

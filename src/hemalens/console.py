@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from hemalens.core.audit_summary import AuditSummary
+from hemalens.core.evaluation_summary import Evaluation
 from hemalens.core.types import Progress
 
 __all__ = [
@@ -136,15 +137,15 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def abstention_lines(summary: Mapping[str, Any]) -> list[str]:
+def abstention_lines(summary: Evaluation) -> list[str]:
     """Return how often the model abstains on labelled samples, how the rest is answered, and on unknown classes."""
-    found = summary["abstention"]
-    lines = [f"abstained on {100 * (1 - found['coverage']):.1f} % of {summary['n']:,} samples"]
-    if found["accuracy_kept"] is not None:
-        lines[0] += f"; {100 * found['accuracy_kept']:.2f} % of its answers are correct"
-    if unknown := found.get("unknown_classes"):
-        share = f"{100 * unknown['abstained']['value']:.1f} %"
-        lines.append(f"abstained on {share} of {unknown['n']:,} samples of classes that it does not know")
+    found = summary.abstention
+    lines = [f"abstained on {100 * (1 - found.coverage):.1f} % of {summary.n:,} samples"]
+    if found.accuracy_kept is not None:
+        lines[0] += f"; {100 * found.accuracy_kept:.2f} % of its answers are correct"
+    if unknown := found.unknown_classes:
+        share = f"{100 * unknown.abstained.value:.1f} %"
+        lines.append(f"abstained on {share} of {unknown.n:,} samples of classes that it does not know")
     return lines
 
 
@@ -169,15 +170,15 @@ def check_lines(summary: Mapping[str, Any]) -> list[str]:
     return [f"{cost}; sandbox: {summary['isolation']}", *summary["notes"]]
 
 
-def corruption_lines(summary: Mapping[str, Any]) -> list[str]:
+def corruption_lines(summary: Evaluation) -> list[str]:
     """Return the mean balanced error over the corrupted sets, against the AlexNet's where the classes are the same."""
-    if "corruptions" not in summary:
+    found, facts = summary.corruptions, summary.corruption_facts
+    if found is None or facts is None:
         return []
-    found, facts = summary["corruptions"], summary["corruption_facts"]
-    line = f"balanced error under corruptions: {100 * facts['mean_balanced_error']:.2f} %"
-    if found["be"] is None:
+    line = f"balanced error under corruptions: {100 * facts.mean_balanced_error:.2f} %"
+    if found.be is None:
         return [line]
-    return [f"{line} (BE {found['be']:.3f}, rBE {found['rbe']:.3f}; 1 is the AlexNet of MedMNIST-C)"]
+    return [f"{line} (BE {found.be:.3f}, rBE {found.rbe:.3f}; 1 is the AlexNet of MedMNIST-C)"]
 
 
 def verify_lines(summary: Mapping[str, Any]) -> list[str]:

@@ -23,12 +23,13 @@ from hemalens.core.artifacts import (
 )
 from hemalens.core.audit_summary import AuditSummary
 from hemalens.core.config import load_config
+from hemalens.core.decisions import decisions_digest
 from hemalens.core.errors import ArtifactError, SourceError
+from hemalens.core.evaluation_summary import Evaluation
 from hemalens.core.recorded import file_record, open_record
 from hemalens.core.types import Progress, no_progress
 from hemalens.data.audit.audit import audit
 from hemalens.data.clean import clean
-from hemalens.data.review.decisions import decisions_digest
 from hemalens.data.sources import open_source
 from hemalens.data.split import RATIOS, SPLITS, parse_ratios, split
 from hemalens.data.synthetic import write_synthetic
@@ -219,7 +220,7 @@ def _written(output: Path) -> str:
 
 
 def _summary(out: Path) -> dict[str, Any]:
-    evaluation = open_record(out / "evaluate", "evaluate").json("evaluation.json")
+    evaluation = open_record(out / "evaluate", "evaluate").read("evaluation.json", Evaluation).to_json()
     audited = open_record(out / "audit", "audit").read("audit.json", AuditSummary)
     return {
         "n_samples": audited.n_samples,

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
+from hemalens.core.artifacts import output_directory
 from hemalens.core.errors import ArtifactError
 from hemalens.core.metrics import Interval
+from hemalens.core.recorded import open_record
 from hemalens.core.records import Record
 
 
@@ -62,7 +64,7 @@ def test_a_file_holds_every_field_but_those_that_equal_their_default(tmp_path) -
     said = json.loads((tmp_path / "whole.json").read_text())
     score = {"value": 0.5, "low": 0.25, "high": 1.0}
     assert said == {"n": 3, "score": score, "parts": {"x": {"name": "one"}}, "kept": None} == example.to_json()
-    assert Whole.read(tmp_path / "whole.json") == example
+    assert Whole.from_json(said) == example
     assert example.model_copy(update={"named": 2}).to_json()["json"] == 2
 
 
@@ -81,10 +83,11 @@ def test_a_file_holds_every_field_but_those_that_equal_their_default(tmp_path) -
     ],
 )
 def test_a_file_with_another_key_or_value_is_refused_by_its_name(tmp_path, change, rule) -> None:
-    path = tmp_path / "whole.json"
-    path.write_text(json.dumps(example.to_json() | change))
+    with output_directory(tmp_path / "out", "audit") as out:
+        path = out / "whole.json"
+        path.write_text(json.dumps(example.to_json() | change))
     with pytest.raises(ArtifactError) as refused:
-        Whole.read(path)
+        open_record(out).read("whole.json", Whole)
     assert str(refused.value).startswith(f"file {path}: {rule}")
     assert str(refused.value).endswith("; run the stage again: hemalens audit ... --overwrite")
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from hemalens.core.artifacts import output_directory, output_file, write_json, write_table
 from hemalens.core.audit_summary import AuditSummary, ClassCount, FoundIssue, LikenessMap
+from hemalens.core.evaluation_summary import Evaluation
 from hemalens.core.metrics import accuracy, balanced_accuracy, bootstrap_interval, macro_f1, per_class_scores
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import CELL_CLASSES
@@ -74,11 +75,60 @@ def scores(matrix: np.ndarray, classes: Sequence[str] = CELL_CLASSES) -> dict[st
         },
         "confusion_matrix": matrix.tolist(),
         "split": "test",
+        "source": "cells.npz",
+        "model": "compact",
+        "n_unknown_label": 0,
+        "images_per_second": 100.0,
+        "worst_mistakes": [],
+    } | _measured(classes)
+
+
+def _measured(classes: Sequence[str]) -> dict[str, Any]:
+    """Make what every evaluation says of calibration, abstention and sets of answers."""
+    bins = {"count": [0, 20], "confidence": [0.0, 0.9], "accuracy": [0.0, 0.88]}
+    errors = {
+        "ece": 0.03,
+        "reliability": bins,
+        "per_class": {name: {"ece": 0.01, "reliability": bins} for name in classes},
+    }
+    held = {"coverage": 0.9, "low": 0.8, "high": 0.95, "n": 50}
+    empty: dict[str, list[int]] = {name: [] for name in ("edges", "right", "wrong", "unknown")}
+    return {
+        "loss": 0.3,
+        "ece": 0.03,
+        "ece_uncalibrated": 0.04,
+        "temperature": 1.2,
+        "reliability": bins,
+        "abstention": {
+            "coverage": 0.9,
+            "accuracy_kept": 0.99,
+            "accuracy_abstained": 0.6,
+            "threshold": 0.7,
+            "distance_threshold": None,
+            "rejection_rate": 0.05,
+            "histogram": empty,
+            "rule": "confidence alone",
+        },
+        "calibration": {"temperature": 1.2, "before": errors, "after": errors},
+        "conformal": {
+            "wanted": 0.9,
+            "lac_by_class": held | {"mean_size": 1.1, "empty": 0.0, "per_class": dict.fromkeys(classes, held)},
+        },
+        "risk_coverage": {
+            "confidence": {"aurc": 0.004, "least_aurc": 0.0002, "coverage": [0.5, 1.0], "risk": [0.0, 0.01]}
+        },
     }
 
 
+def evaluation(**changes: Any) -> Evaluation:
+    """Return an evaluation with some fields changed; of ``abstention`` only the given ones."""
+    found = scores(confusion())
+    changes["abstention"] = found["abstention"] | changes.get("abstention", {})
+    return Evaluation.from_json(found | changes)
+
+
 def extras() -> dict[str, Any]:
-    """Make the parts of evaluation.json that may be missing."""
+    """Make parts of evaluation.json, those that may be missing among them."""
     count = [0, 0, 0, 0, 1, 2, 3, 2, 5, 8, 13, 21, 34, 80, 400]
     confidence = [(i + 0.5) / 15 for i in range(15)]
     return {
@@ -86,7 +136,8 @@ def extras() -> dict[str, Any]:
         "ece": 0.0213,
         "ece_uncalibrated": 0.0456,
         "temperature": 1.31,
-        "abstention": {"coverage": 0.94, "accuracy_kept": 0.995, "threshold": 0.71},
+        "abstention": _measured(CELL_CLASSES)["abstention"]
+        | {"coverage": 0.94, "accuracy_kept": 0.995, "threshold": 0.71},
         "distorted": {
             "value": 0.913,
             "low": 0.889,
@@ -101,9 +152,24 @@ def extras() -> dict[str, Any]:
         "corruptions": {
             "blur": {"1": {"balanced_error": 0.03, "ece": 0.01}, "2": {"balanced_error": 0.08, "ece": 0.02}},
             "noise": {"1": {"balanced_error": 0.05, "ece": 0.02}, "2": {"balanced_error": 0.21, "ece": 0.09}},
+            "be": 0.09,
+            "rbe": 1.1,
         },
-        "be": 0.09,
-        "rbe": 1.1,
+        "corruption_facts": _corruption_facts({"blur": 0.1, "noise": 0.2}, mean=0.0925),
+    }
+
+
+def _corruption_facts(alexnet: Mapping[str, float], *, mean: float) -> dict[str, Any]:
+    return {
+        "benchmark": "MedMNIST-C",
+        "corrupted_at": 224,
+        "seed": 0,
+        "n": 500,
+        "clean_balanced_error": 0.03,
+        "mean_balanced_error": mean,
+        "alexnet_mean_balanced_error": 0.1125,
+        "alexnet_errors": dict(alexnet),
+        "seconds": 3.0,
     }
 
 
@@ -135,6 +201,7 @@ def trust() -> dict[str, Any]:
             "distance_threshold": 2.5,
             "rejection_rate": 0.05,
             "histogram": histogram,
+            "rule": "distance from the training cells, and confidence",
             "unknown_classes": {"n": 40, "abstained": {"value": 0.75, "low": 0.6, "high": 0.86}, "auroc": {}},
         },
         "risk_coverage": {
@@ -148,11 +215,38 @@ def trust() -> dict[str, Any]:
         "conformal": {
             "wanted": 0.9,
             "lac": sets | {"per_class": shares | {"ig": shares["ig"] | {"coverage": 0.82}}},
+            "lac_by_class": sets | {"per_class": shares},
             "aps_by_class": sets | {"per_class": shares},
         },
         "corruptions": errors | {"be": 0.41, "rbe": 0.37},
-        "corruption_facts": {"benchmark": "MedMNIST-C", "alexnet_mean_balanced_error": 0.1125},
+        "corruption_facts": _corruption_facts({"pixelate": 0.1, "motion_blur": 0.125}, mean=0.06),
     }
+
+
+def trained_model(**changes: Any) -> dict[str, Any]:
+    """Make what model.json holds."""
+    return {
+        "schema_version": 1,
+        "model": "compact",
+        "weights": "none",
+        "weights_sha256": None,
+        "freeze": "none",
+        "normalise": "set",
+        "classes": list(CELL_CLASSES),
+        "image_size": 64,
+        "parameters": 423_112,
+        "precision": "bf16",
+        "device": "cpu",
+        "threads": 2,
+        "best_epoch": 10,
+        "epochs": 12,
+        "train_seconds": 125.0,
+        "val_accuracy": 0.9,
+        "val_distorted_accuracy": None,
+        "n_train": 640,
+        "n_val": 96,
+        "processes": 1,
+    } | changes
 
 
 def make_train(path: Path, *, config: Mapping[str, Any] = CONFIG, epochs: int = 12, distorted: bool = True) -> Path:
@@ -173,10 +267,8 @@ def make_train(path: Path, *, config: Mapping[str, Any] = CONFIG, epochs: int = 
         write_table(out / "history.csv", pl.DataFrame(table))
         write_json(out / "config.json", config)
         (out / "model.safetensors").write_bytes(f"weights of {path}".encode())
-        model = {"model": "compact", "parameters": 423_112, "classes": list(CELL_CLASSES), "image_size": 64}
-        write_json(
-            out / "model.json", model | {"best_epoch": max(epochs - 2, 1), "train_seconds": 125.0, "precision": "bf16"}
-        )
+        more = {"epochs": epochs, "best_epoch": max(epochs - 2, 1), "device": config.get("device", "cpu")}
+        write_json(out / "model.json", trained_model(**more))
     return path
 
 
@@ -220,6 +312,7 @@ def make_mistakes(evaluate: Path, count: int = 3) -> list[dict[str, Any]]:
                 "predicted": "monocyte",
                 "confidence": 0.99 - 0.01 * index,
                 "image": f"mistakes/{index}.jpg",
+                "map": None,
             }
         )
     return entries
@@ -317,5 +410,7 @@ def make_explanation(
         columns = ["sample_id", "label", "predicted", "confidence", "map"]
         write_table(out / "explain.csv", pl.DataFrame(table, columns, orient="row"))
         facts = {"method": "Grad-CAM", "map_size": [4, 4], "n_explained": len(rows), "check": check}
+        facts |= {"split": "test", "source": "cells.npz", "model": "run", "n_samples": 100, "seconds": 3.0}
+        facts |= {"n_mistakes_explained": 0}
         write_json(out / "explain.json", facts)
     return path

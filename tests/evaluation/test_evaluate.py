@@ -20,21 +20,30 @@ from torchmetrics.classification import MulticlassCalibrationError
 
 from hemalens.core.artifacts import output_directory, read_json, write_json
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
+from hemalens.core.evaluation_summary import Evaluation
 from hemalens.core.metrics import softmax
 from hemalens.core.provenance import sha256_file
+from hemalens.core.recorded import open_record
 from hemalens.core.types import CELL_CLASSES
 from hemalens.data.scale import ZOOMS, Scale, zoomed
 from hemalens.data.sources import content_sha256, open_source
 from hemalens.data.synthetic import synthetic_set
-from hemalens.evaluation.evaluate import evaluate, score
+from hemalens.evaluation.evaluate import evaluate as evaluate_as_record
+from hemalens.evaluation.evaluate import score
 from hemalens.export.export import export
 from hemalens.inference.sidecar import find_onnx
 from hemalens.training.checkpoint import load_model, read_validation
 from hemalens.training.predicting import predict_logits
 from hemalens.training.train import train
+from tests.recording import record_again
 
 CLASSES = CELL_CLASSES[:3]
 SETTINGS = ("image_size=16", "epochs=1", "batch_size=16", "balance=none", "threads=1", "device=cpu", "optimizer=adamw")
+
+
+def evaluate(*args: Any, **options: Any) -> dict[str, Any]:
+    """Evaluate and return the object that the file holds."""
+    return evaluate_as_record(*args, **options).to_json()
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,8 @@ def probabilities(seed: int, n: int, n_classes: int) -> tuple[np.ndarray, np.nda
 def test_scores_are_those_of_scikit_learn_and_torchmetrics(seed: int, n: int, n_classes: int) -> None:
     labels, chances = probabilities(seed, n, n_classes)
     labels[:n_classes] = np.arange(n_classes)
-    found, predicted = score(labels, chances, [str(c) for c in range(n_classes)]), chances.argmax(axis=1)
+    found = score(labels, chances, [str(c) for c in range(n_classes)]).to_json()
+    predicted = chances.argmax(axis=1)
     assert found["accuracy"]["value"] == pytest.approx(metrics.accuracy_score(labels, predicted))
     assert found["balanced_accuracy"]["value"] == pytest.approx(metrics.balanced_accuracy_score(labels, predicted))
     assert found["macro_f1"]["value"] == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
@@ -96,6 +106,8 @@ def test_an_evaluation_holds_every_field_of_the_contract(trained: Trained, tmp_p
     summary = evaluate(trained.run, trained.source, tmp_path / "out", splits=trained.splits)
     written = read_json(tmp_path / "out" / "evaluation.json")
     assert written == summary
+    found = open_record(tmp_path / "out", "evaluate").read("evaluation.json", Evaluation)
+    assert found.to_json() == written
     assert (written["n"], written["split"], written["classes"]) == (30, "test", list(CLASSES))
     for name in ("accuracy", "balanced_accuracy", "macro_f1", "distorted"):
         assert {"value", "low", "high"} <= written[name].keys()
@@ -354,11 +366,12 @@ def test_the_module_predicts_the_written_probabilities(trained: Trained, tmp_pat
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_run_without_refusal_data_refuses_by_confidence_and_says_so(
+def test_a_run_without_abstention_data_abstains_by_confidence_and_says_so(
     trained: Trained, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.copytree(trained.run, tmp_path / "run")
     (tmp_path / "run" / "abstention.json").unlink()
+    record_again(tmp_path / "run")
     old = evaluate(tmp_path / "run", trained.source, tmp_path / "old", splits=trained.splits)
     assert "abstains by confidence alone" in caplog.text
     assert old["abstention"]["rule"].startswith("confidence alone")
@@ -372,9 +385,10 @@ def test_a_run_without_refusal_data_refuses_by_confidence_and_says_so(
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_damaged_refusal_data_are_named(trained: Trained, tmp_path: Path) -> None:
+def test_damaged_abstention_data_are_named(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.run, tmp_path / "run")
     (tmp_path / "run" / "abstention.json").write_text('{"schema_version": 1}', encoding="utf-8")
+    record_again(tmp_path / "run")
     with pytest.raises(ArtifactError, match="abstention data"):
         evaluate(tmp_path / "run", trained.source, tmp_path / "out", splits=trained.splits)
 

@@ -120,7 +120,7 @@ def test_an_exported_model_gives_the_maps_of_its_run(folder: Path, exported: Pat
 
 
 def test_an_exported_model_is_explained_to_a_page_too(folder: Path, exported: Path, tmp_path: Path) -> None:
-    result = explain(exported, folder / "cells.npz", tmp_path / "out", limit=3)
+    result = explain(exported, folder / "cells.npz", tmp_path / "out", limit=3).to_json()
     assert result["method"].startswith("class activation maps")
     assert result["n_explained"] == 3
     assert (tmp_path / "out" / "explain.html").exists()
@@ -144,7 +144,9 @@ def test_only_samples_of_the_side_that_was_asked_for_are_explained(
     asked = {"default": None, "val": "val", "all": "all"}
     for name, side in asked.items():
         out = tmp_path / name
-        result = explain(exported, folder / "cells.npz", out, splits=tmp_path / "splits.csv", split=side, limit=4)  # type: ignore[arg-type]
+        result = explain(
+            exported, folder / "cells.npz", out, splits=tmp_path / "splits.csv", split=side, limit=4
+        ).to_json()  # type: ignore[arg-type]
         wanted = side or "test"
         assert result["split"] == read_json(out / "provenance.json")["options"]["split"] == wanted
         members = [one for one, where in zip(ids, sides, strict=True) if wanted in (where, "all")]
@@ -174,7 +176,7 @@ def test_samples_without_labels_are_explained_without_mistakes(folder: Path, tmp
     with np.load(folder / "cells.npz") as arrays:
         for row in range(2):
             Image.fromarray(arrays["images"][row]).save(tmp_path / "flat" / f"{row}.png")
-    result = explain(folder / "run", tmp_path / "flat", tmp_path / "out")
+    result = explain(folder / "run", tmp_path / "flat", tmp_path / "out").to_json()
     assert (result["n_explained"], result["n_mistakes_explained"]) == (2, 0)
     assert "None was found among labelled samples" in (tmp_path / "out" / "explain.html").read_text(encoding="utf-8")
 

@@ -30,7 +30,7 @@ def corner_maps(count: int) -> FloatArray:
 
 
 def test_maps_of_what_the_model_uses_are_called_meaningful() -> None:
-    found = check_maps(corner_model, images(24), corner_maps(24), np.ones(24, int))
+    found = check_maps(corner_model, images(24), corner_maps(24), np.ones(24, int)).to_json()
     assert found["verdict"] == "meaningful"
     assert found["n"] == 24
     assert found["deletion"]["maps"] < found["deletion"]["random"]
@@ -42,16 +42,18 @@ def test_maps_of_what_the_model_uses_are_called_meaningful() -> None:
 @pytest.mark.parametrize("kind", ["random", "wrong"])
 def test_other_maps_are_not(kind: str) -> None:
     maps = random_maps((24, 8, 8), seed=5) if kind == "random" else np.flip(corner_maps(24), (1, 2))
-    assert check_maps(corner_model, images(24), maps, np.ones(24, int))["verdict"] == "not shown"
+    assert check_maps(corner_model, images(24), maps, np.ones(24, int)).to_json()["verdict"] == "not shown"
 
 
 def test_a_model_that_looks_nowhere_shows_nothing() -> None:
-    found = check_maps(lambda given: np.full((len(given), 2), 0.5), images(6), corner_maps(6), np.ones(6, int))
+    found = check_maps(
+        lambda given: np.full((len(given), 2), 0.5), images(6), corner_maps(6), np.ones(6, int)
+    ).to_json()
     assert (found["verdict"], found["deletion"]["p"], found["insertion"]["better"]) == ("not shown", 1, 0)
 
 
 def test_without_images_nothing_is_shown() -> None:
-    found = check_maps(corner_model, images(1)[:0], corner_maps(1)[:0], np.ones(0, int))
+    found = check_maps(corner_model, images(1)[:0], corner_maps(1)[:0], np.ones(0, int)).to_json()
     assert found == {"n": 0, "verdict": "not shown"}
 
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hemalens.core.charts import CLASS_COLOURS, figure_svg
+from hemalens.core.evaluation_summary import ClassScores, Reliability
 from hemalens.core.metrics import reliability_bins
 from hemalens.core.types import CELL_CLASSES
 from hemalens.evaluation.figures import confusion_matrix_figure, learning_curves, per_class_f1, reliability_diagram
@@ -73,7 +74,7 @@ def test_any_matrix_makes_a_figure(matrix):
 def test_the_diagram_leaves_empty_bins_out():
     confidence = np.array([0.55, 0.95, 0.99, 0.97])
     bins = reliability_bins(confidence, np.array([0, 1, 1, 0]), bins=10)
-    top, bottom = reliability_diagram({key: value.tolist() for key, value in bins.items()}).axes
+    top, bottom = reliability_diagram(Reliability.of(bins)).axes
     assert [bar.get_height() for bar in top.patches] == pytest.approx([0, 2 / 3])
     assert [bar.get_height() for bar in bottom.patches] == [1, 3]
     diagonal, against = top.lines
@@ -83,14 +84,18 @@ def test_the_diagram_leaves_empty_bins_out():
 
 @pytest.mark.parametrize("count", [[0] * 15, [0] * 14 + [1], [0] * 14 + [250_000]])
 def test_few_and_many_samples_have_readable_axes(count):
-    bins = {"count": count, "confidence": [0.9] * 15, "accuracy": [0.8] * 15}
+    bins = Reliability(count=tuple(count), confidence=(0.9,) * 15, accuracy=(0.8,) * 15)
     svg = figure_svg(reliability_diagram(bins), label="a")
     assert "mathdefault" not in svg
     assert (">100000<" in svg) == (max(count) > 100_000)
 
 
+def class_scores(f1, support):
+    return ClassScores(precision=0.5, recall=0.5, f1=f1, support=support)
+
+
 def test_f1_bars_name_the_class_its_support_and_its_score():
-    scores = {"ig": {"f1": 0.9, "support": 12}, "platelet": {"f1": 1.0, "support": 3}}
+    scores = {"ig": class_scores(0.9, 12), "platelet": class_scores(1.0, 3)}
     axes = per_class_f1(scores).axes[0]
     assert [bar.get_width() for bar in axes.patches] == [0.9, 1.0]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["ig (n = 12)", "platelet (n = 3)"]
@@ -98,6 +103,6 @@ def test_f1_bars_name_the_class_its_support_and_its_score():
 
 
 def test_cells_keep_their_colours():
-    axes = per_class_f1({name: {"f1": 0.5, "support": 1} for name in CELL_CLASSES}).axes[0]
+    axes = per_class_f1(dict.fromkeys(CELL_CLASSES, class_scores(0.5, 1))).axes[0]
     drawn = [tuple(round(255 * part) for part in bar.get_facecolor()[:3]) for bar in axes.patches]
     assert drawn == [tuple(bytes.fromhex(colour[1:])) for colour in CLASS_COLOURS.values()]

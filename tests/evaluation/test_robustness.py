@@ -20,7 +20,6 @@ from hemalens.evaluation.robustness import (
     ALEXNET_ERRORS,
     Scored,
     corrupted_logits,
-    mean_errors,
     measure_robustness,
     score_corruptions,
     write_robustness,
@@ -64,24 +63,24 @@ def test_be_and_rbe_are_those_of_the_packages_evaluator(answers: tuple[FloatArra
     evaluator.output_log = {}
     evaluator.populate_summary()
     found = score_corruptions(logits, scored(labels, clean_error=evaluator.clean_score))
-    assert found["be"] == pytest.approx(evaluator.output_log["metrics"]["be"], rel=1e-3)
-    assert found["rbe"] == pytest.approx(evaluator.output_log["metrics"]["rbe"], rel=1e-3)
-    assert mean_errors(found) == pytest.approx(evaluator.output_log["raw_scores"])
+    assert found.be == pytest.approx(evaluator.output_log["metrics"]["be"], rel=1e-3)
+    assert found.rbe == pytest.approx(evaluator.output_log["metrics"]["rbe"], rel=1e-3)
+    assert found.mean_errors() == pytest.approx(evaluator.output_log["raw_scores"])
 
 
 def test_every_set_has_its_balanced_error_and_its_calibrated_ece(answers: tuple[FloatArray, np.ndarray]) -> None:
     logits, labels = answers
     found = score_corruptions(logits, scored(labels))
     for (name, severity), one in zip(SETS, logits, strict=True):
-        entry = found[name][str(severity)]
-        assert entry["balanced_error"] == pytest.approx(1 - balanced_accuracy_score(labels, one.argmax(axis=1)))
-        assert entry["ece"] == pytest.approx(expected_calibration_error(softmax(one / 1.5), labels))
+        entry = found.sets[name][str(severity)]
+        assert entry.balanced_error == pytest.approx(1 - balanced_accuracy_score(labels, one.argmax(axis=1)))
+        assert entry.ece == pytest.approx(expected_calibration_error(softmax(one / 1.5), labels))
 
 
 def test_other_classes_are_not_compared_with_the_alexnet(answers: tuple[FloatArray, np.ndarray]) -> None:
     logits, labels = answers
     found = score_corruptions(logits, scored(labels, classes=[f"kind {number}" for number in range(8)]))
-    assert (found["be"], found["rbe"]) == (None, None)
+    assert (found.be, found.rbe) == (None, None)
 
 
 @pytest.fixture
@@ -104,13 +103,12 @@ def test_logits_stand_in_the_order_of_sets_and_samples(cells: Path) -> None:
 
 
 def test_an_evaluation_keeps_json_table_and_figure(cells: Path, tmp_path: Path) -> None:
-    result = measure_robustness(open_source(cells), scored(np.arange(8), clean_error=0.0), workers=0)
-    facts = result["corruption_facts"]
-    means = mean_errors(result["corruptions"])
+    found, facts = measure_robustness(open_source(cells), scored(np.arange(8), clean_error=0.0), workers=0)
+    means = found.mean_errors()
     assert (means["pixelate"], means["brightness_down"] > 0.3) == (0, True)
-    assert facts["mean_balanced_error"] == pytest.approx(np.mean(list(means.values())))
-    assert (facts["n"], facts["corrupted_at"]) == (8, 224)
-    write_robustness(tmp_path, result)
+    assert facts.mean_balanced_error == pytest.approx(np.mean(list(means.values())))
+    assert (facts.n, facts.corrupted_at) == (8, 224)
+    write_robustness(tmp_path, found, facts)
     table = pl.read_csv(tmp_path / "corruptions.csv")
     assert table.columns == ["corruption", "severity", "balanced_error", "ece"]
     assert table.select("corruption", "severity").rows() == list(SETS)

@@ -21,7 +21,7 @@ def answers(n: int, seed: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarr
 
 def test_the_right_temperature_mends_the_error_of_all_and_of_each_class() -> None:
     logits, labels = answers(5000, 0, scale=4)
-    found = calibration_scores(logits, labels, 4.0, CLASSES)
+    found = calibration_scores(logits, labels, 4.0, CLASSES).to_json()
     assert found["before"]["ece"] > 0.08 > 0.03 > found["after"]["ece"]
     for name in CLASSES:
         assert found["before"]["per_class"][name]["ece"] > 2 * found["after"]["per_class"][name]["ece"]
@@ -30,14 +30,14 @@ def test_the_right_temperature_mends_the_error_of_all_and_of_each_class() -> Non
 
 def test_classwise_error_is_the_mean_gap_of_a_class() -> None:
     logits = np.log(np.array([[0.7, 0.2, 0.1]] * 10))
-    found = calibration_scores(logits, np.array([0] * 5 + [1] * 5), 1.0, CLASSES)["after"]["per_class"]
+    found = calibration_scores(logits, np.array([0] * 5 + [1] * 5), 1.0, CLASSES).to_json()["after"]["per_class"]
     assert [found[name]["ece"] for name in CLASSES] == pytest.approx([0.2, 0.3, 0.1])
 
 
 def test_sets_hold_the_truth_and_their_sizes_are_counted() -> None:
     found = conformal_scores(
         *(((softmax(logits), labels)) for logits, labels in (answers(3000, 1), answers(3000, 2))), CLASSES
-    )
+    ).to_json()
     for name in ("lac", "lac_by_class", "aps", "aps_by_class"):
         assert found[name]["low"] <= found[name]["coverage"] <= found[name]["high"]
         assert found[name]["coverage"] == pytest.approx(0.9, abs=0.03)
@@ -53,7 +53,7 @@ def test_without_validation_samples_sets_are_those_of_the_thresholds_that_a_mode
     rule = confidence_rule(*own)
     judged, nobody = judge(rule, np.zeros((3000, 4)), logits), np.zeros(3000, bool)
     with_them, without = (
-        trust_scores(Answers(logits, labels, nobody), judged, rule, given, CLASSES) for given in (own, None)
+        trust_scores(Answers(logits, labels, nobody), judged, rule, given, CLASSES).to_json() for given in (own, None)
     )
     assert without["conformal"]["wanted"] == with_them["conformal"]["wanted"]
     assert without["conformal"].keys() == {"wanted", "lac_by_class"}
@@ -70,7 +70,7 @@ def test_abstention_is_scored_as_it_is_done_and_shown() -> None:
     unknown = np.arange(2000) < 100
     labels[unknown] = -1
     judged = judge(rule, np.zeros((2000, 4)), logits)
-    found = trust_scores(Answers(logits, labels, unknown), judged, rule, answers(2000, 4), CLASSES)
+    found = trust_scores(Answers(logits, labels, unknown), judged, rule, answers(2000, 4), CLASSES).to_json()
     abstention = found["abstention"]
     right, kept = judged.predicted == labels, ~judged.abstained & ~unknown
     assert abstention["coverage"] == pytest.approx(1 - judged.abstained[~unknown].mean())
@@ -96,7 +96,7 @@ def test_distances_are_counted_by_what_the_answer_was() -> None:
     judged = judge(abstention, features, logits)
     unknown = np.arange(500) < 40
     labels[unknown] = -1
-    found = distance_histogram(judged, Answers(logits, labels, unknown))
+    found = distance_histogram(judged, Answers(logits, labels, unknown)).to_json()
     right = judged.predicted == labels
     assert [sum(found[name]) for name in ("right", "wrong", "unknown")] == [right.sum(), 460 - right.sum(), 40]
     assert found["edges"][0] == pytest.approx(judged.distance.min())

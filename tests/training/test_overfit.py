@@ -63,7 +63,7 @@ def test_samples_that_cannot_be_learned_are_named_with_the_usual_causes(coloured
     ids = (*clean.sample_ids, "twin-0", "twin-1")
     subset = LabelledImages(images, np.append(clean.labels, [1, 2]), ids)
     config = quick(optimizer="adamw", lr=0.003, epochs=15, schedule="constant", label_smoothing=0, dropout=0)
-    found = memorise(subset, ("red", "green", "blue"), config)
+    found = memorise(subset, ("red", "green", "blue"), config).to_json()
     assert found["reached"] is False
     assert found["epoch"] == 15
     named = {one["sample_id"] for one in found["never_learned"]}

@@ -53,8 +53,9 @@ def evaluate(
             overwrite=overwrite,
             progress=progress,
         )
-    lines = [*adaptation_lines(summary), *score_lines(summary), *abstention_lines(summary), *corruption_lines(summary)]
-    show(summary, as_json, [*lines, f"details in {out}"])
+    said = summary.to_json()
+    lines = [*adaptation_lines(said), *score_lines(said), *abstention_lines(summary), *corruption_lines(summary)]
+    show(said, as_json, [*lines, f"details in {out}"])
 
 
 def explain(
@@ -78,8 +79,8 @@ def explain(
         summary = stage(
             model, source, out, splits=splits, split=split, limit=limit, overwrite=overwrite, progress=progress
         )
-    lines = [f"{summary['n_explained']} samples explained; compared with random maps: {summary['check']['verdict']}"]
-    show(summary, as_json, [*lines, f"look at {out / 'explain.html'}"])
+    lines = [f"{summary.n_explained} samples explained; compared with random maps: {summary.check.verdict}"]
+    show(summary.to_json(), as_json, [*lines, f"look at {out / 'explain.html'}"])
 
 
 def report(

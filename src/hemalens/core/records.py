@@ -10,10 +10,11 @@ How to make one (``AuditSummary`` in ``core.audit_summary`` shows all of it):
         note: str | None = None                       # a default: not in the file where the value equals it
 
 ``Score(n=3, ...)`` checks types strictly (no numpy scalars, no lists for tuples, no NaN); a wrong one is our defect.
-``record.write(path)`` and ``Score.read(path)`` are the only ways to disk and back, ``record.to_json()`` is the object
-that a command prints. A reader takes attributes (``score.accuracy.low``), never keys; what may be missing has a
-default and is asked for with ``is None``. Where a name is no good attribute: ``field: int = Field(alias="name")``.
-A file with an unknown or a missing key, or a value of another type, is an ArtifactError that names file and key.
+``record.write(path)`` and ``open_record(directory).read(name, Score)``, which compares the file with its recorded hash,
+are the only ways to disk and back; ``record.to_json()`` is the object that a command prints. A reader takes attributes
+(``score.accuracy.low``), never keys; what may be missing has a default and is asked for with ``is None``. Where a name
+is no good attribute: ``field: int = Field(alias="name")``. A file with an unknown or a missing key, or a value of
+another type, is an ArtifactError that names file and key.
 Needs pydantic; no torch.
 """
 
@@ -24,7 +25,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hemalens.core.artifacts import read_json, write_json
+from hemalens.core.artifacts import write_json
 from hemalens.core.errors import ArtifactError
 
 __all__ = ["Record"]
@@ -50,11 +51,6 @@ class Record(BaseModel):
     def write(self, path: Path) -> None:
         """Write the record as indented JSON, atomically."""
         write_json(path, self.to_json())
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Read what ``write`` wrote; raise ArtifactError where the file is missing, damaged or of another version."""
-        return cls.from_json(read_json(path), f"file {path}")
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any], what: str = "record") -> Self:

@@ -4,9 +4,9 @@ Standard library only.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-__all__ = ["ABSENT", "duration", "interval", "markdown", "number", "percent", "spelled", "thousands"]
+__all__ = ["ABSENT", "duration", "interval", "listed", "markdown", "number", "percent", "spelled", "thousands"]
 
 ABSENT = "\N{EN DASH}"
 """What stands in a table where nothing was measured."""
@@ -85,6 +85,16 @@ def spelled(label: str) -> str:
     ('immature granulocyte (ig)', 'monocyte')
     """
     return _SPELLED.get(label, label)
+
+
+def listed(items: Iterable[object]) -> str:
+    """Write items as a list in a sentence.
+
+    >>> listed(["a"]), listed([1, 2, 4])
+    ('a', '1, 2 and 4')
+    """
+    words = [str(item) for item in items]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def markdown(text: object) -> str:

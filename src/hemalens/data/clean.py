@@ -30,13 +30,13 @@ from hemalens.core.artifacts import (
     write_json,
     write_table,
 )
+from hemalens.core.decisions import RELABEL, new_labels, read_issues, require_unreviewed, write_issues
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.recorded import open_record
 from hemalens.core.types import Images, Progress, Sample, no_progress
 from hemalens.data.audit.checks.finding import SUGGESTIONS
 from hemalens.data.audit.issues import issue_names
 from hemalens.data.reading.decode import decode, decode_array
-from hemalens.data.review.decisions import RELABEL, new_labels, read_issues, require_unreviewed, write_issues
 from hemalens.data.sources import Source, content_sha256, open_source
 
 __all__ = ["clean", "decide", "open_audited"]

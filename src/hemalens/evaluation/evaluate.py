@@ -5,8 +5,7 @@ where the model is a RUN directory, and to draw distorted copies.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,19 @@ import numpy as np
 import polars as pl
 
 from hemalens.core.abstention import Judgement, judge
-from hemalens.core.artifacts import output_directory, write_json, write_table, write_text
+from hemalens.core.artifacts import output_directory, write_table, write_text
 from hemalens.core.charts import figure_svg
 from hemalens.core.errors import ConfigError, SourceError
+from hemalens.core.evaluation_summary import (
+    Adaptation,
+    ClassScores,
+    CorruptionFacts,
+    Corruptions,
+    DistortedScore,
+    Evaluation,
+    Reliability,
+    Scores,
+)
 from hemalens.core.metrics import (
     accuracy,
     balanced_accuracy,
@@ -45,11 +54,6 @@ from hemalens.evaluation.trust_figures import abstention_histogram, class_reliab
 
 __all__ = ["evaluate", "score"]
 
-_RULES = {
-    True: "distance from the training cells, and confidence",
-    False: "confidence alone: this run kept nothing of its training cells to compare with",
-}
-
 
 def evaluate(
     model: str | Path,
@@ -63,7 +67,7 @@ def evaluate(
     adapt: bool = False,
     overwrite: bool = False,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Score a model on a source and return what ``evaluation.json`` holds.
 
     Args:
@@ -95,56 +99,64 @@ def evaluate(
     options = {"split": side, "corruptions": corruptions, "adapt": adapt}
     inputs = {"source": opened.fingerprint(), "model": examinee.sha256}
     with output_directory(out, "evaluate", overwrite=overwrite, inputs=inputs, options=options):
-        adaptation = _adaptation(examinee, opened, progress) if adapt else {}
-        zoom = adaptation["adaptation"]["zoom"] if adapt else 1.0
+        adaptation = _adaptation(examinee, opened, progress) if adapt else None
+        zoom = adaptation.zoom if adaptation else 1.0
         images = load_images(opened, indices, size=examinee.image_size, zoom=zoom, progress=progress)
         chosen = Chosen(images, labels, unknown, tuple(indices))
-        result, judgement = _evaluate(examinee, chosen, progress)
-        if corruptions:
-            result |= _robustness(examinee, opened, chosen, result, progress)
-        result = {"split": side, "source": str(source), "model": examinee.network} | adaptation | result
-        probabilities = judgement.probabilities
-        if batch and (groups := score_groups(batch, opened, chosen, probabilities)):
-            result["groups"] = groups
+        found, judgement = _evaluate(examinee, chosen, progress)
+        hurt, facts = _robustness(examinee, opened, chosen, found, progress) if corruptions else (None, None)
         write_table(out / "predictions.csv", _predictions(opened, chosen, examinee.classes, judgement))
-        result["worst_mistakes"] = write_mistakes(out, opened, chosen, examinee, probabilities)
-        _write_figures(out, result, examinee.classes)
-        if corruptions:
-            write_robustness(out, result)
-        write_json(out / "evaluation.json", result)
+        result = Evaluation(
+            split=side,
+            source=str(source),
+            model=examinee.network,
+            adaptation=adaptation,
+            corruptions=hurt,
+            corruption_facts=facts,
+            groups=score_groups(batch, opened, chosen, judgement.probabilities) if batch else None,
+            worst_mistakes=write_mistakes(out, opened, chosen, examinee, judgement.probabilities),
+            **found,
+        )
+        _write_figures(out, result)
+        if hurt is not None and facts is not None:
+            write_robustness(out, hurt, facts)
+        result.write(out / "evaluation.json")
     return result
 
 
-def score(labels: IntArray, probabilities: FloatArray, classes: Sequence[str]) -> dict[str, Any]:
-    """Return the scores of probabilities (N, C) for labels (N,) in 0..C-1, as ``evaluation.json`` names them."""
+def score(labels: IntArray, probabilities: FloatArray, classes: Sequence[str]) -> Scores:
+    """Return the scores of probabilities (N, C) for labels (N,) in 0..C-1."""
     matrix = confusion_matrix(labels, probabilities.argmax(axis=1), len(classes))
     per_class = per_class_scores(matrix)
     confidence = probabilities.max(axis=1)
     correct = (probabilities.argmax(axis=1) == labels).astype(np.int64)
-    return {
-        "n": len(labels),
-        "classes": list(classes),
-        "accuracy": asdict(bootstrap_interval(matrix, accuracy)),
-        "balanced_accuracy": asdict(bootstrap_interval(matrix, balanced_accuracy)),
-        "macro_f1": asdict(bootstrap_interval(matrix, macro_f1)),
-        "per_class": {
-            name: {
-                "precision": float(per_class["precision"][index]),
-                "recall": float(per_class["recall"][index]),
-                "f1": float(per_class["f1"][index]),
-                "support": int(per_class["support"][index]),
-            }
+    return Scores(
+        n=len(labels),
+        classes=tuple(classes),
+        accuracy=bootstrap_interval(matrix, accuracy),
+        balanced_accuracy=bootstrap_interval(matrix, balanced_accuracy),
+        macro_f1=bootstrap_interval(matrix, macro_f1),
+        per_class={
+            name: ClassScores(
+                precision=float(per_class["precision"][index]),
+                recall=float(per_class["recall"][index]),
+                f1=float(per_class["f1"][index]),
+                support=int(per_class["support"][index]),
+            )
             for index, name in enumerate(classes)
         },
-        "confusion_matrix": matrix.tolist(),
-        "loss": cross_entropy(probabilities, labels),
-        "ece": expected_calibration_error(probabilities, labels),
-        "reliability": {name: values.tolist() for name, values in reliability_bins(confidence, correct).items()},
-    }
+        confusion_matrix=tuple(map(tuple, matrix.tolist())),
+        loss=cross_entropy(probabilities, labels),
+        ece=expected_calibration_error(probabilities, labels),
+        reliability=Reliability.of(reliability_bins(confidence, correct)),
+    )
 
 
 def _evaluate(examinee: Examinee, chosen: Chosen, progress: Progress) -> tuple[dict[str, Any], Judgement]:
-    """Predict clean and distorted images; temperature and limits are the model's own, from its validation samples."""
+    """Predict clean and distorted images; return fields of an Evaluation, and the answers to the clean ones.
+
+    Temperature and limits are the model's own, from its validation samples.
+    """
     abstention = examinee.abstention
     started = time.monotonic()
     features, logits = examinee.answer(chosen.images, progress)
@@ -152,33 +164,32 @@ def _evaluate(examinee: Examinee, chosen: Chosen, progress: Progress) -> tuple[d
     judgement = judge(abstention, features, logits)
     known = chosen.labels >= 0
     labels = chosen.labels[known]
-    result = score(labels, judgement.probabilities[known], examinee.classes)
-    result |= {
+    answers = Answers(logits, chosen.labels, chosen.unknown)
+    found = {
+        **dict(score(labels, judgement.probabilities[known], examinee.classes)),
+        **dict(trust_scores(answers, judgement, abstention, examinee.validation, examinee.classes)),
         "n_unknown_label": int((~known).sum()),
         "temperature": abstention.temperature,
         "ece_uncalibrated": expected_calibration_error(softmax(logits[known]), labels),
         "images_per_second": len(chosen.images) / max(seconds, 1e-9),
     }
-    answers = Answers(logits, chosen.labels, chosen.unknown)
-    result |= trust_scores(answers, judgement, abstention, examinee.validation, examinee.classes)
-    result["abstention"]["rule"] = _RULES[abstention.gaussians is not None]
     copies = distorted(chosen.images[known])
     if copies is not None:
         field_like = examinee.answer(copies, progress)[1]
-        matrix = confusion_matrix(labels, field_like.argmax(axis=1), len(examinee.classes))
-        result["distorted"] = asdict(bootstrap_interval(matrix, accuracy)) | {"description": FIELD}
-    return result, judgement
+        one = bootstrap_interval(confusion_matrix(labels, field_like.argmax(axis=1), len(examinee.classes)), accuracy)
+        found["distorted"] = DistortedScore(value=one.value, low=one.low, high=one.high, description=FIELD)
+    return found, judgement
 
 
-def _adaptation(examinee: Examinee, source: Source, progress: Progress) -> dict[str, Any]:
+def _adaptation(examinee: Examinee, source: Source, progress: Progress) -> Adaptation:
     """Return to which scale the whole source is brought, whatever part of it is scored."""
     found = find_scale(source, examinee.image_size, examinee.abstention, examinee.features, progress=progress)
-    return {"adaptation": found.to_json()}
+    return Adaptation.from_json(found.to_json())
 
 
 def _robustness(
-    examinee: Examinee, source: Source, chosen: Chosen, result: Mapping[str, Any], progress: Progress
-) -> dict[str, Any]:
+    examinee: Examinee, source: Source, chosen: Chosen, found: dict[str, Any], progress: Progress
+) -> tuple[Corruptions, CorruptionFacts]:
     """Score the corrupted copies of the samples whose label the model knows."""
     known = np.flatnonzero(chosen.labels >= 0)
     scored = Scored(
@@ -187,8 +198,8 @@ def _robustness(
         classes=examinee.classes,
         size=examinee.image_size,
         predict=examinee.logits,
-        temperature=result["temperature"],
-        clean_error=1 - result["balanced_accuracy"]["value"],
+        temperature=examinee.abstention.temperature,
+        clean_error=1 - found["balanced_accuracy"].value,
     )
     return measure_robustness(source, scored, progress=progress)
 
@@ -206,24 +217,25 @@ def _predictions(source: Source, chosen: Chosen, classes: Sequence[str], judgeme
     return pl.DataFrame(columns)
 
 
-def _write_figures(out: Path, result: Mapping[str, Any], classes: Sequence[str]) -> None:
+def _write_figures(out: Path, result: Evaluation) -> None:
+    before, after = result.calibration.before, result.calibration.after
     figures = {
-        "confusion_matrix": (confusion_matrix_figure(result["confusion_matrix"], classes), "confusion matrix"),
-        "per_class_f1": (per_class_f1(result["per_class"]), "F1 of each class"),
+        "confusion_matrix": (confusion_matrix_figure(result.confusion_matrix, result.classes), "confusion matrix"),
+        "per_class_f1": (per_class_f1(result.per_class), "F1 of each class"),
         "reliability": (
-            reliability_diagram(result["reliability"], before=result["calibration"]["before"]["reliability"]),
+            reliability_diagram(result.reliability, before=before.reliability),
             "confidence against accuracy",
         ),
         "reliability_by_class": (
-            class_reliability(*(result["calibration"][when]["per_class"] for when in ("before", "after"))),
+            class_reliability(before.per_class, after.per_class),
             "probability of each class against its share",
         ),
         "risk_coverage": (
-            risk_coverage_curve(result["risk_coverage"], abstention=result["abstention"]),
+            risk_coverage_curve(result.risk_coverage, abstention=result.abstention),
             "error among the answers kept against their share",
         ),
     }
-    if result["abstention"]["distance_threshold"] is not None:
-        figures["abstention"] = (abstention_histogram(result["abstention"]), "distance from the training cells")
+    if result.abstention.distance_threshold is not None:
+        figures["abstention"] = (abstention_histogram(result.abstention), "distance from the training cells")
     for name, (figure, label) in figures.items():
         write_text(out / f"{name}.svg", figure_svg(figure, label=label))

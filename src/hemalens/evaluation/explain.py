@@ -15,10 +15,11 @@ import numpy as np
 import polars as pl
 from PIL import Image
 
-from hemalens.core.artifacts import output_directory, write_atomically, write_json, write_table, write_text
+from hemalens.core.artifacts import output_directory, write_atomically, write_table, write_text
 from hemalens.core.errors import ConfigError, SourceError
 from hemalens.core.heatmaps import colour_heat, enlarge, normalise, overlay
 from hemalens.core.page import contact_sheet_uri, image_uri, render_page
+from hemalens.core.run_summary import Explained
 from hemalens.core.text import percent
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, encode_labels, no_progress
 from hemalens.data.reading.load import load_images
@@ -68,7 +69,7 @@ def explain(
     limit: int = 96,
     overwrite: bool = False,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> Explained:
     """Write heat maps of samples, ``explain.csv``, ``explain.json`` and the page; return what ``explain.json`` holds.
 
     Args:
@@ -103,22 +104,22 @@ def explain(
         predicted = probabilities[checked].argmax(axis=1)
         maps = examinee.maps(images[checked], predicted)
         check = check_maps(examinee.probabilities, images[checked], maps, predicted, progress=progress)
-        result = {
-            "split": side,
-            "source": str(source),
-            "model": str(model),
-            "method": examinee.method,
-            "map_size": list(maps.shape[1:]),
-            "n_samples": len(indices),
-            "n_explained": len(explained),
-            "n_mistakes_explained": sum(one.label_heat is not None for one in explained),
-            "check": check,
-            "seconds": time.monotonic() - started,
-        }
+        result = Explained(
+            split=side,
+            source=str(source),
+            model=str(model),
+            method=examinee.method,
+            map_size=tuple(maps.shape[1:]),
+            n_samples=len(indices),
+            n_explained=len(explained),
+            n_mistakes_explained=sum(one.label_heat is not None for one in explained),
+            check=check,
+            seconds=time.monotonic() - started,
+        )
         _write_maps(out, explained, progress)
         write_table(out / "explain.csv", _table(explained))
         write_text(out / "explain.html", _page(result, explained, examinee.classes))
-        write_json(out / "explain.json", result)
+        result.write(out / "explain.json")
     return result
 
 
@@ -190,15 +191,13 @@ def _table(explained: Sequence[_Explained]) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def _page(result: dict[str, Any], explained: Sequence[_Explained], classes: Sequence[str]) -> str:
+def _page(result: Explained, explained: Sequence[_Explained], classes: Sequence[str]) -> str:
     """Return ``explain.html``: the check, the mistakes, then the other samples by predicted class."""
     others = [one for one in explained if one.label_heat is None]
     groups = [(name, [_item(one) for one in others if one.predicted == name]) for name in classes]
-    check = result["check"]
-    games = [(name, check[name]) for name in ("deletion", "insertion") if name in check]
     rows = [
-        [name, f"{game['maps']:.3f}", f"{game['random']:.3f}", percent(game["better"]), _p(game["p"])]
-        for name, game in games
+        [name, f"{game.maps:.3f}", f"{game.random:.3f}", percent(game.better), _p(game.p)]
+        for name, game in result.check.games().items()
     ]
     context = {
         "title": "What the model looks at",

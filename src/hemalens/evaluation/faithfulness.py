@@ -6,8 +6,8 @@ Pillow and SciPy; no torch.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,10 @@ from PIL import Image, ImageFilter
 from scipy.stats import wilcoxon
 
 from hemalens.core.heatmaps import enlarge
+from hemalens.core.run_summary import Game, MapCheck
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
 
-__all__ = ["Curves", "Game", "check_maps", "deletion_insertion", "random_maps"]
+__all__ = ["Curves", "check_maps", "deletion_insertion", "random_maps"]
 
 _STEPS = 16
 _BLUR = 0.08  # of the side: a cell becomes a spot, its colour stays
@@ -36,16 +37,6 @@ class Curves:
         return {"deletion": _area(self.deletion), "insertion": _area(self.insertion)}
 
 
-@dataclass(frozen=True, slots=True)
-class Game:
-    """A mean area under the maps, the same under random maps, and how often and how surely the maps do better."""
-
-    maps: float
-    random: float
-    better: float
-    p: float
-
-
 Predict = Callable[[Images], FloatArray]
 """Images (N, S, S, 3) uint8 to probabilities (N, C)."""
 
@@ -58,7 +49,7 @@ def check_maps(
     *,
     seed: int = 0,
     progress: Progress = no_progress,
-) -> dict[str, Any]:
+) -> MapCheck:
     """Return how maps do against random ones of the same coarseness, and a verdict (Petsiuk et al. 2018, section 3.2).
 
     The verdict is ``meaningful`` where both games are won with p under 0.01 by a one-sided Wilcoxon signed-rank test
@@ -73,19 +64,17 @@ def check_maps(
         progress: called for the two rounds.
     """
     if not len(images):
-        return {"n": 0, "verdict": "not shown"}
+        return MapCheck(n=0, verdict="not shown")
     progress("checking maps", 0, 2)
     mine = deletion_insertion(predict, images, maps, classes).areas()
     progress("checking maps", 1, 2)
     chance = deletion_insertion(predict, images, random_maps(maps.shape, seed=seed), classes).areas()
     progress("checking maps", 2, 2)
-    games = {
-        "deletion": _play(mine["deletion"], chance["deletion"], smaller=True),
-        "insertion": _play(mine["insertion"], chance["insertion"], smaller=False),
-    }
-    shown = all(game.p < _LEVEL for game in games.values())
-    facts = {name: asdict(game) for name, game in games.items()}
-    return {"n": len(images), "steps": _STEPS, **facts, "verdict": "meaningful" if shown else "not shown"}
+    deletion = _play(mine["deletion"], chance["deletion"], smaller=True)
+    insertion = _play(mine["insertion"], chance["insertion"], smaller=False)
+    shown = deletion.p < _LEVEL and insertion.p < _LEVEL
+    verdict: Literal["meaningful", "not shown"] = "meaningful" if shown else "not shown"
+    return MapCheck(n=len(images), steps=_STEPS, deletion=deletion, insertion=insertion, verdict=verdict)
 
 
 def deletion_insertion(predict: Predict, images: Images, maps: FloatArray, classes: IntArray) -> Curves:
@@ -133,4 +122,5 @@ def _area(curves: FloatArray) -> FloatArray:
 def _play(mine: FloatArray, chance: FloatArray, *, smaller: bool) -> Game:
     gain = chance - mine if smaller else mine - chance
     p = float(wilcoxon(gain, alternative="greater").pvalue) if np.any(gain) else 1.0
-    return Game(float(mine.mean()), float(chance.mean()), float((gain > 0).mean()), p)
+    better = float((gain > 0).mean())
+    return Game(maps=float(mine.mean()), random=float(chance.mean()), better=better, p=p)

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 
 from hemalens.core.charts import FALLBACK_COLOURS, INK, class_colours, house_style
+from hemalens.core.evaluation_summary import ClassScores, Reliability
 from hemalens.core.types import IntArray
 
 __all__ = ["confusion_matrix_figure", "corruption_errors", "learning_curves", "per_class_f1", "reliability_diagram"]
@@ -89,17 +90,16 @@ def confusion_matrix_figure(matrix: IntArray | Sequence[Sequence[int]], classes:
     return figure
 
 
-def reliability_diagram(
-    bins: Mapping[str, Sequence[float]], *, before: Mapping[str, Sequence[float]] | None = None
-) -> Figure:
+def reliability_diagram(bins: Reliability, *, before: Reliability | None = None) -> Figure:
     """Draw accuracy against confidence, bin by bin, above the number of samples in each bin.
 
     Args:
-        bins: ``count``, mean ``confidence`` and ``accuracy`` of equal-width bins over [0, 1], as
-            ``core.metrics.reliability_bins`` returns them; empty bins are left out.
+        bins: empty ones are left out.
         before: the same before the temperature, drawn as a line for comparison.
     """
-    count, confidence, accuracy = (np.asarray(bins[key], np.float64) for key in ("count", "confidence", "accuracy"))
+    count, confidence, accuracy = (
+        np.asarray(values, np.float64) for values in (bins.count, bins.confidence, bins.accuracy)
+    )
     edges = np.linspace(0, 1, len(count) + 1)
     middles, width = (edges[:-1] + edges[1:]) / 2, 1 / max(len(count), 1)
     filled = count > 0
@@ -110,8 +110,8 @@ def reliability_diagram(
         top.plot([0, 1], [0, 1], color=INK, lw=0.9, ls=(0, (4, 3)), label="perfect calibration")
         top.plot(confidence[filled], accuracy[filled], "o-", color=_MAIN, ms=4, lw=1, label="against mean confidence")
         if before is not None:
-            taken = np.asarray(before["count"]) > 0
-            x, y = (np.asarray(before[key], np.float64)[taken] for key in ("confidence", "accuracy"))
+            taken = np.asarray(before.count) > 0
+            x, y = (np.asarray(values, np.float64)[taken] for values in (before.confidence, before.accuracy))
             top.plot(x, y, "^:", color=_SECOND, ms=4, lw=1, label="before the temperature")
         top.set_xlim(0, 1)
         top.set_ylim(0, 1.02)
@@ -129,22 +129,17 @@ def reliability_diagram(
     return figure
 
 
-def per_class_f1(per_class: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Draw the F1 score of each class as a bar, with the number of samples it rests on.
-
-    Args:
-        per_class: class name -> ``f1`` in [0, 1] and ``support``.
-    """
+def per_class_f1(per_class: Mapping[str, ClassScores]) -> Figure:
+    """Draw the F1 score of each class as a bar, with the number of samples it rests on."""
     names = list(per_class)
     with house_style():
         figure = Figure(figsize=(6.6, 0.7 + 0.29 * max(len(names), 1)))
         axes = figure.add_subplot()
         rows = np.arange(len(names))
-        axes.barh(rows, [per_class[name]["f1"] for name in names], color=class_colours(names), height=0.66)
-        for row, name in enumerate(names):
-            f1 = per_class[name]["f1"]
-            axes.annotate(f"{f1:.3f}", (f1, row), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
-        axes.set_yticks(rows, [f"{name} (n = {int(per_class[name]['support'])})" for name in names])
+        axes.barh(rows, [one.f1 for one in per_class.values()], color=class_colours(names), height=0.66)
+        for row, one in enumerate(per_class.values()):
+            axes.annotate(f"{one.f1:.3f}", (one.f1, row), (4, 0), textcoords="offset points", va="center", fontsize=8.5)
+        axes.set_yticks(rows, [f"{name} (n = {one.support})" for name, one in per_class.items()])
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.invert_yaxis()

@@ -3,17 +3,16 @@
 Needs no torch.
 """
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 
+from hemalens.core.decisions import read_issues
+from hemalens.core.evaluation_summary import Groups, GroupScore
 from hemalens.core.metrics import accuracy, bootstrap_interval, confusion_matrix
 from hemalens.core.recorded import open_record
 from hemalens.core.types import FloatArray
-from hemalens.data.review.decisions import read_issues
 from hemalens.data.sources import Source, content_sha256
 from hemalens.evaluation.chosen import Chosen
 
@@ -31,13 +30,20 @@ def background_batch(audit: Path) -> set[str]:
     return set(manifest.join(members, on="sample_id")["sha256"].drop_nulls().to_list())
 
 
-def score_groups(members: set[str], source: Source, chosen: Chosen, probabilities: FloatArray) -> dict[str, Any]:
-    """Return the scores of the members, by content hash, and of the rest; nothing where there are not both."""
+def score_groups(members: set[str], source: Source, chosen: Chosen, probabilities: FloatArray) -> Groups | None:
+    """Return the scores of the members, by content hash, and of the rest; None where there are not both."""
     inside = np.array([content_sha256(source.read(index)) in members for index in chosen.indices])
     known, predicted = chosen.labels >= 0, probabilities.argmax(axis=1)
-    groups = {}
-    for name, rows in (("grey_background", inside & known), ("other", ~inside & known)):
-        if rows.any():
-            matrix = confusion_matrix(chosen.labels[rows], predicted[rows], probabilities.shape[1])
-            groups[name] = {"n": int(rows.sum()), "accuracy": asdict(bootstrap_interval(matrix, accuracy))}
-    return groups if len(groups) == 2 else {}
+    groups = inside & known, ~inside & known
+    if not all(rows.any() for rows in groups):
+        return None
+    grey, other = (
+        GroupScore(
+            n=int(rows.sum()),
+            accuracy=bootstrap_interval(
+                confusion_matrix(chosen.labels[rows], predicted[rows], probabilities.shape[1]), accuracy
+            ),
+        )
+        for rows in groups
+    )
+    return Groups(grey_background=grey, other=other)

@@ -2,12 +2,12 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 from hemalens.core.artifacts import write_atomically
 from hemalens.core.errors import ConfigError
+from hemalens.core.evaluation_summary import Mistake
 from hemalens.core.heatmaps import normalise, overlay
 from hemalens.core.types import FloatArray, Images, IntArray
 from hemalens.data.sources import Source
@@ -21,7 +21,7 @@ _WORST = 24
 
 def write_mistakes(
     out: Path, source: Source, chosen: Chosen, examinee: Examinee, probabilities: FloatArray
-) -> list[dict[str, Any]]:
+) -> tuple[Mistake, ...]:
     """Write ``mistakes/`` and return what ``evaluation.json`` says of each, worst first.
 
     Args:
@@ -46,9 +46,18 @@ def write_mistakes(
             drawn = f"mistakes/{rank:02d}-map.png"
             heated = Image.fromarray(overlay(image, maps[rank - 1]))
             write_atomically(out / drawn, partial(heated.save, format="PNG"))
-        facts = {"sample_id": sample.sample_id, "label": sample.label, "predicted": classes[predicted[row]]}
-        rows.append(facts | {"confidence": float(confidence[row]), "image": name, "map": drawn})
-    return rows
+        assert sample.label is not None, "a mistake has a label that the model knows"
+        rows.append(
+            Mistake(
+                sample_id=sample.sample_id,
+                label=sample.label,
+                predicted=classes[predicted[row]],
+                confidence=float(confidence[row]),
+                image=name,
+                map=drawn,
+            )
+        )
+    return tuple(rows)
 
 
 def _heat_maps(examinee: Examinee, images: Images, classes: IntArray) -> FloatArray | None:

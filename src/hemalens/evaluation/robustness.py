@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from hemalens.core.artifacts import write_table, write_text
 from hemalens.core.charts import figure_svg
+from hemalens.core.evaluation_summary import CorruptionFacts, Corruptions, CorruptionScore
 from hemalens.core.metrics import balanced_accuracy, confusion_matrix, expected_calibration_error, softmax
 from hemalens.core.types import CELL_CLASSES, FloatArray, Images, IntArray, Progress, no_progress
 from hemalens.data.sources import Source
@@ -27,7 +27,6 @@ __all__ = [
     "ALEXNET_ERRORS",
     "Scored",
     "corrupted_logits",
-    "mean_errors",
     "measure_robustness",
     "score_corruptions",
     "write_robustness",
@@ -61,8 +60,8 @@ class Scored:
 
 def measure_robustness(
     source: Source, scored: Scored, *, workers: int | None = None, progress: Progress = no_progress
-) -> dict[str, Any]:
-    """Return ``corruptions`` and ``corruption_facts`` as ``evaluation.json`` holds them.
+) -> tuple[Corruptions, CorruptionFacts]:
+    """Return the scores on every set of corrupted copies, and what they cost altogether.
 
     Args:
         source: where the samples are.
@@ -74,18 +73,17 @@ def measure_robustness(
     logits = corrupted_logits(source, scored, workers=workers, progress=progress)
     seconds = time.monotonic() - started
     errors = score_corruptions(logits, scored)
-    means = mean_errors(errors)
-    facts = {
-        "benchmark": "MedMNIST-C for BloodMNIST (Di Salvo et al. 2024), parameters of medmnistc 0.1.0",
-        "corrupted_at": REFERENCE_SIDE,
-        "seed": _SEED,
-        "n": len(scored.indices),
-        "clean_balanced_error": scored.clean_error,
-        "mean_balanced_error": float(np.mean(list(means.values()))),
-        "alexnet_mean_balanced_error": float(np.mean(list(ALEXNET_ERRORS.values()))),
-        "seconds": seconds,
-    }
-    return {"corruptions": errors, "corruption_facts": facts}
+    return errors, CorruptionFacts(
+        benchmark="MedMNIST-C for BloodMNIST (Di Salvo et al. 2024), parameters of medmnistc 0.1.0",
+        corrupted_at=REFERENCE_SIDE,
+        seed=_SEED,
+        n=len(scored.indices),
+        clean_balanced_error=scored.clean_error,
+        mean_balanced_error=float(np.mean(list(errors.mean_errors().values()))),
+        alexnet_mean_balanced_error=float(np.mean(list(ALEXNET_ERRORS.values()))),
+        alexnet_errors=dict(ALEXNET_ERRORS),
+        seconds=seconds,
+    )
 
 
 def corrupted_logits(
@@ -105,40 +103,36 @@ def corrupted_logits(
     return logits
 
 
-def score_corruptions(logits: FloatArray, scored: Scored) -> dict[str, Any]:
-    """Return name -> severity -> {balanced_error, ece}, ``be`` and ``rbe`` of logits (corruptions x severities, N, C).
+def score_corruptions(logits: FloatArray, scored: Scored) -> Corruptions:
+    """Return balanced error and ECE of every set, ``be`` and ``rbe``, of logits (corruptions x severities, N, C).
 
     With e the mean error over the severities, a the AlexNet's and 0 marking clean images, BE is the mean of e / a
     over the corruptions and rBE that of (e - e0) / (a - a0), as medmnistc computes them (Di Salvo et al. 2024): 1 is as
     good as the AlexNet, 0 perfect. Both are None for other classes than the eight that the AlexNet was tested on.
     """
-    found: dict[str, Any] = {name: {} for name in CORRUPTIONS}
+    found: dict[str, dict[str, CorruptionScore]] = {name: {} for name in CORRUPTIONS}
     for (name, severity), one in zip(SETS, logits, strict=True):
         matrix = confusion_matrix(scored.labels, one.argmax(axis=1), len(scored.classes))
         ece = expected_calibration_error(softmax(one / scored.temperature), scored.labels)
-        found[name][str(severity)] = {"balanced_error": 1 - float(balanced_accuracy(matrix)), "ece": ece}
-    means = mean_errors(found)
+        found[name][str(severity)] = CorruptionScore(balanced_error=1 - float(balanced_accuracy(matrix)), ece=ece)
+    means = Corruptions.of(found, None, None).mean_errors()
     comparable = tuple(scored.classes) == CELL_CLASSES
     clean, peer = scored.clean_error, ALEXNET_ERRORS
     relative = [means[name] / peer[name] for name in CORRUPTIONS]
     lost = [(means[name] - clean) / (peer[name] - ALEXNET_CLEAN) for name in CORRUPTIONS]
-    return found | {
-        "be": float(np.mean(relative)) if comparable else None,
-        "rbe": float(np.mean(lost)) if comparable else None,
-    }
+    be, rbe = (float(np.mean(relative)), float(np.mean(lost))) if comparable else (None, None)
+    return Corruptions.of(found, be, rbe)
 
 
-def mean_errors(corruptions: Mapping[str, Any]) -> dict[str, float]:
-    """Return the mean balanced error of each corruption over its severities."""
-    return {name: float(np.mean([one["balanced_error"] for one in corruptions[name].values()])) for name in CORRUPTIONS}
-
-
-def write_robustness(out: Path, result: Mapping[str, Any]) -> None:
+def write_robustness(out: Path, found: Corruptions, facts: CorruptionFacts) -> None:
     """Write ``corruptions.csv`` (a row a set) and ``corruptions.svg`` of what ``measure_robustness`` returned."""
-    found = result["corruptions"]
-    rows = [{"corruption": name, "severity": severity} | found[name][str(severity)] for name, severity in SETS]
+    rows = [
+        {"corruption": name, "severity": int(severity)} | dict(one)
+        for name, levels in found.sets.items()
+        for severity, one in levels.items()
+    ]
     write_table(out / "corruptions.csv", pl.DataFrame(rows))
-    errors = {name: [one["balanced_error"] for one in found[name].values()] for name in CORRUPTIONS}
-    peer = ALEXNET_ERRORS if found["be"] is not None else None
-    figure = corruption_errors(errors, clean=result["corruption_facts"]["clean_balanced_error"], peer=peer)
+    errors = {name: [one.balanced_error for one in levels.values()] for name, levels in found.sets.items()}
+    peer = facts.alexnet_errors if found.be is not None else None
+    figure = corruption_errors(errors, clean=facts.clean_balanced_error, peer=peer)
     write_text(out / "corruptions.svg", figure_svg(figure, label="balanced error of each corruption by severity"))

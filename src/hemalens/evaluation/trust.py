@@ -3,9 +3,8 @@
 Everything that is fitted comes from the run's validation samples. Needs numpy and SciPy; neither torch nor training.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,21 @@ from scipy.stats import binomtest
 
 from hemalens.core.abstention import Abstention, Judgement
 from hemalens.core.calibration import aps_scores, lac_scores, prediction_sets, set_thresholds
-from hemalens.core.metrics import expected_calibration_error, reliability_bins, softmax
+from hemalens.core.evaluation_summary import (
+    AbstentionScores,
+    Calibration,
+    CalibrationErrors,
+    ClassCalibration,
+    Conformal,
+    Distances,
+    Held,
+    Reliability,
+    RiskCoverage,
+    SetScores,
+    TrustScores,
+    UnknownClasses,
+)
+from hemalens.core.metrics import Interval, expected_calibration_error, reliability_bins, softmax
 from hemalens.core.types import FloatArray, IntArray
 from hemalens.evaluation.openset import aurc, auroc, risk_coverage
 
@@ -33,6 +46,10 @@ _COVERAGE = 0.9
 _SET_SEED = 0
 _POINTS = 101
 _NEAREST, _BINS = 0.01, 40
+_RULES = {
+    True: "distance from the training cells, and confidence",
+    False: "confidence alone: this run kept nothing of its training cells to compare with",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +73,8 @@ def trust_scores(
     abstention: Abstention,
     validation: tuple[FloatArray, IntArray] | None,
     classes: Sequence[str],
-) -> dict[str, Any]:
-    """Return ``abstention``, ``calibration``, ``conformal`` and ``risk_coverage`` as ``evaluation.json`` names them.
+) -> TrustScores:
+    """Return what abstaining gains, and how far probabilities and sets of answers keep their promise.
 
     Args:
         answers: the samples to be scored; one label at least is known.
@@ -72,28 +89,19 @@ def trust_scores(
     wrong = (judgement.predicted[known] != labels).astype(np.float64)
     if validation is None:
         sets = prediction_sets(lac_scores(probabilities), abstention.set_thresholds)
-        conformal = {"wanted": _COVERAGE, "lac_by_class": _set_scores(sets, labels, classes)}
+        conformal = Conformal(wanted=_COVERAGE, lac_by_class=_set_scores(sets, labels, classes))
     else:
         own = (softmax(validation[0] / abstention.temperature), validation[1])
         conformal = conformal_scores(own, (probabilities, labels), classes)
-    limits = {
-        "threshold": abstention.confidence_limit,
-        "distance_threshold": None if abstention.gaussians is None else abstention.distance_limit,
-        "rejection_rate": abstention.rejection_rate,
-    }
-    return {
-        "abstention": abstention_scores(judgement, answers.labels, unknown=answers.unknown)
-        | limits
-        | {"histogram": distance_histogram(judgement, answers)},
-        "calibration": calibration_scores(answers.logits[known], labels, abstention.temperature, classes),
-        "conformal": conformal,
-        "risk_coverage": {name: risk_coverage_scores(one[known], wrong) for name, one in _orders(judgement).items()},
-    }
+    return TrustScores(
+        abstention=abstention_scores(answers, judgement, abstention),
+        calibration=calibration_scores(answers.logits[known], labels, abstention.temperature, classes),
+        conformal=conformal,
+        risk_coverage={name: risk_coverage_scores(one[known], wrong) for name, one in _orders(judgement).items()},
+    )
 
 
-def calibration_scores(
-    logits: FloatArray, labels: IntArray, temperature: float, classes: Sequence[str]
-) -> dict[str, Any]:
+def calibration_scores(logits: FloatArray, labels: IntArray, temperature: float, classes: Sequence[str]) -> Calibration:
     """Return calibration errors and reliability bins before and after the temperature, of all and of each class.
 
     A class's error is that of its own probability over all samples (classwise ECE; Kull et al. 2019).
@@ -104,26 +112,28 @@ def calibration_scores(
         temperature: fitted on other samples.
         classes: C names.
     """
-    found: dict[str, Any] = {"temperature": temperature}
-    for when, probabilities in (("before", softmax(logits)), ("after", softmax(logits / temperature))):
-        right = (probabilities.argmax(axis=1) == labels).astype(np.int64)
-        per_class = {}
-        for index, name in enumerate(classes):
-            bins = reliability_bins(probabilities[:, index], (labels == index).astype(np.int64))
-            gaps = np.abs(bins["accuracy"] - bins["confidence"])
-            error = float((bins["count"] * gaps).sum() / max(len(labels), 1))
-            per_class[name] = {"ece": error, "reliability": _lists(bins)}
-        found[when] = {
-            "ece": expected_calibration_error(probabilities, labels),
-            "reliability": _lists(reliability_bins(probabilities.max(axis=1), right)),
-            "per_class": per_class,
-        }
-    return found
+    before, after = (_calibration_errors(softmax(one), labels, classes) for one in (logits, logits / temperature))
+    return Calibration(temperature=temperature, before=before, after=after)
+
+
+def _calibration_errors(probabilities: FloatArray, labels: IntArray, classes: Sequence[str]) -> CalibrationErrors:
+    right = (probabilities.argmax(axis=1) == labels).astype(np.int64)
+    per_class = {}
+    for index, name in enumerate(classes):
+        bins = reliability_bins(probabilities[:, index], (labels == index).astype(np.int64))
+        gaps = np.abs(bins["accuracy"] - bins["confidence"])
+        error = float((bins["count"] * gaps).sum() / max(len(labels), 1))
+        per_class[name] = ClassCalibration(ece=error, reliability=Reliability.of(bins))
+    return CalibrationErrors(
+        ece=expected_calibration_error(probabilities, labels),
+        reliability=Reliability.of(reliability_bins(probabilities.max(axis=1), right)),
+        per_class=per_class,
+    )
 
 
 def conformal_scores(
     validation: tuple[FloatArray, IntArray], scored: tuple[FloatArray, IntArray], classes: Sequence[str]
-) -> dict[str, Any]:
+) -> Conformal:
     """Return how often 90 % sets hold the truth, overall and by class, and how large they are.
 
     Args:
@@ -137,55 +147,55 @@ def conformal_scores(
         "lac": (lac_scores(validation[0]), lac_scores(scored[0])),
         "aps": (aps_scores(validation[0], draws[0]), aps_scores(scored[0], draws[1])),
     }
-    found: dict[str, Any] = {"wanted": _COVERAGE}
+    found = {}
     for method, (own, others) in methods.items():
         for suffix, by_class in (("", False), ("_by_class", True)):
             thresholds = set_thresholds(own, validation[1], coverage=_COVERAGE, by_class=by_class)
             found[method + suffix] = _set_scores(prediction_sets(others, thresholds), scored[1], classes)
-    return found
+    return Conformal(wanted=_COVERAGE, **found)
 
 
-def risk_coverage_scores(strangeness: FloatArray, wrong: FloatArray) -> dict[str, Any]:
+def risk_coverage_scores(strangeness: FloatArray, wrong: FloatArray) -> RiskCoverage:
     """Return the area under the risk-coverage curve and 101 points of it, for strangeness (N,) and mistakes (N,)."""
     coverage, risk = risk_coverage(strangeness, wrong)
     indices = np.unique(np.linspace(0, len(coverage) - 1, _POINTS).round().astype(np.int64))
-    return {
-        "aurc": aurc(strangeness, wrong),
-        "least_aurc": aurc(wrong, wrong),
-        "coverage": coverage[indices].tolist(),
-        "risk": risk[indices].tolist(),
-    }
+    return RiskCoverage(
+        aurc=aurc(strangeness, wrong),
+        least_aurc=aurc(wrong, wrong),
+        coverage=tuple(coverage[indices].tolist()),
+        risk=tuple(risk[indices].tolist()),
+    )
 
 
-def abstention_scores(judgement: Judgement, labels: IntArray, *, unknown: BoolArray) -> dict[str, Any]:
-    """Return what abstaining costs and gains.
-
-    Args:
-        judgement: of N samples.
-        labels: (N,), -1 where the model does not know the class or there is no label.
-        unknown: (N,): whether the label is of a class that the model does not know.
-    """
-    known, strange = labels >= 0, unknown
+def abstention_scores(answers: Answers, judgement: Judgement, abstention: Abstention) -> AbstentionScores:
+    """Return what abstaining costs and gains for samples that were judged by ``abstention``."""
+    known, strange = answers.labels >= 0, answers.unknown
     kept = known & ~judgement.abstained
-    right = judgement.predicted == labels
-    found: dict[str, Any] = {
-        "coverage": float((~judgement.abstained[known]).mean()),
-        "accuracy_kept": float(right[kept].mean()) if kept.any() else None,
-        "accuracy_abstained": float(right[known & ~kept].mean()) if (known & ~kept).any() else None,
-    }
-    if strange.any():
-        abstained = int(judgement.abstained[strange].sum())
-        interval = binomtest(abstained, int(strange.sum())).proportion_ci(method="wilson")
-        share = {"value": abstained / int(strange.sum()), "low": float(interval.low), "high": float(interval.high)}
-        found["unknown_classes"] = {
-            "n": int(strange.sum()),
-            "abstained": share,
-            "auroc": {name: asdict(auroc(one[known], one[strange])) for name, one in _orders(judgement).items()},
-        }
-    return found
+    right = judgement.predicted == answers.labels
+    by_distance = abstention.gaussians is not None
+    return AbstentionScores(
+        coverage=float((~judgement.abstained[known]).mean()),
+        accuracy_kept=float(right[kept].mean()) if kept.any() else None,
+        accuracy_abstained=float(right[known & ~kept].mean()) if (known & ~kept).any() else None,
+        threshold=abstention.confidence_limit,
+        distance_threshold=abstention.distance_limit if by_distance else None,
+        rejection_rate=abstention.rejection_rate,
+        histogram=distance_histogram(judgement, answers),
+        rule=_RULES[by_distance],
+        unknown_classes=_unknown_classes(judgement, known, strange) if strange.any() else None,
+    )
 
 
-def distance_histogram(judgement: Judgement, answers: Answers) -> dict[str, list[Any]]:
+def _unknown_classes(judgement: Judgement, known: BoolArray, strange: BoolArray) -> UnknownClasses:
+    share = _held(judgement.abstained[strange])
+    return UnknownClasses(
+        n=share.n,
+        abstained=Interval(share.coverage, share.low, share.high),
+        auroc={name: auroc(one[known], one[strange]) for name, one in _orders(judgement).items()},
+    )
+
+
+def distance_histogram(judgement: Judgement, answers: Answers) -> Distances:
     """Return counts of the distances of right and wrong answers and unknown classes, between 41 ``edges``.
 
     Both lists are empty where nothing is known of the training cells.
@@ -193,14 +203,14 @@ def distance_histogram(judgement: Judgement, answers: Answers) -> dict[str, list
     known, right = answers.labels >= 0, judgement.predicted == answers.labels
     groups = {"right": known & right, "wrong": known & ~right, "unknown": answers.unknown}
     if np.isnan(judgement.distance).any():
-        return {name: [] for name in ("edges", *groups)}
+        return Distances(edges=(), right=(), wrong=(), unknown=())
     shown = judgement.distance[known | answers.unknown]
     edges = np.geomspace(max(shown.min(), _NEAREST), max(shown.max(), 2 * _NEAREST), _BINS + 1)
     counts = {
-        name: np.histogram(judgement.distance[group].clip(edges[0], edges[-1]), edges)[0].tolist()
+        name: tuple(np.histogram(judgement.distance[group].clip(edges[0], edges[-1]), edges)[0].tolist())
         for name, group in groups.items()
     }
-    return {"edges": edges.tolist()} | counts
+    return Distances(edges=tuple(edges.tolist()), **counts)
 
 
 def _orders(judgement: Judgement) -> dict[str, FloatArray]:
@@ -209,20 +219,16 @@ def _orders(judgement: Judgement) -> dict[str, FloatArray]:
     return found if np.isnan(judgement.distance).any() else found | {"distance": judgement.distance}
 
 
-def _set_scores(sets: BoolArray, labels: IntArray, classes: Sequence[str]) -> dict[str, Any]:
+def _set_scores(sets: BoolArray, labels: IntArray, classes: Sequence[str]) -> SetScores:
     held = sets[np.arange(len(labels)), labels]
     sizes = sets.sum(axis=1)
-    per_class = {name: _share(held[labels == index]) for index, name in enumerate(classes) if (labels == index).any()}
-    sized = {"mean_size": float(sizes.mean()), "empty": float((sizes == 0).mean())}
-    return _share(held) | sized | {"per_class": per_class}
+    per_class = {name: _held(held[labels == index]) for index, name in enumerate(classes) if (labels == index).any()}
+    empty = float((sizes == 0).mean())
+    return SetScores(**dict(_held(held)), mean_size=float(sizes.mean()), empty=empty, per_class=per_class)
 
 
-def _share(held: BoolArray) -> dict[str, Any]:
+def _held(held: BoolArray) -> Held:
     """Return a share with its 95 % Wilson interval and the number of samples it rests on."""
     count = int(held.sum())
     low, high = binomtest(count, len(held)).proportion_ci(method="wilson")
-    return {"coverage": count / len(held), "low": float(low), "high": float(high), "n": len(held)}
-
-
-def _lists(bins: Mapping[str, npt.NDArray[np.number]]) -> dict[str, list[float]]:
-    return {name: values.tolist() for name, values in bins.items()}
+    return Held(coverage=count / len(held), low=float(low), high=float(high), n=len(held))

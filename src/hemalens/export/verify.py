@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from hemalens.core.artifacts import is_marker, write_json
+from hemalens.core.decisions import JOURNAL, read_issues
 from hemalens.core.errors import ArtifactError, ConfigError, UserError
 from hemalens.core.locking import locked
 from hemalens.core.provenance import PROVENANCE, STARTED, sha256_file
 from hemalens.core.recorded import Recorded, file_record, find_record, folder_record
 from hemalens.core.strict_json import read_json
 from hemalens.core.types import Progress, no_progress
-from hemalens.data.review.decisions import JOURNAL, read_issues
 from hemalens.export.signing import check_signature, signature_path
 from hemalens.export.submission.archive import SUMS, check_members, parse_sums
 from hemalens.inference.sidecar import EMBEDDED, find_onnx, read_exported

@@ -4,10 +4,7 @@ CLAIM is the Checklist for Artificial Intelligence in Medical Imaging (Tejani et
 trustworthy AI in healthcare (Lekadir et al. 2025). Needs neither torch nor anything of training.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-from hemalens.core.text import ABSENT, duration, number, percent, thousands
+from hemalens.core.text import ABSENT, duration, number, percent, spelled, thousands
 from hemalens.report.document.blocks import Block, Bullets, Code, Document, Facts, Heading, Section, paragraph, strong
 from hemalens.report.inputs import RunInputs
 from hemalens.report.sections.discussion import limits
@@ -15,15 +12,16 @@ from hemalens.report.sections.elsewhere import elsewhere_scores, elsewhere_table
 from hemalens.report.sections.method import method_facts, splits_table
 from hemalens.report.sections.mistakes import map_verdict
 from hemalens.report.sections.problem import class_counts
-from hemalens.report.sections.results import classes_table, scores_table
+from hemalens.report.sections.reproduction import Reproduction
+from hemalens.report.sections.results import ResultsFacts, classes_table, scores_table
 from hemalens.report.sections.trust import mean_corruption_error
 
 __all__ = ["model_card"]
 
 
-def model_card(run: RunInputs, facts: Mapping[str, Any] | None, reproduction: Mapping[str, Any]) -> Document:
+def model_card(run: RunInputs, facts: ResultsFacts | None, reproduction: Reproduction) -> Document:
     """Return the model card of a run; ``facts`` are its evaluation's, ``reproduction`` its provenance's."""
-    made = f"{run.model['model']}, {thousands(run.model['parameters'])} parameters, made with hemalens "
+    made = f"{run.model.model}, {thousands(run.model.parameters)} parameters, made with hemalens "
     return Document(
         f"Model card: {run.name}",
         (paragraph(f"{made}{run.provenance.get('version', ABSENT)}."),),
@@ -41,11 +39,11 @@ def model_card(run: RunInputs, facts: Mapping[str, Any] | None, reproduction: Ma
 
 
 def _use(run: RunInputs) -> list[Block]:
-    classes = run.model["classes"]
+    classes = run.model.classes
     return [
         paragraph(
             f"To sort images of single cells from stained blood smears into {len(classes)} classes, for research "
-            f"and teaching: {', '.join(classes)}."
+            f"and teaching: {', '.join(map(spelled, classes))}."
         ),
         paragraph(
             (
@@ -58,7 +56,7 @@ def _use(run: RunInputs) -> list[Block]:
                 paragraph("Users: people who study classifiers of blood cells, and their students."),
                 paragraph("Role: it names a cell or abstains; a person who knows cells looks at what it says."),
                 paragraph(
-                    "Out of scope: cells of other kinds, other stains or microscopes than those of the training "
+                    "Out of scope: cells of other classes, other stains or microscopes than those of the training "
                     "data, images with several cells."
                 ),
                 paragraph(
@@ -97,7 +95,7 @@ def _training(run: RunInputs) -> list[Block]:
     facts, model = method_facts(run), run.model
     smoothed = f", labels smoothed by {number(facts['smoothing'])}" if facts["smoothing"] else ""
     weighted = ", classes weighted" if facts["weighted"] else ""
-    epochs, best, seconds = len(run.history["epoch"]), model.get("best_epoch"), model.get("train_seconds")
+    epochs, best, seconds = len(run.history["epoch"]), model.best_epoch, model.train_seconds
     kept = f", weights of epoch {best} kept" if best is not None else ""
     took = f", {duration(seconds)}" if seconds is not None else ""
     sentences = [*facts["model"], *facts["augmentation"], *([facts["balance"]] if facts["balance"] else [])]
@@ -106,35 +104,33 @@ def _training(run: RunInputs) -> list[Block]:
     return [Bullets(tuple(paragraph(sentence) for sentence in sentences))]
 
 
-def _scores(run: RunInputs, facts: Mapping[str, Any] | None) -> list[Block]:
+def _scores(run: RunInputs, facts: ResultsFacts | None) -> list[Block]:
     elsewhere: list[Block] = []
     if run.elsewhere:
         elsewhere = [Heading("On other laboratories' cells"), *elsewhere_tables(run.elsewhere)]
     if facts is None:
         words = "Not evaluated: run hemalens evaluate. Nothing is known about its accuracy"
         return [paragraph(f"{words}{' at home.' if elsewhere else '.'}"), *elsewhere]
-    scores, kept = facts["scores"], facts["abstention"]
+    scores, kept = facts.scores, facts.scores.abstention
     blocks: list[Block] = [
-        paragraph(f"On {facts['scored_on']}, {thousands(scores['n'])} samples; brackets hold 95 % intervals."),
+        paragraph(f"On {facts.scored_on}, {thousands(scores.n)} samples; brackets hold 95 % intervals."),
         scores_table(facts),
     ]
-    if kept:
-        right = kept.get("accuracy_kept")
-        end = "." if right is None else f" and is right in {percent(right)} of those."
-        answered = f"it answers for {percent(kept['coverage'])} of the samples{end}"
-        blocks.append(paragraph(f"Above a confidence of {number(kept['threshold'])} {answered}"))
-    if facts["flawless"]:
-        words = f"with 95 % confidence the error is below {percent(3 / scores['n'])}."
+    right = kept.accuracy_kept
+    end = "." if right is None else f" and is right in {percent(right)} of those."
+    answered = f"it answers for {percent(kept.coverage)} of the samples{end}"
+    blocks.append(paragraph(f"Above a confidence of {number(kept.threshold)} {answered}"))
+    if facts.flawless:
+        words = f"with 95 % confidence the error is below {percent(3 / scores.n)}."
         blocks.append(paragraph(f"No mistake was made; {words}"))
     return [*blocks, classes_table(facts), *elsewhere]
 
 
-def _items(run: RunInputs, facts: Mapping[str, Any] | None) -> Bullets:
+def _items(run: RunInputs, facts: ResultsFacts | None) -> Bullets:
     """Answer the remaining items of the guidelines, or say that they are not answered."""
-    scores = facts["scores"] if facts else {}
-    damaged = mean_corruption_error(scores)
-    distorted = facts["distorted"] if facts else None
-    groups = scores.get("groups")
+    scores = facts.scores if facts else None
+    damaged = mean_corruption_error(scores) if scores else None
+    distorted = scores.distorted if scores else None
     external = (
         f"accuracy {elsewhere_scores(run.elsewhere)}. What was not among these sources is not known."
         if run.elsewhere
@@ -144,20 +140,21 @@ def _items(run: RunInputs, facts: Mapping[str, Any] | None) -> Bullets:
         (
             paragraph(
                 "Fairness: scores by age, sex or illness cannot be given, since the data do not name them.",
-                "Scores by batch of background are in the report." if groups else "Scores by batch were not taken.",
+                "Scores by batch of background are in the report."
+                if scores and scores.groups
+                else "Scores by batch were not taken.",
             ),
             paragraph(f"Universality: {external}"),
             paragraph(
                 "Robustness:",
-                f"accuracy {percent(distorted['value'])} on images distorted like those of the field."
+                f"accuracy {percent(distorted.value)} on images distorted like those of the field."
                 if distorted
                 else "not measured on distorted images.",
                 f"Mean balanced error over corruptions {percent(damaged)}." if damaged is not None else None,
             ),
             paragraph(
-                "Uncertainty: probabilities calibrated by one temperature"
-                + (f" ({number(scores['temperature'])})" if scores.get("temperature") is not None else "")
-                + "; the model may abstain."
+                f"Uncertainty: probabilities calibrated by one temperature ({number(scores.temperature)}); the model "
+                "may abstain."
                 if scores
                 else "Uncertainty: not calibrated."
             ),
@@ -171,13 +168,11 @@ def _items(run: RunInputs, facts: Mapping[str, Any] | None) -> Bullets:
                 "files."
             ),
             paragraph("Usability and clinical benefit: not studied."),
-            paragraph(f"Seed: {run.config.get('seed', ABSENT)}."),
+            paragraph(f"Seed: {run.config.seed}."),
         )
     )
 
 
-def _provenance(reproduction: Mapping[str, Any]) -> list[Block]:
-    facts: Sequence[tuple[str, str]] = [(term, str(value)) for term, value in reproduction["facts"]]
-    hashes = [(f"sha256 of {file}", digest) for file, digest in reproduction["made"]]
-    commands = [Code(command) for command in reproduction["commands"]]
-    return [Facts([*facts, *hashes]), *commands]
+def _provenance(reproduction: Reproduction) -> list[Block]:
+    hashes = [(f"sha256 of {file}", digest) for file, digest in reproduction.made.items()]
+    return [Facts([*reproduction.facts, *hashes]), *(Code(command) for command in reproduction.commands)]

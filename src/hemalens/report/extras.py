@@ -13,10 +13,11 @@ from typing import Any
 import polars as pl
 
 from hemalens.core.errors import ArtifactError
+from hemalens.core.evaluation_summary import Evaluation
 from hemalens.core.recorded import Recorded, open_record
+from hemalens.core.run_summary import Explained
 
 __all__ = [
-    "EVALUATION_KEYS",
     "Elsewhere",
     "Explanation",
     "find_explanation",
@@ -24,11 +25,7 @@ __all__ = [
     "source_of",
 ]
 
-EVALUATION_KEYS = ("n", "classes", "accuracy", "balanced_accuracy", "macro_f1", "per_class", "confusion_matrix")
-"""What every ``evaluation.json`` holds."""
-
 _ANSWER_COLUMNS = dict.fromkeys(("label", "predicted", "abstained"), pl.String)
-_EXPLANATION_KEYS = ("n_explained", "map_size", "method", "check")
 _EXPLAINED_COLUMNS: Mapping[str, type[pl.DataType]] = {
     "sample_id": pl.String,
     "label": pl.String,
@@ -57,7 +54,7 @@ class Elsewhere:
     directory: Path
     name: str
     source: str
-    scores: Mapping[str, Any]
+    scores: Evaluation
     provenance: Mapping[str, Any]
     abstained: int
     kept_right: int
@@ -77,7 +74,7 @@ class Explanation:
     """
 
     directory: Path
-    facts: Mapping[str, Any]
+    facts: Explained
     provenance: Mapping[str, Any]
     samples: pl.DataFrame
 
@@ -106,7 +103,7 @@ def read_elsewhere(
     Raises ArtifactError where one is incomplete or damaged, of another model, or of one of the model's own sources.
     """
     found = [_read_elsewhere(one, training, own) for one in {path.resolve(): path for path in directories}.values()]
-    specs = [str(scores.get("source", record.home.name)) for record, scores in found]
+    specs = [scores.source for _, scores in found]
     sources = [str(source_of(record.facts)) for record, _ in found]
     names = _source_names(specs, sources)
     return tuple(_counted(*one, name, source) for one, name, source in zip(found, names, sources, strict=True))
@@ -122,7 +119,7 @@ def find_explanation(folders: Iterable[Path], training: Mapping[str, Any]) -> Ex
             continue
         record = open_record(folder, "explain")
         if _is_of_model(record.facts, training):
-            facts = record.json("explain.json", _EXPLANATION_KEYS)
+            facts = record.read("explain.json", Explained)
             samples = record.table("explain.csv", _EXPLAINED_COLUMNS).select(list(_EXPLAINED_COLUMNS))
             return Explanation(folder, facts, record.facts, samples)
     return None
@@ -135,7 +132,7 @@ def _is_of_model(provenance: Mapping[str, Any], training: Mapping[str, Any]) -> 
 
 def _read_elsewhere(
     directory: Path, training: Mapping[str, Any], own: Mapping[str, str]
-) -> tuple[Recorded, dict[str, Any]]:
+) -> tuple[Recorded, Evaluation]:
     """Return an evaluation's record and scores, where they are of this model and of another laboratory."""
     record, what = open_record(directory, "evaluate"), f"evaluation {directory}"
     if not _is_of_model(record.facts, training):
@@ -148,15 +145,15 @@ def _read_elsewhere(
     if source in own:
         rule = f"scored {own[source]}: these are not the cells of another laboratory"
         raise ArtifactError(what, rule, "name an evaluation of another laboratory's cells in --elsewhere")
-    return record, record.json("evaluation.json", EVALUATION_KEYS)
+    return record, record.read("evaluation.json", Evaluation)
 
 
-def _counted(record: Recorded, scores: Mapping[str, Any], name: str, source: str) -> Elsewhere:
+def _counted(record: Recorded, scores: Evaluation, name: str, source: str) -> Elsewhere:
     """Count what was abstained on, of the classes that the model knows and of those that it does not."""
     table = record.table("predictions.csv", _ANSWER_COLUMNS).drop_nulls("label")
     table = table.with_columns(pl.col("abstained") == "true")
-    known = table.filter(pl.col("label").is_in(list(scores["classes"])))
-    strange = table.filter(~pl.col("label").is_in(list(scores["classes"])))
+    known = table.filter(pl.col("label").is_in(list(scores.classes)))
+    strange = table.filter(~pl.col("label").is_in(list(scores.classes)))
     kept = known.filter(~pl.col("abstained"))
     samples, abstained = (Counter(part["label"]) for part in (strange, strange.filter("abstained")))
     return Elsewhere(

@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from pydantic import ValidationError
 
 from hemalens.core.audit_summary import AuditSummary
+from hemalens.core.config import TrainConfig
+from hemalens.core.decisions import decisions_digest
 from hemalens.core.errors import ArtifactError
+from hemalens.core.evaluation_summary import Evaluation
 from hemalens.core.provenance import PROVENANCE
 from hemalens.core.recorded import Recorded, file_record, find_record, open_record
-from hemalens.data.review.decisions import decisions_digest
+from hemalens.core.run_summary import OverfitCheck, TrainedModel
 from hemalens.report.extras import (
-    EVALUATION_KEYS,
     Elsewhere,
     Explanation,
     find_explanation,
@@ -26,9 +29,8 @@ from hemalens.report.extras import (
     source_of,
 )
 
-__all__ = ["Evaluation", "ReportInputs", "RunInputs", "Splits", "load_inputs"]
+__all__ = ["Evaluated", "ReportInputs", "RunInputs", "Splits", "load_inputs"]
 
-_MODEL_KEYS = ("model", "parameters", "classes")
 _HISTORY_COLUMNS: Mapping[str, type[pl.DataType]] = {
     "epoch": pl.Int64,
     "train_loss": pl.Float64,
@@ -40,9 +42,8 @@ _PREDICTION_COLUMNS = dict.fromkeys(("sample_id", "label", "predicted"), pl.Stri
 _EVALUATION_FOLDERS = ("evaluate", "evaluation")
 _EXPLANATION_FOLDERS = ("explain", "explained")
 _OVERFIT_FOLDERS = ("overfit", "overfit-check")
-_OVERFIT_KEYS = ("reached", "n_samples", "epoch", "accuracy")
 _UNLABELLED = "(unlabelled)"
-_PERTURBED = "val_distorted_accuracy"
+_DISTORTED = "val_distorted_accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +60,20 @@ class Splits:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class Evaluated:
     """What ``evaluate`` found out about one model.
 
     Attributes:
         directory: where it lies; the images of mistakes are inside.
         scores: the contents of ``evaluation.json``.
         provenance: of the directory.
-        split: the split that was scored, as recorded; None where it was not.
         answers: sample_id, label and predicted of the samples with a label; None where they were not asked for or
             are not there.
     """
 
     directory: Path
-    scores: Mapping[str, Any]
+    scores: Evaluation
     provenance: Mapping[str, Any]
-    split: str | None
     answers: pl.DataFrame | None
 
 
@@ -101,16 +100,16 @@ class RunInputs:
     """
 
     name: str
-    config: Mapping[str, Any]
-    model: Mapping[str, Any]
+    config: TrainConfig
+    model: TrainedModel
     history: Mapping[str, Sequence[float | None]]
     provenance: Mapping[str, Any]
-    evaluation: Evaluation | None
+    evaluation: Evaluated | None
     audit: AuditSummary | None
     audit_folder: Path | None
     splits: Splits | None
     dropped: Mapping[str, int] | None
-    overfit: Mapping[str, Any] | None
+    overfit: OverfitCheck | None
     files: Mapping[str, str]
     elsewhere: tuple[Elsewhere, ...] = ()
     explanation: Explanation | None = None
@@ -226,7 +225,7 @@ def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -
     train, root = _homes(path)
     trained = open_record(train, "train")
     files = _digests(trained, ("config.json", "model.json", "history.csv"), "train/")
-    model = trained.json("model.json", _MODEL_KEYS)
+    model = trained.read("model.json", TrainedModel)
     evaluation = _find_evaluation([*passed, *_nearby(path, _EVALUATION_FOLDERS)], trained.facts, answers=answers)
     if evaluation is not None:
         read = ("evaluation.json", "predictions.csv") if evaluation.answers is not None else ("evaluation.json",)
@@ -238,17 +237,17 @@ def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -
         files |= _digests(audited, ("audit.json", "statistics.csv"), "audit/")
         if table := audited.name_of("issues.csv"):  # as a person's decisions left it
             files[f"audit/{table}"] = decisions_digest(home)
-    splits, used = _find_splits(trained, root, model["classes"])
+    splits, used = _find_splits(trained, root, model.classes)
     dropped, listed = _find_dropped(root)
     overfit = None
     for index in _OVERFIT_FOLDERS:
         if overfit is None and (root / index / "overfit.json").is_file():
             checked = open_record(root / index, "overfit-check")
-            overfit = checked.json("overfit.json", _OVERFIT_KEYS)
+            overfit = checked.read("overfit.json", OverfitCheck)
             files |= _digests(checked, ("overfit.json",), f"{index}/")
     return RunInputs(
         name=name,
-        config=trained.json("config.json"),
+        config=_read_config(trained),
         model=model,
         history=_load_history(trained),
         provenance=trained.facts,
@@ -260,6 +259,16 @@ def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -
         overfit=overfit,
         files=files | used | listed,
     )
+
+
+def _read_config(trained: Recorded) -> TrainConfig:
+    """Read the configuration; raise ArtifactError where it is of another version."""
+    try:
+        return TrainConfig.model_validate_json(trained.bytes("config.json"))
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"])) or "config.json"
+        rule = f"holds no configuration of this version ({key}: {error.errors()[0]['msg']})"
+        raise ArtifactError(f"file {trained.home / 'config.json'}", rule, "train again") from None
 
 
 def _find_splits(trained: Recorded, root: Path, classes: Sequence[str]) -> tuple[Splits | None, dict[str, str]]:
@@ -288,7 +297,7 @@ def _find_dropped(root: Path) -> tuple[dict[str, int] | None, dict[str, str]]:
     return None, {}
 
 
-def _find_evaluation(folders: Sequence[Path], training: Mapping[str, Any], *, answers: bool) -> Evaluation | None:
+def _find_evaluation(folders: Sequence[Path], training: Mapping[str, Any], *, answers: bool) -> Evaluated | None:
     """Read the first evaluation of this training's model; one of another model is as good as none."""
     for folder in folders:
         if folder.is_dir() and (found := _load_evaluation(folder, training, answers=answers)) is not None:
@@ -296,15 +305,14 @@ def _find_evaluation(folders: Sequence[Path], training: Mapping[str, Any], *, an
     return None
 
 
-def _load_evaluation(directory: Path, training: Mapping[str, Any], *, answers: bool) -> Evaluation | None:
+def _load_evaluation(directory: Path, training: Mapping[str, Any], *, answers: bool) -> Evaluated | None:
     record = open_record(directory, "evaluate")
     made, used = set(training.get("outputs", {}).values()), set(record.inputs.values())
     if made and used and not made & used:
         return None
-    scores = record.json("evaluation.json", EVALUATION_KEYS)
-    split = scores.get("split") or record.options.get("split")
-    kept = _load_answers(record, scores["classes"]) if answers and record.has("predictions.csv") else None
-    return Evaluation(directory, scores, record.facts, split, kept)
+    scores = record.read("evaluation.json", Evaluation)
+    kept = _load_answers(record, scores.classes) if answers and record.has("predictions.csv") else None
+    return Evaluated(directory, scores, record.facts, kept)
 
 
 def _load_answers(record: Recorded, classes: Sequence[str]) -> pl.DataFrame:
@@ -315,9 +323,9 @@ def _load_answers(record: Recorded, classes: Sequence[str]) -> pl.DataFrame:
 def _load_history(record: Recorded) -> dict[str, list[float | None]]:
     table = record.table("history.csv", _HISTORY_COLUMNS)
     columns = list(_HISTORY_COLUMNS)
-    if _PERTURBED in table.columns:
-        table = record.table("history.csv", {**_HISTORY_COLUMNS, _PERTURBED: pl.Float64})
-        columns += [_PERTURBED] if table[_PERTURBED].is_not_null().any() else []
+    if _DISTORTED in table.columns:
+        table = record.table("history.csv", {**_HISTORY_COLUMNS, _DISTORTED: pl.Float64})
+        columns += [_DISTORTED] if table[_DISTORTED].is_not_null().any() else []
     return {name: table[name].to_list() for name in columns}
 
 

@@ -4,17 +4,17 @@ The report is written once, as a ``core.document``, and rendered as a page and a
 wrote. What was not measured is said to be missing and never made up. Needs neither torch nor anything of training.
 """
 
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hemalens.core.artifacts import output_directory, write_atomically, write_table, write_text
 from hemalens.core.provenance import version
-from hemalens.core.text import ABSENT, interval, percent, thousands
+from hemalens.core.text import interval, listed, percent, thousands
 from hemalens.report.card import model_card
-from hemalens.report.document.blocks import Block, Code, Document, Facts, Heading, Paragraph, Section, Table, paragraph
+from hemalens.report.document.blocks import Document, Paragraph, Section, paragraph
 from hemalens.report.document.html import render_document
 from hemalens.report.document.markdown import render_markdown
 from hemalens.report.document.pdf import render_pdf
@@ -22,13 +22,59 @@ from hemalens.report.inputs import ReportInputs, RunInputs, load_inputs
 from hemalens.report.sections.discussion import conclusions_section, discussion_section
 from hemalens.report.sections.elsewhere import elsewhere_scores
 from hemalens.report.sections.experiments import experiments_context, experiments_section, experiments_table
-from hemalens.report.sections.method import method_section, plain
+from hemalens.report.sections.method import method_section
 from hemalens.report.sections.problem import problem_section
-from hemalens.report.sections.results import results_facts, results_section
+from hemalens.report.sections.reproduction import Reproduction, find_reproduction, reproduction_section
+from hemalens.report.sections.results import ResultsFacts, results_facts, results_section
 
-__all__ = ["report", "write_report"]
+__all__ = ["SECTIONS", "Row", "Told", "report", "write_report"]
 
 _FILES = ("report.html", "report.pdf", "model_card.md", "experiments.csv")
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the sections of a report are made from.
+
+    Attributes:
+        inputs: what was read.
+        facts: of the evaluation, None where there is none.
+        experiments: what ``experiments_context`` says of the runs beside each other.
+        reproduction: how the run is made again.
+        folder: where the page will lie (links are relative to it).
+    """
+
+    inputs: ReportInputs
+    facts: ResultsFacts | None
+    experiments: dict[str, Any]
+    reproduction: Reproduction
+    folder: Path
+
+    @property
+    def run(self) -> RunInputs:
+        """The run that the report describes at length."""
+        return self.inputs.main
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A section of the report: what makes it, when it is there, whether it describes the first run alone."""
+
+    make: Callable[[Told], Section]
+    when: Callable[[Told], bool] = lambda _: True
+    first_run: bool = False
+
+
+SECTIONS: tuple[Row, ...] = (
+    Row(lambda told: problem_section(told.run, told.folder), first_run=True),
+    Row(lambda told: method_section(told.run), first_run=True),
+    Row(lambda told: experiments_section(told.inputs.runs, told.experiments)),
+    Row(lambda told: results_section(told.run, told.facts), first_run=True),
+    Row(lambda told: discussion_section(told.run, told.facts)),
+    Row(lambda told: conclusions_section(told.run, told.facts, experiments=told.experiments)),
+    Row(lambda told: reproduction_section(told.reproduction)),
+)
+"""The sections in order: a new one is a module in ``sections`` and a row here; page and paper follow."""
 
 
 def report(
@@ -73,12 +119,11 @@ def write_report(out_html: Path, runs: Sequence[Path]) -> dict[str, Any]:
 
 def _summary(inputs: ReportInputs, files: Sequence[str]) -> dict[str, Any]:
     evaluation = inputs.main.evaluation
-    scores = evaluation.scores if evaluation else {}
     return {
         "runs": [run.name for run in inputs.runs],
         "evaluated": sum(run.evaluation is not None for run in inputs.runs),
-        "accuracy": scores.get("accuracy"),
-        "macro_f1": scores.get("macro_f1"),
+        "accuracy": asdict(evaluation.scores.accuracy) if evaluation else None,
+        "macro_f1": asdict(evaluation.scores.macro_f1) if evaluation else None,
         "files": list(files),
     }
 
@@ -87,32 +132,22 @@ def _write(folder: Path, inputs: ReportInputs, page: Path) -> None:
     """Write the PDF and the card into a folder and the page, last, where it is wanted."""
     run = inputs.main
     facts = results_facts(run.evaluation) if run.evaluation else None
-    reproduction = _reproduction(run, inputs)
-    document = _document(inputs, facts, reproduction, folder)
+    told = Told(inputs, facts, experiments_context(inputs.runs), find_reproduction(inputs), folder)
+    document = _document(told)
     pdf = render_pdf(document, time=_time(inputs))
     write_atomically(folder / "report.pdf", lambda file: file.write(pdf))
-    write_text(folder / "model_card.md", render_markdown(model_card(run, facts, reproduction)))
+    write_text(folder / "model_card.md", render_markdown(model_card(run, facts, told.reproduction)))
     write_text(page, render_document(document))
 
 
-def _document(
-    inputs: ReportInputs, facts: Mapping[str, Any] | None, reproduction: Mapping[str, Any], folder: Path
-) -> Document:
-    """Write the report as data; ``folder`` is where its files will lie (links are relative to it)."""
-    run, found = inputs.main, experiments_context(inputs.runs)
-    number = "one run" if len(inputs.runs) == 1 else f"{len(inputs.runs)} runs"
+def _document(told: Told) -> Document:
+    """Write the report as data."""
+    rows = [row for row in SECTIONS if row.when(told)]
+    number = "one run" if len(told.inputs.runs) == 1 else f"{len(told.inputs.runs)} runs"
     return Document(
-        f"Blood-cell classification: {run.name}",
-        tuple(_lead(inputs, facts)),
-        (
-            problem_section(run, folder),
-            method_section(run),
-            experiments_section(inputs.runs, found),
-            results_section(run, facts),
-            discussion_section(run, facts),
-            conclusions_section(run, facts, experiments=found),
-            Section("reproduction", "How to reproduce", tuple(_reproduction_blocks(reproduction))),
-        ),
+        f"Blood-cell classification: {told.run.name}",
+        tuple(_lead(told.inputs, told.facts, [index for index, row in enumerate(rows, 1) if row.first_run])),
+        tuple(row.make(told) for row in rows),
         f"Written by hemalens {version()} from the files of {number}; complete in itself, it loads nothing. Not for "
         "diagnosis.",
     )
@@ -135,13 +170,13 @@ def _time(inputs: ReportInputs) -> datetime | None:
     return max(aware).astimezone(UTC) if aware else None
 
 
-def _lead(inputs: ReportInputs, facts: Mapping[str, Any] | None) -> list[Paragraph]:
+def _lead(inputs: ReportInputs, facts: ResultsFacts | None, described: Sequence[int]) -> list[Paragraph]:
     """Say in a few sentences what the report says."""
     run = inputs.main
     model, audit = run.model, run.audit
     model_words = (
-        f"The model {model['model']}, with {thousands(model['parameters'])} parameters, sorts images of single "
-        f"blood cells into {len(model['classes'])} classes."
+        f"The model {model.model}, with {thousands(model.parameters)} parameters, sorts images of single "
+        f"blood cells into {len(model.classes)} classes."
     )
     sentences = [
         model_words,
@@ -156,65 +191,23 @@ def _lead(inputs: ReportInputs, facts: Mapping[str, Any] | None) -> list[Paragra
     if facts is None:
         words = "It has not been evaluated, so nothing is known about its accuracy"
         return [paragraph(*sentences, f"{words} at home." if there else f"{words}.", there)]
-    scores, distorted, kept = facts["scores"], facts["distorted"], facts["abstention"]
+    scores, distorted, kept = facts.scores, facts.scores.distorted, facts.scores.abstention
     field = "; on the same images, distorted to look like the field, its accuracy is "
     score_words = (
-        f"On {facts['scored_on']} ({thousands(scores['n'])} images) its accuracy is {interval(scores['accuracy'])} "
-        f"and its macro-F1 {interval(scores['macro_f1'])}{f'{field}{interval(distorted)}' if distorted else ''}."
+        f"On {facts.scored_on} ({thousands(scores.n)} images) its accuracy is {interval(scores.accuracy)} "
+        f"and its macro-F1 {interval(scores.macro_f1)}{f'{field}{interval(distorted)}' if distorted else ''}."
     )
     sentences += [
         score_words,
-        f"Allowed to abstain, it answers for {percent(kept['coverage'])} of them and is right in "
-        f"{percent(kept['accuracy_kept'])} of those answers."
-        if kept and kept.get("accuracy_kept") is not None
+        f"Allowed to abstain, it answers for {percent(kept.coverage)} of them and is right in "
+        f"{percent(kept.accuracy_kept)} of those answers."
+        if kept.accuracy_kept is not None
         else None,
         there,
     ]
     several = (
-        f"{len(inputs.runs)} runs are compared; sections 1, 2 and 4 describe {run.name}, the first one named."
+        f"{len(inputs.runs)} runs are compared; sections {listed(described)} describe {run.name}, the first one named."
         if len(inputs.runs) > 1
         else None
     )
     return [paragraph(*sentences), paragraph("Brackets hold 95 % intervals.", several)]
-
-
-def _reproduction(run: RunInputs, inputs: ReportInputs) -> dict[str, Any]:
-    facts = run.provenance
-    hardware = facts.get("hardware", {})
-    records = [facts] + [one.provenance for one in (run.evaluation, *run.elsewhere, run.explanation) if one]
-    state = " with uncommitted changes" if facts.get("dirty") else ""
-    return {
-        "commands": list(dict.fromkeys("hemalens " + shlex.join(map(str, one.get("argv", []))) for one in records)),
-        "facts": [
-            ("Version", f"hemalens {facts.get('version', ABSENT)}"),
-            ("Commit", f"{facts['commit']}{state}" if facts.get("commit") else "not run from a checkout"),
-            ("Time", facts.get("time", ABSENT)),
-            ("Seed", ABSENT if facts.get("seed") is None else facts["seed"]),
-            ("Processor", f"{hardware.get('cpu', ABSENT)}, {hardware.get('cores', ABSENT)} cores"),
-            ("Platform", hardware.get("platform", ABSENT)),
-            ("Device", run.model.get("device", run.config.get("device", ABSENT))),
-            ("Libraries", ", ".join(f"{name} {found}" for name, found in facts.get("libraries", {}).items())),
-        ],
-        "config": [[key, plain(value)] for key, value in sorted(run.config.items())],
-        "trained_on": list(facts.get("inputs", {}).items()),
-        "made": [(name, digest) for name, digest in facts.get("outputs", {}).items() if "/" not in name],
-        "read": list(inputs.files.items()),
-    }
-
-
-def _reproduction_blocks(found: Mapping[str, Any]) -> list[Block]:
-    facts = [(term, str(value)) for term, value in found["facts"]]
-    blocks: list[Block] = [
-        paragraph("The arguments as they were recorded:"),
-        *(Code(command) for command in found["commands"]),
-        Facts(facts),
-        Table("config", "The whole configuration (config.json).", ("key", "value"), found["config"], left=(1,)),
-        Heading("Hashes (SHA-256)"),
-    ]
-    for name, key in (
-        ("What the training read", "trained_on"),
-        ("What the training wrote", "made"),
-        ("What this report was made from", "read"),
-    ):
-        blocks += [Heading(name, 4), Facts(found[key], hashes=True)] if found[key] else []
-    return blocks

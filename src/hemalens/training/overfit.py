@@ -12,10 +12,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hemalens.core.artifacts import output_directory, text_digest, write_json, write_text
+from hemalens.core.artifacts import output_directory, text_digest, write_text
 from hemalens.core.charts import FALLBACK_COLOURS, figure_svg, house_style
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ConfigError
+from hemalens.core.run_summary import NeverLearned, OverfitCheck, OverfitEpoch
 from hemalens.core.types import IntArray, Progress, no_progress
 from hemalens.data.selection import choose_split, open_assigned
 from hemalens.data.split import splits_table
@@ -83,30 +84,24 @@ def overfit_check(
         images = load_images(opened, indices, size=config.image_size, progress=progress)
         subset = LabelledImages(images, labels[taken], tuple(opened.samples[index].sample_id for index in indices))
         found = memorise(subset, opened.classes, config, progress=progress)
-        write_json(out / "overfit.json", found)
-        write_text(out / "overfit.svg", figure_svg(_curves(found["history"]), label=found["meaning"]) + "\n")
-    return found
+        found.write(out / "overfit.json")
+        write_text(out / "overfit.svg", figure_svg(_curves(found.history), label=found.meaning) + "\n")
+    return found.to_json()
 
 
 def memorise(
     subset: LabelledImages, classes: Sequence[str], config: TrainConfig, *, progress: Progress = no_progress
-) -> dict[str, Any]:
-    """Train on a set and score it on the same images after each epoch, until all are right or the epochs are over.
-
-    Returns:
-        ``reached``, ``epoch`` (of the last row), ``n_samples``, ``accuracy`` (of the best epoch, in [0, 1]),
-        ``history`` (a row an epoch: epoch, train_loss, accuracy), ``never_learned`` (the samples that the best epoch
-        gets wrong: sample_id, label, predicted) and ``meaning`` in words.
-    """
+) -> OverfitCheck:
+    """Train on a set and score it on the same images after each epoch, until all are right or the epochs are over."""
     config = config.model_copy(update={"supersample": 1.0})  # the images that are trained on are those that are scored
-    rows: list[dict[str, float]] = []
+    rows: list[OverfitEpoch] = []
 
     def note(row: Mapping[str, float]) -> None:
-        rows.append({"epoch": row["epoch"], "train_loss": row["train_loss"], "accuracy": row["val_accuracy"]})
+        rows.append(OverfitEpoch(epoch=int(row["epoch"]), train_loss=row["train_loss"], accuracy=row["val_accuracy"]))
         if row["val_accuracy"] == 1.0:
             raise _LearnedError
 
-    wrong: list[dict[str, str]] = []
+    wrong: list[NeverLearned] = []
     feed = MemoryFeed(subset, config, choose_device(config.device))
     with tempfile.TemporaryDirectory(prefix="hemalens-") as folder:
         try:
@@ -117,18 +112,18 @@ def memorise(
             predicted = fitted.validation[0].argmax(axis=1)
             for index in np.flatnonzero(predicted != subset.labels):
                 said = {"label": classes[subset.labels[index]], "predicted": classes[predicted[index]]}
-                wrong.append({"sample_id": subset.sample_ids[index], **said})
-    best = max(row["accuracy"] for row in rows)
-    return {
-        "reached": best == 1.0,
-        "epoch": len(rows),
-        "n_samples": len(subset),
-        "accuracy": best,
-        "model": config.model,
-        "history": rows,
-        "never_learned": wrong,
-        "meaning": _meaning(len(subset), len(wrong), len(rows)),
-    }
+                wrong.append(NeverLearned(sample_id=subset.sample_ids[index], **said))
+    best = max(row.accuracy for row in rows)
+    return OverfitCheck(
+        reached=best == 1.0,
+        epoch=len(rows),
+        n_samples=len(subset),
+        accuracy=best,
+        model=config.model,
+        history=tuple(rows),
+        never_learned=tuple(wrong),
+        meaning=_meaning(len(subset), len(wrong), len(rows)),
+    )
 
 
 def stratified(labels: IntArray, per_class: int, *, seed: int = 0) -> IntArray:
@@ -151,9 +146,9 @@ def _meaning(total: int, wrong: int, epochs: int) -> str:
     )
 
 
-def _curves(history: Sequence[Mapping[str, float]]) -> Figure:
+def _curves(history: Sequence[OverfitEpoch]) -> Figure:
     """Draw loss and accuracy on the samples that are trained on, over the epochs."""
-    epochs = [row["epoch"] for row in history]
+    epochs = [row.epoch for row in history]
     with house_style():
         figure = Figure(figsize=(8.4, 3.0))
         for axes, column, title in zip(
@@ -163,7 +158,7 @@ def _curves(history: Sequence[Mapping[str, float]]) -> Figure:
             strict=True,
         ):
             marker = "o" if len(epochs) < 3 else None
-            axes.plot(epochs, [row[column] for row in history], color=FALLBACK_COLOURS[0], marker=marker)
+            axes.plot(epochs, [getattr(row, column) for row in history], color=FALLBACK_COLOURS[0], marker=marker)
             axes.set_title(title)
             axes.set_xlabel("epoch")
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))

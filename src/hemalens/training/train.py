@@ -12,6 +12,7 @@ from hemalens.core.artifacts import is_complete, output_directory, read_json, te
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.core.recorded import open_record
+from hemalens.core.run_summary import TrainedModel
 from hemalens.core.types import Progress, no_progress
 from hemalens.data.reading.parallel import available_cores
 from hemalens.data.selection import choose_split, open_assigned
@@ -150,21 +151,17 @@ def _train(
                 progress=progress,
                 note=note,
             )
-    card = _card(source, config, fitted) | {
-        "n_train": len(training.labels),
-        "n_val": len(validation),
-        "processes": world.size,
-    }
+    card = _card(source, config, fitted, counts=(len(training.labels), len(validation)), processes=world.size)
     if world.leads:
         write_table(out / "history.csv", pl.DataFrame(fitted.history))
         save_validation(out, *fitted.validation)
-        save_model(out, fitted.module, card)
+        save_model(out, fitted.module, card.to_json())
         with torch_threads(config.threads or available_cores()):
             abstention = learn_abstention(
                 fitted.module, source, assigned, validation, steps=config.augment, seed=config.seed, progress=progress
             )
         write_json(out / "abstention.json", abstention.to_json())
-    return card
+    return card.to_json()
 
 
 def _planned_window(plan: Path) -> int:
@@ -202,25 +199,30 @@ def _resumable(path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
     return True
 
 
-def _card(source: Source, config: TrainConfig, fitted: Fitted) -> dict[str, Any]:
-    """Return what ``model.json`` says: what the model is, how it was chosen, what it cost."""
+def _card(
+    source: Source, config: TrainConfig, fitted: Fitted, *, counts: tuple[int, int], processes: int
+) -> TrainedModel:
+    """Return what ``model.json`` says; ``counts`` are of training and validation samples."""
     best = fitted.history[fitted.best_epoch - 1]
-    return {
-        "schema_version": 1,
-        "model": config.model,
-        "weights": config.weights,
-        "weights_sha256": weights.sha256 if (weights := find_weights(config)) else None,
-        "freeze": config.freeze,
-        "normalise": config.normalise,
-        "classes": list(source.classes),
-        "image_size": config.image_size,
-        "parameters": count_parameters(fitted.module),
-        "precision": config.precision,
-        "device": str(choose_device(config.device)),
-        "threads": config.threads or available_cores(),
-        "best_epoch": fitted.best_epoch,
-        "epochs": len(fitted.history),
-        "train_seconds": round(sum(row["seconds"] for row in fitted.history), 2),
-        "val_accuracy": best["val_accuracy"],
-        "val_distorted_accuracy": best["val_distorted_accuracy"],
-    }
+    return TrainedModel(
+        schema_version=1,
+        model=config.model,
+        weights=config.weights,
+        weights_sha256=weights.sha256 if (weights := find_weights(config)) else None,
+        freeze=config.freeze,
+        normalise=config.normalise,
+        classes=tuple(source.classes),
+        image_size=config.image_size,
+        parameters=count_parameters(fitted.module),
+        precision=config.precision,
+        device=str(choose_device(config.device)),
+        threads=config.threads or available_cores(),
+        best_epoch=fitted.best_epoch,
+        epochs=len(fitted.history),
+        train_seconds=round(sum(row["seconds"] for row in fitted.history), 2),
+        val_accuracy=best["val_accuracy"],
+        val_distorted_accuracy=best["val_distorted_accuracy"],
+        n_train=counts[0],
+        n_val=counts[1],
+        processes=processes,
+    )

@@ -8,10 +8,7 @@ import polars as pl
 import pytest
 
 from hemalens.core.artifacts import PROVENANCE
-from hemalens.core.errors import ArtifactError
-from hemalens.data.audit.audit import audit
-from hemalens.data.clean import clean
-from hemalens.data.review.decisions import (
+from hemalens.core.decisions import (
     JOURNAL,
     Act,
     Journal,
@@ -21,6 +18,9 @@ from hemalens.data.review.decisions import (
     read_issues,
     write_issues,
 )
+from hemalens.core.errors import ArtifactError
+from hemalens.data.audit.audit import audit
+from hemalens.data.clean import clean
 from tests.data.hostile import cell, encode
 
 

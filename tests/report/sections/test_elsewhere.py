@@ -15,7 +15,15 @@ from tests.report.test_report import paper, plain
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
-ADAPTED = {"adaptation": {"zoom": 1.25, "words": "zoomed by 1.25: of 50 images 60 % are unlike any training cell"}}
+ADAPTED = {
+    "adaptation": {
+        "zoom": 1.25,
+        "n_images": 50,
+        "unlike": 0.6,
+        "distances": {"1": 3.0, "1.25": 1.0},
+        "words": "zoomed by 1.25: of 50 images 60 % are unlike any training cell",
+    }
+}
 UNMEASURED = "how the model fares on theirs was not measured here"
 
 
@@ -43,7 +51,7 @@ def abroad(tmp_path_factory):
         "neutrophil cells.tar as they are 40 90.0 % [76.9, 96.0]",
         "cells.tar: of the model's 8 classes only neutrophil occurs, with a recall of 90.0 %; at home it is 96.8 %.",
         "The scale was sought without a look at the labels (zoomed by 1.25: of 50 images 60 %",
-        "for 4 cells of kinds that it does not know, and every one of these answers is wrong: monocyte 3, ig 1.",
+        "for 4 cells of classes that it does not know, and every one of these answers is wrong: monocyte 3, ig 1.",
         "On other laboratories' cells its accuracy is 90.0 % [",
         "on 40 cells of cells.tar, of which it abstains on 75.0 %; 90.0 % [",
         "on 40 cells of cells.tar zoomed by 1.25, of which it abstains on 75.0 %.",
@@ -60,7 +68,7 @@ def test_the_report_says_what_was_measured_elsewhere(abroad, words):
 def test_what_is_kept_is_counted_from_the_single_answers(abroad):
     assert "60.0 % [31.3, 83.2] 6 of 10" in abroad[1].replace("&#39;", "'")
     (there, _) = load_inputs([abroad[0] / "train"], (), [abroad[0] / "as-is", abroad[0] / "adapted"]).main.elsewhere
-    assert (there.refused, there.kept_right) == (30, 6)
+    assert (there.abstained, there.kept_right) == (30, 6)
     assert there.strangers == {"blast": (10, 6)}
     assert there.named == {"monocyte": 3, "ig": 1}
 

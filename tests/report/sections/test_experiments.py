@@ -6,6 +6,7 @@ import polars as pl
 import pytest
 
 from hemalens.core.artifacts import read_json, write_json
+from hemalens.core.config import TrainConfig
 from hemalens.core.errors import ArtifactError
 from hemalens.core.recorded import open_record
 from hemalens.core.text import ABSENT
@@ -32,7 +33,7 @@ def experiment(folder, mistakes, *, answers=True, source="a", distorted=None, **
     train = make_train(folder, config=CONFIG | config)
     more = extras() | {"ece": mistakes / 1000}
     if distorted is not None:
-        more["distorted"] = {"value": distorted, "low": distorted - 0.02, "high": distorted + 0.02}
+        more["distorted"] |= {"value": distorted, "low": distorted - 0.02, "high": distorted + 0.02}
     make_evaluation(train / "evaluation", train, matrix=matrix_of(mistakes), answers=answers, source=source, **more)
     return train
 
@@ -151,14 +152,13 @@ def test_the_report_of_several_runs_holds_its_tables_and_writes_them_as_csv(thre
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({}, ABSENT),
         ({"augment": []}, "none"),
         ({"augment": [{"name": "flip"}, {"name": "flip"}, {"name": "blur"}], "mix": "none"}, "flip, blur"),
-        ({"augment": ["flip"], "mix": "cutmix", "jsd": 12.0}, "flip, CutMix, consistency"),
+        ({"augment": [{"name": "flip"}], "mix": "cutmix", "jsd": 12.0}, "flip, CutMix, consistency"),
     ],
 )
 def test_augmentation_is_told_in_a_few_words(config, words):
-    assert augmentation_words(config) == words
+    assert augmentation_words(TrainConfig.model_validate(config)) == words
 
 
 # --- where an evaluation may lie

@@ -6,11 +6,13 @@ from hemalens.core.audit_summary import ClassCount, FoundIssue, ShownImage
 from hemalens.report.inputs import load_inputs
 from hemalens.report.sections.problem import problem_section
 from tests.evaluation.factory import audit_summary, make_run
+from tests.recording import record_again
 
 
 def section_of(tmp_path, **changes):
     run = make_run(tmp_path / "run")
     audit_summary(**changes).write(run / "audit" / "audit.json")
+    record_again(run / "audit")
     return problem_section(load_inputs([run]).main, tmp_path)
 
 

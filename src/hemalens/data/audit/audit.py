@@ -23,6 +23,7 @@ from hemalens.core.audit_summary import (
     ShownImage,
     SwappedLabels,
 )
+from hemalens.core.decisions import findings_digest
 from hemalens.core.provenance import sha256_file
 from hemalens.core.types import CELL_CLASSES, Progress, Sample, no_progress
 from hemalens.data.audit import issues
@@ -38,7 +39,6 @@ from hemalens.data.audit.page import AuditView, render_audit
 from hemalens.data.audit.probabilities import read_probabilities
 from hemalens.data.audit.statistics import Statistics, measure_source
 from hemalens.data.reading.mapping import Engine
-from hemalens.data.review.decisions import findings_digest
 from hemalens.data.sources import Source, open_source
 from hemalens.data.sources.entries import escape
 from hemalens.data.split import read_splits

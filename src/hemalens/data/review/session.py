@@ -16,11 +16,11 @@ from typing import Any, Literal, get_args
 import numpy as np
 import polars as pl
 
+from hemalens.core.decisions import RELABEL, Act, Journal, new_labels, read_history, read_issues
 from hemalens.core.errors import ConfigError
 from hemalens.core.page import encode_image
 from hemalens.data.audit.issues import find_issue, issue_names
 from hemalens.data.clean import decide
-from hemalens.data.review.decisions import RELABEL, Act, Journal, new_labels, read_history, read_issues
 from hemalens.data.sources import Source
 
 __all__ = ["LARGE", "PAGE", "THUMBNAIL", "ReviewSession", "Show"]

@@ -3,13 +3,13 @@
 Needs neither torch nor anything of training.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from scipy.stats import binomtest
 
+from hemalens.core.evaluation_summary import Evaluation
 from hemalens.core.metrics import Interval
-from hemalens.core.text import ABSENT, interval, percent, thousands
+from hemalens.core.text import ABSENT, interval, listed, percent, thousands
 from hemalens.report.document.blocks import Block, Cell, Heading, Paragraph, Table, paragraph, reference
 from hemalens.report.extras import Elsewhere
 
@@ -24,15 +24,15 @@ def share(count: int, of: int) -> Interval | None:
     return Interval(count / of, float(low), float(high))
 
 
-def elsewhere_blocks(found: Sequence[Elsewhere], home: Mapping[str, Any] | None) -> list[Block]:
+def elsewhere_blocks(found: Sequence[Elsewhere], home: Evaluation | None) -> list[Block]:
     """Return the part of the results on other laboratories; ``home`` are the scores at home, None if not known."""
     if not found:
         return []
     return [
         Heading("Other laboratories"),
         paragraph(
-            f"The model was also scored on cells from {_listed(list(dict.fromkeys(one.name for one in found)))}. That "
-            "these come from other laboratories is the word of whoever named them; by their contents they are not the "
+            f"The model was also scored on cells from {listed(list(dict.fromkeys(one.name for one in found)))}. That "
+            "these come from other laboratories was stated by the user; their contents show that they are not the "
             "source that the model was trained on.",
             (
                 reference("elsewhere"),
@@ -52,17 +52,17 @@ def elsewhere_tables(found: Sequence[Elsewhere]) -> list[Table]:
         "source",
         "cells",
         "accuracy",
-        "no answer",
+        "abstained",
         "right where answered",
-        "of unknown kinds",
-        "of these no answer",
+        "of unknown classes",
+        "of these abstained",
     )
     caption = (
         "Scores on other laboratories' cells [95 % intervals: bootstrap for accuracy, Wilson for the others]. Accuracy "
         "counts every cell of a class that the model knows, answered or not."
     )
     rows = [
-        [_source(one), thousands(one.scores["n"]), interval(one.scores["accuracy"]), *_abstained(one), *_strange(one)]
+        [_source(one), thousands(one.scores.n), interval(one.scores.accuracy), *_abstained(one), *_strange(one)]
         for one in found
     ]
     recalls = "Recall of each class on other laboratories' cells [95 % Wilson intervals]."
@@ -75,11 +75,11 @@ def elsewhere_tables(found: Sequence[Elsewhere]) -> list[Table]:
 def elsewhere_scores(found: Sequence[Elsewhere]) -> str:
     """Return the accuracy on each source in words, joined by semicolons.
 
-    What got no answer is said beside it: a model that is right and does not dare to say so is of little use there.
+    How often it abstained is said beside it: a model that is right and abstains is of little use there.
     """
     said = [
-        f"{interval(one.scores['accuracy'])} on {thousands(one.scores['n'])} cells of {_called(one)}, of which it "
-        f"abstains on {percent(one.abstained / one.scores['n'])}"
+        f"{interval(one.scores.accuracy)} on {thousands(one.scores.n)} cells of {_called(one)}, of which it "
+        f"abstains on {percent(one.abstained / one.scores.n)}"
         for one in found
     ]
     return "; ".join(dict.fromkeys(said))  # where another scale was sought and none taken, once
@@ -98,7 +98,7 @@ def one_source(found: Sequence[Elsewhere], classes: Sequence[str]) -> Paragraph:
     return paragraph(
         "The images that the model was made from come from one source. Elsewhere it was measured: accuracy "
         f"{elsewhere_scores(found)}.",
-        f"Of {_listed(absent)} nothing is known there: none was among the cells." if absent else None,
+        f"Of {listed(absent)} nothing is known there: none was among the cells." if absent else None,
         f"{'One other laboratory is' if count == 1 else f'{count} other laboratories are'} not all: each has its own "
         "stain, microscope and camera, and accuracy at the next one has to be measured before it is relied on.",
     )
@@ -111,8 +111,7 @@ def _called(one: Elsewhere) -> str:
 
 def _zoom(one: Elsewhere) -> float | None:
     """Return by how much the images were enlarged to meet the training cells, None where that was not asked for."""
-    found: float | None = (one.scores.get("adaptation") or {}).get("zoom")
-    return found
+    return one.scores.adaptation.zoom if one.scores.adaptation else None
 
 
 def _source(one: Elsewhere) -> Cell:
@@ -122,7 +121,7 @@ def _source(one: Elsewhere) -> Cell:
 
 
 def _abstained(one: Elsewhere) -> list[Cell]:
-    known, kept = one.scores["n"], one.scores["n"] - one.abstained
+    known, kept = one.scores.n, one.scores.n - one.abstained
     return [_counted(one.abstained, known), _counted(one.kept_right, kept)]
 
 
@@ -131,7 +130,7 @@ def _strange(one: Elsewhere) -> list[Cell]:
     if not total:
         return ["none", ABSENT]
     kinds = [f"{name} {thousands(count)}" for name, (count, _) in one.strangers.items()]
-    named = kinds[:3] + ([f"and {len(kinds) - 3} more kinds"] if len(kinds) > 3 else [])
+    named = kinds[:3] + ([f"and {len(kinds) - 3} more classes"] if len(kinds) > 3 else [])
     words = ", ".join(named) if len(kinds) > 1 else next(iter(one.strangers))
     return [_two_lines(thousands(total), words), _counted(abstained, total)]
 
@@ -146,50 +145,44 @@ def _two_lines(first: str, second: str) -> Cell:
 
 
 def _support(one: Elsewhere, name: str) -> int:
-    return int(one.scores["per_class"].get(name, {}).get("support", 0))
+    return one.scores.per_class[name].support if name in one.scores.per_class else 0
 
 
 def _class_rows(found: Sequence[Elsewhere]) -> list[list[Cell]]:
     """Return a row for each class that occurs in each source, classes together."""
-    classes = list(dict.fromkeys(name for one in found for name in one.scores["classes"]))
+    classes = list(dict.fromkeys(name for one in found for name in one.scores.classes))
     rows: list[list[Cell]] = []
     for name in classes:
         for one in found:
             if support := _support(one, name):
-                right = round(one.scores["per_class"][name]["recall"] * support)
+                right = round(one.scores.per_class[name].recall * support)
                 rows.append([name, _source(one), thousands(support), interval(share(right, support))])
     return rows
 
 
-def _remarks(one: Elsewhere, home: Mapping[str, Any] | None) -> list[str | None]:
-    """Say how a source compares with home, how its scale was found, and what became of kinds that are not known."""
-    words = (one.scores.get("adaptation") or {}).get("words")
+def _remarks(one: Elsewhere, home: Evaluation | None) -> list[str | None]:
+    """Say how a source compares with home, how its scale was found, and what was answered for unknown classes."""
+    words = one.scores.adaptation.words if one.scores.adaptation else None
     return [
         f"{_called(one)}: {_comparison(one, home)}",
         f"The scale was sought without a look at the labels ({words})." if words else None,
-        f"The model answered for {thousands(sum(one.named.values()))} cells of kinds that it does not know, and every "
-        f"one of these answers is wrong: {', '.join(f'{name} {count}' for name, count in one.named.items())}."
+        f"The model answered for {thousands(sum(one.named.values()))} cells of classes that it does not know, and "
+        f"every one of these answers is wrong: {', '.join(f'{name} {count}' for name, count in one.named.items())}."
         if one.named
         else None,
     ]
 
 
-def _comparison(one: Elsewhere, home: Mapping[str, Any] | None) -> str:
+def _comparison(one: Elsewhere, home: Evaluation | None) -> str:
     """Say which classes occur, and how they are recalled there and at home: accuracies over other mixtures mislead."""
-    classes = one.scores["classes"]
+    classes = one.scores.classes
     present = [name for name in classes if _support(one, name)]
     every = len(present) == len(classes)
     which = "all classes of the model occur" if every else f"of the model's {len(classes)} classes"
-    which += "" if every else f" only {_listed(present)} {'occurs' if len(present) == 1 else 'occur'}"
-    own = (home or {}).get("per_class", {})
-    if not all(own.get(name, {}).get("support") for name in present):
+    which += "" if every else f" only {listed(present)} {'occurs' if len(present) == 1 else 'occur'}"
+    own = home.per_class if home else {}
+    if not all(name in own and own[name].support for name in present):
         return f"{which}."
-    there, here = (
-        sum(each[name]["recall"] for name in present) / len(present) for each in (one.scores["per_class"], own)
-    )
+    there, here = (sum(each[name].recall for name in present) / len(present) for each in (one.scores.per_class, own))
     recall = "recall" if len(present) == 1 else "mean recall"
     return f"{which}, with a {recall} of {percent(there)}; at home it is {percent(here)}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -9,13 +9,13 @@ from typing import Any
 
 import polars as pl
 
-from hemalens.core.text import ABSENT, duration, number, percent, thousands
+from hemalens.core.config import TrainConfig
+from hemalens.core.text import ABSENT, duration, listed, number, percent, thousands
 from hemalens.evaluation.figures import learning_curves
 from hemalens.report.document.blocks import Block, Cell, Section, Sentence, Table, paragraph, reference
-from hemalens.report.inputs import Evaluation, RunInputs
+from hemalens.report.inputs import Evaluated, RunInputs
 from hemalens.report.parts import drawn
 from hemalens.report.sections.recipes import COMPARED, add_differences, find_recipes, merge_rows, same_samples
-from hemalens.report.sections.results import distorted_accuracy
 
 __all__ = ["augmentation_words", "experiments_context", "experiments_section", "experiments_table", "verdicts"]
 
@@ -44,8 +44,8 @@ def experiments_table(runs: Sequence[RunInputs]) -> pl.DataFrame:
 def experiments_section(runs: Sequence[RunInputs], found: Mapping[str, Any]) -> Section:
     """Return the section on how the first run was trained and on all runs, of which ``experiments_context`` found."""
     run = runs[0]
-    seconds, epochs, best = run.model.get("train_seconds"), len(run.history["epoch"]), run.model.get("best_epoch")
-    planned = run.config.get("epochs")
+    seconds, epochs, best = run.model.train_seconds, len(run.history["epoch"]), run.model.best_epoch
+    planned = run.config.epochs
     allowed = f" of the {planned} allowed" if planned and planned != epochs else ""
     took = f" and took {duration(seconds)}" if seconds is not None else ""
     blocks: list[Block] = [
@@ -75,7 +75,7 @@ def experiments_context(runs: Sequence[RunInputs]) -> dict[str, Any]:
     classes = [key.removeprefix("f1_") for key in rows[0] if key.startswith("f1_")]
     best = _best(table, classes)
     known = [run.evaluation for run in runs if run.evaluation]
-    sizes_differ = len({one.scores["n"] for one in known}) > 1
+    sizes_differ = len({one.scores.n for one in known}) > 1
     return {
         "table": table,
         "rows": [_row(one, best, counted=sizes_differ) for one in table],
@@ -95,18 +95,15 @@ def verdicts(table: Sequence[Mapping[str, Any]]) -> list[str]:
     return [verdict for score in COMPARED if (verdict := _verdict(table, score))]
 
 
-def augmentation_words(config: Mapping[str, Any]) -> str:
+def augmentation_words(config: TrainConfig) -> str:
     """Write a configuration's augmentation in a few words: the names of its steps, mixing and consistency.
 
-    >>> augmentation_words({"augment": [{"name": "flip"}, {"name": "augmix"}], "mix": "both"})
-    'flip, augmix, mixup/CutMix'
+    >>> augmentation_words(TrainConfig.model_validate({"augment": [{"name": "flip"}, {"name": "blur"}], "mix": "both"}))
+    'flip, blur, mixup/CutMix'
     """
-    if "augment" not in config:
-        return ABSENT
-    names = [str(step.get("name", "")) if isinstance(step, Mapping) else str(step) for step in config["augment"]]
-    mix = str(config.get("mix") or "none")
-    names += [] if mix == "none" else [_MIXES.get(mix, mix)]
-    names += ["consistency"] if config.get("jsd") else []
+    names = [step.name for step in config.augment]
+    names += [] if config.mix == "none" else [_MIXES[config.mix]]
+    names += ["consistency"] if config.jsd else []
     return ", ".join(dict.fromkeys(names)) or "none"
 
 
@@ -132,7 +129,7 @@ def _runs_table(run: RunInputs, found: Mapping[str, Any]) -> Table:
         "One row a " + ("recipe" if seeded else "run"),
         ", in the order given; the best value of a column is bold and marked ●" if several else "",
         ". Scores on the samples that the run was evaluated on",
-        f" (n = {thousands(run.evaluation.scores['n'])})" if counted and run.evaluation else "",
+        f" (n = {thousands(run.evaluation.scores.n)})" if counted and run.evaluation else "",
         ", below them 95 % intervals",
         ", or for several seeds the mean, its standard deviation (SD) and the range" if seeded else "",
         "; ECE: expected calibration error.",
@@ -154,8 +151,8 @@ def _comparison(found: Mapping[str, Any]) -> list[Block]:
         blocks.append(Table("runs-by-class", caption, headers, found["class_rows"], wide=True))
     if found["difference_rows"]:
         caption = (
-            "What the differences are worth: points that a run has less than the best one of the column, 95 % "
-            "interval below, and the probability p of a difference as large between equally good models."
+            "Differences: percentage points by which a run is below the best one of the column, with the 95 % "
+            "interval below, and the probability p that equally good models differ as much by chance."
         )
         headers = ["run", "accuracy", "p", "macro-F1", "p", "distorted", "p"]
         blocks.append(Table("runs-apart", caption, headers, found["difference_rows"], wide=True))
@@ -214,48 +211,44 @@ def _footing(found: Mapping[str, Any]) -> list[Sentence]:
 
 def _settings(run: RunInputs) -> dict[str, Any]:
     config, model = run.config, run.model
-    balance = config.get("balance")
-    if balance == "replicate" and config.get("per_class"):
-        balance = f"replicate {config['per_class']}"
-    seconds = model.get("train_seconds")
+    balance = f"replicate {config.per_class}" if config.balance == "replicate" else config.balance
+    seconds = model.train_seconds
     return {
         "run": run.name,
-        "seed": config.get("seed"),
-        "model": str(model["model"]),
-        "parameters": int(model["parameters"]),
+        "seed": config.seed,
+        "model": model.model,
+        "parameters": model.parameters,
         "weights": _start(config),
-        "image_size": model.get("image_size") or config.get("image_size"),
+        "image_size": model.image_size,
         "augmentation": augmentation_words(config),
         "balance": balance,
-        "precision": model.get("precision") or config.get("precision"),
+        "precision": model.precision,
         "epochs": len(run.history["epoch"]),
         "train_minutes": None if seconds is None else round(seconds / 60, 3),
-        "device": model.get("device"),
+        "device": model.device,
     }
 
 
-def _start(config: Mapping[str, Any]) -> str:
+def _start(config: TrainConfig) -> str:
     """Name the weights that a training began from: a file by its name alone."""
-    weights = config.get("weights")
-    if weights in (None, "", "none", False):
+    if config.weights == "none":
         return "scratch"
-    name = PurePath(str(weights)).name.removesuffix(".safetensors")
-    frozen = config.get("freeze")
-    return name if frozen in (None, "none", False) else f"{name}, frozen: {frozen}"
+    name = PurePath(config.weights).name.removesuffix(".safetensors")
+    return name if config.freeze == "none" else f"{name}, frozen: {config.freeze}"
 
 
-def _scores(evaluation: Evaluation | None) -> dict[str, Any]:
-    scores: Mapping[str, Any] = evaluation.scores if evaluation else {}
-    found: dict[str, Any] = {"n": scores.get("n")}
+def _scores(evaluation: Evaluated | None) -> dict[str, Any]:
+    scores = evaluation.scores if evaluation else None
+    found: dict[str, Any] = {"n": scores.n if scores else None}
     for name in _SCORES:
-        score = distorted_accuracy(scores) if name == "distorted" else scores.get(name)
+        score = getattr(scores, name) if scores else None
         for column, key in ((name, "value"), (f"{name}_low", "low"), (f"{name}_high", "high")):
-            found[column] = None if score is None else score[key]
-    found["ece"] = scores.get("ece")
-    return found | {f"f1_{name}": one["f1"] for name, one in scores.get("per_class", {}).items()}
+            found[column] = None if score is None else getattr(score, key)
+    found["ece"] = scores.ece if scores else None
+    return found | {f"f1_{name}": one.f1 for name, one in (scores.per_class if scores else {}).items()}
 
 
-def _score_of(evaluation: Evaluation, score: str) -> float | None:
+def _score_of(evaluation: Evaluated, score: str) -> float | None:
     found: float | None = _scores(evaluation)[score]
     return found
 
@@ -269,13 +262,9 @@ def _verdict(table: Sequence[Mapping[str, Any]], score: str) -> str | None:
     worse = [name for name, p in compared.items() if p < _LEVEL]
     what = {"accuracy": "accuracy", "distorted": "accuracy on distorted images", "macro_f1": "macro-F1"}[score]
     sentences = [f"The highest {what} is that of {best}."]
-    sentences += [f"No difference from it can be claimed for {_and(same)}."] if same else []
-    sentences += [f"Worse than it {'is' if len(worse) == 1 else 'are'} {_and(worse)}."] if worse else []
+    sentences += [f"No difference from it can be claimed for {listed(same)}."] if same else []
+    sentences += [f"Worse than it {'is' if len(worse) == 1 else 'are'} {listed(worse)}."] if worse else []
     return " ".join(sentences)
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _best(table: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, float]:

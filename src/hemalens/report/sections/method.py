@@ -1,4 +1,4 @@
-"""From a run's configuration to sentences on how the model was made; a key that is missing makes no sentence.
+"""From a run's configuration to sentences on how the model was made.
 
 Needs neither torch nor anything of training.
 """
@@ -6,7 +6,8 @@ Needs neither torch nor anything of training.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from hemalens.core.text import number, percent, thousands
+from hemalens.core.config import AugmentStep, TrainConfig
+from hemalens.core.text import listed, number, percent, thousands
 from hemalens.core.types import CELL_CLASSES
 from hemalens.report.document.blocks import (
     Block,
@@ -44,9 +45,9 @@ def method_facts(run: RunInputs) -> dict[str, Any]:
         "augmentation": _augmentation(config),
         "model": _model(run),
         "training": [sentence for make in _TRAINING if (sentence := make(config))],
-        "classes": len(run.model["classes"]),
-        "smoothing": config.get("label_smoothing") or None,
-        "weighted": config.get("balance") == "weights",
+        "classes": len(run.model.classes),
+        "smoothing": config.label_smoothing or None,
+        "weighted": config.balance == "weights",
     }
 
 
@@ -58,13 +59,13 @@ def method_section(run: RunInputs) -> Section:
         groups = run.splits.groups
         where = reference("splits")
         divided = (
-            f"The samples were divided into {_shares(run.splits)}; every class is spread over the parts alike "
-            "(stratified), copies of one image stay on one side, and the numbers of "
+            f"The samples were divided into {_shares(run.splits)}; every class is spread over the splits alike "
+            "(stratified), copies of one image stay in one split, and the numbers of "
         )
         blocks.append(
             paragraph(
                 (divided, where, " are counted in splits.csv."),
-                f"Samples carry {thousands(groups)} group names, and a group is never torn apart."
+                f"Samples carry {thousands(groups)} group names, and a group always stays in one split."
                 if groups
                 else "No sample carries a group name.",
             )
@@ -142,7 +143,7 @@ def _found_as(run: RunInputs, issues: str) -> str:
     """Write issues joined by ``; `` by the titles that the audit gives them."""
     known = run.audit.issues if run.audit else {}
     titles = [known[name].title.lower() if name in known else name.replace("_", " ") for name in issues.split("; ")]
-    return " and ".join([", ".join(titles[:-1]), titles[-1]] if len(titles) > 1 else titles)
+    return listed(titles)
 
 
 def _shares(splits: Splits) -> str:
@@ -151,7 +152,7 @@ def _shares(splits: Splits) -> str:
     totals = {split: sum(counts.values()) for split, counts in splits.counts.items()}
     whole = max(sum(totals.values()), 1)
     parts = [f"{words.get(split, split)} ({percent(count / whole)})" for split, count in totals.items()]
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
+    return listed(parts)
 
 
 def _loss(facts: Mapping[str, Any], run: RunInputs) -> list[Block]:
@@ -197,7 +198,7 @@ def _loss(facts: Mapping[str, Any], run: RunInputs) -> list[Block]:
                 ".",
             ),
             "The original report on these data sums over 12 classes, a slip: there are 8."
-            if set(run.model["classes"]) == set(CELL_CLASSES)
+            if set(run.model.classes) == set(CELL_CLASSES)
             else None,
         ),
     ]
@@ -217,106 +218,85 @@ def _overfit(run: RunInputs) -> Paragraph:
         )
         return paragraph((words, code("hemalens overfit-check"), ")."))
     learned = (
-        f"learned all of them by heart after {found['epoch']} epochs, so labels, loss and network fit together"
-        if found["reached"]
-        else f"named {percent(found['accuracy'])} of them rightly after {found['epoch']} epochs and did not learn "
-        "them all"
+        f"learned all of them by heart after {found.epoch} epochs, so labels, loss and network fit together"
+        if found.reached
+        else f"named {percent(found.accuracy)} of them rightly after {found.epoch} epochs and did not learn them all"
     )
     return paragraph(
-        f"First, without anything that keeps a network from it, it was trained on {thousands(found['n_samples'])} "
+        f"First, with nothing to prevent learning by heart, it was trained on {thousands(found.n_samples)} "
         f"training samples: it {learned}."
     )
 
 
-def _balance(config: Mapping[str, Any]) -> str | None:
-    size = config.get("per_class")
-    each = f"{thousands(size)} samples a class" if isinstance(size, int) and size else "the size of the largest class"
+def _balance(config: TrainConfig) -> str:
+    size = thousands(config.per_class)
     return {
         "none": "The classes were left at their natural frequencies.",
-        "replicate": f"The training classes were balanced by replication, to {each}.",
+        "replicate": f"The training classes were balanced by replication, to {size} samples a class.",
         "weights": "Every class weighs in the loss by the inverse of its frequency.",
         "sampler": "Training samples were drawn with a probability inverse to the frequency of their class.",
-    }.get(str(config.get("balance")))
+    }[config.balance]
 
 
-def _augmentation(config: Mapping[str, Any]) -> list[str]:
-    if "augment" not in config:
-        return []
-    operations = config["augment"]
-    if not operations:
+def _augmentation(config: TrainConfig) -> list[str]:
+    if not config.augment:
         sentences = ["No augmentation was used."]
     else:
-        words = "; ".join(_operation(one) for one in operations)
+        words = "; ".join(_operation(one) for one in config.augment)
         sentences = [f"Training images were augmented on the fly, each with its own parameters: {words}."]
-    return sentences + [words for name, words in _MIXES.items() if name in str(config.get("mix") or "")]
+    return sentences + [words for name, words in _MIXES.items() if config.mix in (name, "both")]
 
 
-def _operation(step: object) -> str:
+def _operation(step: AugmentStep) -> str:
     """Write one augmentation; a probability or strength of 1 is the rule and not said."""
-    if not isinstance(step, Mapping):
-        return plain(step)
-    return plain({key: one for key, one in step.items() if key not in ("probability", "strength") or one != 1})
+    return plain({key: one for key, one in dict(step).items() if key not in ("probability", "strength") or one != 1})
 
 
 def _model(run: RunInputs) -> list[str]:
     config, model = run.config, run.model
-    size = model.get("image_size") or config.get("image_size")
-    seen = f" on images of {size} \N{MULTIPLICATION SIGN} {size} pixels" if isinstance(size, int) else ""
-    sentences = [f"The model is {model['model']} with {thousands(model['parameters'])} parameters{seen}."]
-    if "weights" in config:
-        start = config["weights"]
-        unstarted = start in (None, "none", "", False)
-        sentences.append(
-            "It was trained from random weights." if unstarted else f"It started from pretrained weights: {start}."
-        )
-    if config.get("freeze") not in (None, "none", "", False):
-        sentences.append(f"Frozen: {plain(config['freeze'])}.")
-    if config.get("dropout") is not None and not config["dropout"]:
-        sentences.append("There is no dropout.")
-    if config.get("dropout"):
-        sentences.append(f"Dropout before the last layer: {plain(config['dropout'])}.")
+    size = model.image_size
+    seen = f" on images of {size} \N{MULTIPLICATION SIGN} {size} pixels"
+    sentences = [f"The model is {model.model} with {thousands(model.parameters)} parameters{seen}."]
+    started = "It was trained from random weights."
+    sentences.append(started if config.weights == "none" else f"It started from pretrained weights: {config.weights}.")
+    sentences += [f"Frozen: {config.freeze}."] if config.freeze != "none" else []
+    dropout = f"Dropout before the last layer: {plain(config.dropout)}."
+    sentences.append(dropout if config.dropout else "There is no dropout.")
     return sentences
 
 
-def _optimiser(config: Mapping[str, Any]) -> str | None:
-    if "optimizer" not in config:
-        return None
-    parts = [f"the optimiser {config['optimizer']}"]
-    parts += [f"a learning rate of {number(config['lr'])}"] if config.get("lr") is not None else []
-    parts += [f"weight decay {number(config['weight_decay'])}"] if config.get("weight_decay") is not None else []
-    parts += [f"batches of {config['batch_size']}"] if config.get("batch_size") else []
+def _optimiser(config: TrainConfig) -> str:
+    parts = [
+        f"the optimiser {config.optimizer}",
+        f"a learning rate of {number(config.lr)}",
+        f"weight decay {number(config.weight_decay)}",
+        f"batches of {config.batch_size}",
+    ]
     return f"It was trained with {', '.join(parts)}."
 
 
-def _schedule(config: Mapping[str, Any]) -> str | None:
-    schedule = config.get("schedule")
-    return f"The learning rate followed the schedule: {plain(schedule)}." if schedule else None
+def _schedule(config: TrainConfig) -> str:
+    return f"The learning rate followed the schedule: {config.schedule}."
 
 
-def _averaging(config: Mapping[str, Any]) -> str | None:
-    ema = config.get("ema")
-    if not ema:
+def _averaging(config: TrainConfig) -> str | None:
+    if not config.ema:
         return None
-    decay = f" (decay {number(ema, 6)})" if isinstance(ema, float) else ""
-    return f"An exponential moving average of the weights was kept{decay}."
+    return f"An exponential moving average of the weights was kept (decay {number(config.ema, 6)})."
 
 
-def _stopping(config: Mapping[str, Any]) -> str | None:
-    patience, chosen_on = config.get("patience"), config.get("select_on")
+def _stopping(config: TrainConfig) -> str:
     words = {"clean": "the clean validation set", "distorted": "a distorted validation set, which looks like the field"}
-    kept = f"The weights kept are those of the best epoch on {words[chosen_on]}" if chosen_on in words else None
-    stop = f"training stops after {patience} epochs without a better one" if patience else None
-    parts = [part for part in (kept, stop) if part]
-    text = "; ".join(parts)
-    return f"{text[0].upper()}{text[1:]}." if text else None
+    kept = f"The weights kept are those of the best epoch on {words[config.select_on]}"
+    kept += f"; training stops after {config.patience} epochs without a better one" if config.patience else ""
+    return f"{kept}."
 
 
-def _precision(config: Mapping[str, Any]) -> str | None:
-    words = _PRECISIONS.get(str(config.get("precision")))
-    return f"Arithmetic: {words}." if words else None
+def _precision(config: TrainConfig) -> str:
+    return f"Arithmetic: {_PRECISIONS[config.precision]}."
 
 
-_TRAINING: tuple[Callable[[Mapping[str, Any]], str | None], ...] = (
+_TRAINING: tuple[Callable[[TrainConfig], str | None], ...] = (
     _optimiser,
     _schedule,
     _averaging,

@@ -4,13 +4,14 @@ A mistake whose heat map is there stands beside it; both stages that draw maps, 
 same figure. Needs neither torch nor anything of training.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from hemalens.core.evaluation_summary import Mistake
 from hemalens.core.text import percent, thousands
 from hemalens.report.document.blocks import Block, Gallery, Heading, Sentence, code, paragraph, reference
 from hemalens.report.extras import Explanation, source_of
-from hemalens.report.inputs import Evaluation, RunInputs
+from hemalens.report.inputs import Evaluated, RunInputs
 from hemalens.report.parts import stored_image
 
 __all__ = ["map_verdict", "mistakes_blocks"]
@@ -27,7 +28,7 @@ def mistakes_blocks(run: RunInputs, *, flawless: bool) -> list[Block]:
     ``flawless`` says that no mistake was made.
     """
     evaluation, explanation = run.evaluation, run.explanation
-    mistakes = evaluation.scores.get("worst_mistakes", [])[:_MISTAKES_SHOWN] if evaluation else []
+    mistakes = evaluation.scores.worst_mistakes[:_MISTAKES_SHOWN] if evaluation else ()
     mapped = _mapped_mistakes(evaluation, explanation, mistakes) if evaluation else {}
     shown = list(mapped)[:_MAPS_SHOWN]
     items = [mapped[sample] for sample in shown]
@@ -36,9 +37,9 @@ def mistakes_blocks(run: RunInputs, *, flawless: bool) -> list[Block]:
         items += [one for sample, one in _explained(explanation, run) if sample not in known]
     items = items[:_MAPS_SHOWN]
     others = [
-        _item(one, stored_image(evaluation.directory, one.get("image")))
+        _item(dict(one), stored_image(evaluation.directory, one.image))
         for one in mistakes
-        if evaluation and one["sample_id"] not in shown
+        if evaluation and one.sample_id not in shown
     ]
     heading = Heading("The worst mistakes and what the model looked at" if items else "The worst mistakes")
     blocks: list[Block] = [heading, *_words(mistakes, items, others, mapped=bool(mapped), flawless=flawless)]
@@ -46,8 +47,9 @@ def mistakes_blocks(run: RunInputs, *, flawless: bool) -> list[Block]:
         blocks += [_maps_gallery(items), *_map_words(explanation)]
     if others:
         wide = len(others) > 8
-        caption = f"{'Further wrong' if shown else 'The wrong'} answers that the model was surest of, as true class "
-        blocks.append(Gallery("mistakes", f"{caption}{_ARROW} answer.", others, columns=8 if wide else 4, wide=wide))
+        which = "Further wrong" if shown else "The wrong"
+        caption = f"{which} answers that the model was most confident of, as true class {_ARROW} answer."
+        blocks.append(Gallery("mistakes", caption, others, columns=8 if wide else 4, wide=wide))
     return blocks
 
 
@@ -55,13 +57,13 @@ def map_verdict(explanation: Explanation | None) -> str | None:
     """Say in one sentence whether heat maps were found to mean something, None where there are none."""
     if explanation is None:
         return None
-    check = explanation.facts["check"]
-    shown = "mean something" if check.get("verdict") == "meaningful" else "were not shown to mean anything"
-    return f"Heat maps of {thousands(check.get('n', 0))} samples were tried against random maps and {shown}."
+    check = explanation.facts.check
+    shown = "mean something" if check.verdict == "meaningful" else "were not shown to mean anything"
+    return f"Heat maps of {thousands(check.n)} samples were tried against random maps and {shown}."
 
 
 def _words(
-    mistakes: list[Any],
+    mistakes: Sequence[Mistake],
     items: list[dict[str, Any]],
     others: list[dict[str, Any]],
     *,
@@ -73,18 +75,18 @@ def _words(
     if not mistakes:
         found.append("There are none." if flawless else "No images of them were kept.")
     if items:
-        what = "the wrong answers that the model was surest of, each" if mapped else "samples, each"
+        what = "the wrong answers that the model was most confident of, each" if mapped else "samples, each"
         found.append((reference("maps"), f" shows {what} with a map of what speaks for the answer."))
     if others:
-        rest = " shows further wrong answers." if items else " shows the wrong answers that the model was surest of."
-        found.append((reference("mistakes"), rest))
+        rest = "further wrong answers" if items else "the wrong answers that the model was most confident of"
+        found.append((reference("mistakes"), f" shows {rest}."))
     if mistakes:
         found.append("Where the answer looks right, the label is worth a second look.")
     return [paragraph(*found)]
 
 
 def _mapped_mistakes(
-    evaluation: Evaluation, explanation: Explanation | None, mistakes: list[Any]
+    evaluation: Evaluated, explanation: Explanation | None, mistakes: Sequence[Mistake]
 ) -> dict[str, dict[str, Any]]:
     """Return sample -> what is shown, for the mistakes of which both image and map are there, worst first."""
     drawn: dict[str, str] = {}
@@ -92,19 +94,19 @@ def _mapped_mistakes(
         drawn = dict(explanation.samples.select("sample_id", "map").iter_rows())
     found = {}
     for one in mistakes:
-        heat = stored_image(evaluation.directory, one.get("map"))
+        heat = stored_image(evaluation.directory, one.map)
         if heat is None and explanation is not None:
-            heat = stored_image(explanation.directory, drawn.get(one["sample_id"]))
-        image = stored_image(evaluation.directory, one.get("image"))
+            heat = stored_image(explanation.directory, drawn.get(one.sample_id))
+        image = stored_image(evaluation.directory, one.image)
         if heat and image:
-            found[one["sample_id"]] = _item(one, image, beside=heat)
+            found[one.sample_id] = _item(dict(one), image, beside=heat)
     return found
 
 
 def _explained(explanation: Explanation, run: RunInputs) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the samples that ``explain`` drew, mistakes first; it keeps images under their maps only."""
     rows = explanation.samples.to_dicts()
-    known = set(run.model["classes"])
+    known = set(run.model.classes)
     for one in sorted(rows, key=lambda row: row["label"] not in known or row["label"] == row["predicted"]):
         heat = stored_image(explanation.directory, one["map"])
         if heat:
@@ -147,26 +149,21 @@ def _map_words(explanation: Explanation | None) -> list[Block]:
         unchecked = "Whether the maps of this model mean anything was not checked: run "
         command = code("hemalens explain RUN SOURCE --out DIR")
         return [paragraph((unchecked, command, "."), limits)]
-    check, size = explanation.facts["check"], explanation.facts["map_size"]
-    games = {
-        name: check[name]
-        for name in ("deletion", "insertion")
-        if isinstance(check.get(name), Mapping) and {"maps", "random", "better", "p"} <= check[name].keys()
-    }
+    check, size = explanation.facts.check, explanation.facts.map_size
     verbs = {"deletion": "taken away", "insertion": "put back into a blurred image"}
     tried = (
-        f"The maps are {explanation.facts['method']}, no finer than their grid of {_TIMES.join(map(str, size))}. On "
-        f"{thousands(check.get('n', 0))} samples they were tried against random maps of the same grid (Petsiuk et al. "
+        f"The maps are {explanation.facts.method}, no finer than their grid of {_TIMES.join(map(str, size))}. On "
+        f"{thousands(check.n)} samples they were tried against random maps of the same grid (Petsiuk et al. "
         "2018): the probability of the answer should fall sooner when pixels go in their order, and rise sooner when "
         "pixels come in it."
     )
     told = [
-        f"While pixels are {verbs[name]}, it is {game['maps']:.3f} on average in the order of the maps and "
-        f"{game['random']:.3f} in a random one; the map does better on {percent(game['better'], 0)} of the samples "
-        f"({_probability(game['p'])})."
-        for name, game in games.items()
+        f"While pixels are {verbs[name]}, it is {game.maps:.3f} on average in the order of the maps and "
+        f"{game.random:.3f} in a random one; the map does better on {percent(game.better, 0)} of the samples "
+        f"({_probability(game.p)})."
+        for name, game in check.games().items()
     ]
-    meaningful = check.get("verdict") == "meaningful"
+    meaningful = check.verdict == "meaningful"
     verdict = (
         "So the maps say something about this model."
         if meaningful

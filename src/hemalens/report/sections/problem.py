@@ -15,10 +15,10 @@ import polars as pl
 
 from hemalens.core.audit_summary import AuditSummary, ShownImage
 from hemalens.core.charts import scatter_map
+from hemalens.core.decisions import read_issues
 from hemalens.core.recorded import open_record
 from hemalens.core.text import number, percent, spelled, thousands
 from hemalens.core.types import FloatArray, IntArray
-from hemalens.data.review.decisions import read_issues
 from hemalens.report.document.blocks import (
     Block,
     Gallery,
@@ -45,7 +45,7 @@ def problem_section(run: RunInputs, folder: Path) -> Section:
     """Return the section on the task and its data; ``folder`` is where the page will lie (links are relative to it)."""
     task = paragraph(
         "The task is to name the kind of cell in a small image cut from a stained blood smear.",
-        f"The classes are {', '.join(map(spelled, run.model['classes']))}.",
+        f"The classes are {', '.join(map(spelled, run.model.classes))}.",
         "Such data sets arrive dirty: copies, images of something else and contradicting labels teach a model the "
         "wrong thing, and, where they also sit in the test set, make its score a fiction.",
     )
@@ -85,7 +85,7 @@ def _audit_blocks(run: RunInputs, audit: AuditSummary, folder: Path) -> list[Blo
     if items := _items(run, audit.images.get("classes", ()), by_class=True):
         each = "two cells, one near the middle of its class and one half way out" if len(items) > 8 else "cells"
         caption = f"Of each class {each}, as the audit picked them by their first principal components."
-        columns = len(run.model["classes"]) if len(run.model["classes"]) <= 10 else 8
+        columns = len(run.model.classes) if len(run.model.classes) <= 10 else 8
         blocks.append(Gallery("samples", caption, _by_rows(items, columns), columns, wide=True))
     blocks.append(Heading("What the audit found"))
     if audit.issues:

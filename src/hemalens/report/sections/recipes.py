@@ -22,7 +22,7 @@ from hemalens.evaluation.compare import (
     seeded_difference,
     unpaired_difference,
 )
-from hemalens.report.inputs import Evaluation, RunInputs
+from hemalens.report.inputs import Evaluated, RunInputs
 
 __all__ = ["COMPARED", "Recipe", "add_differences", "find_recipes", "merge_rows", "same_samples"]
 
@@ -56,9 +56,9 @@ def find_recipes(runs: Sequence[RunInputs]) -> list[Recipe]:
     found: list[tuple[str, list[int]]] = []
     for index, run in enumerate(runs):
         key = _recipe_key(run)
-        seed = run.config.get("seed")
-        known = (indices for name, indices in found if name == key and seed is not None)
-        fitting = (indices for indices in known if all(runs[one].config.get("seed") != seed for one in indices))
+        seed = run.config.seed
+        known = (indices for name, indices in found if name == key)
+        fitting = (indices for indices in known if all(runs[one].config.seed != seed for one in indices))
         home = next(fitting, None)
         if home is None:
             found.append((key, [index]))
@@ -72,7 +72,7 @@ def find_recipes(runs: Sequence[RunInputs]) -> list[Recipe]:
     ]
 
 
-def same_samples(first: Evaluation, second: Evaluation) -> bool:
+def same_samples(first: Evaluated, second: Evaluated) -> bool:
     """Tell whether two evaluations hold answers for the same samples of the same source under the same labels."""
     sources = [one.provenance.get("inputs", {}).get("source") for one in (first, second)]
     if first.answers is None or second.answers is None or None in sources or sources[0] != sources[1]:
@@ -107,7 +107,7 @@ def merge_rows(recipe: Recipe, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
 
 
 def add_differences(
-    rows: Sequence[dict[str, Any]], recipes: Sequence[Recipe], score_of: Callable[[Evaluation, str], float | None]
+    rows: Sequence[dict[str, Any]], recipes: Sequence[Recipe], score_of: Callable[[Evaluated, str], float | None]
 ) -> None:
     """Add to each recipe's row how far it lies from the one with the highest score, the first of equals."""
     draws = _Draws()
@@ -133,8 +133,8 @@ def add_differences(
 
 
 def _recipe_key(run: RunInputs) -> str:
-    config = {key: value for key, value in run.config.items() if key not in _NO_RECIPE}
-    model = [run.model["model"], run.model["parameters"], list(run.model["classes"])]
+    config = {key: value for key, value in run.config.model_dump(mode="json").items() if key not in _NO_RECIPE}
+    model = [run.model.model, run.model.parameters, list(run.model.classes)]
     return json.dumps([config, model], sort_keys=True, default=str)
 
 
@@ -154,20 +154,20 @@ class _Draws:
     def __init__(self) -> None:
         self._known: dict[tuple[int, str], FloatArray] = {}
 
-    def of(self, evaluation: Evaluation, score: str) -> FloatArray:
+    def of(self, evaluation: Evaluated, score: str) -> FloatArray:
         """Return the draws (B,); evaluations of the same samples get the same draws of them."""
         key = id(evaluation), score
         if key not in self._known:
             labels, predicted = _coded(evaluation)
             measure = macro_f1 if score == "macro_f1" else accuracy
-            size = len(evaluation.scores["classes"])
+            size = len(evaluation.scores.classes)
             self._known[key] = bootstrap_scores(labels, [predicted], size, measure)[0]
         return self._known[key]
 
 
-def _coded(evaluation: Evaluation) -> tuple[IntArray, IntArray]:
+def _coded(evaluation: Evaluated) -> tuple[IntArray, IntArray]:
     assert evaluation.answers is not None
-    codes = {name: index for index, name in enumerate(evaluation.scores["classes"])}
+    codes = {name: index for index, name in enumerate(evaluation.scores.classes)}
     columns = (evaluation.answers["label"], evaluation.answers["predicted"])
     labels, predicted = (np.array([codes[name] for name in column.to_list()], np.int64) for column in columns)
     return labels, predicted
@@ -177,7 +177,7 @@ def _difference(
     first: Recipe,
     second: Recipe,
     score: str,
-    score_of: Callable[[Evaluation, str], float | None],
+    score_of: Callable[[Evaluated, str], float | None],
     draws: _Draws,
 ) -> Difference | None:
     """Return how much higher the first recipe scores: by pairs where single answers are kept, else by counts."""
@@ -196,18 +196,18 @@ def _difference(
         return None
     # Seeds scored on samples of their own differ by these too: then the choice of samples is in their spread already.
     samples = sum(
-        float(np.mean(found) * (1 - np.mean(found)) / side[0].scores["n"])
+        float(np.mean(found) * (1 - np.mean(found)) / side[0].scores.n)
         for side, found in zip(sides, values, strict=True)
-        if len(side) == 1 or all(one.scores["n"] and same_samples(side[0], one) for one in side)
+        if len(side) == 1 or all(one.scores.n and same_samples(side[0], one) for one in side)
     )
     return seeded_difference(*values, samples=samples, paired=False)
 
 
 def _single(
-    first: Evaluation,
-    second: Evaluation,
+    first: Evaluated,
+    second: Evaluated,
     score: str,
-    score_of: Callable[[Evaluation, str], float | None],
+    score_of: Callable[[Evaluated, str], float | None],
     draws: _Draws,
     *,
     paired: bool,
@@ -220,5 +220,5 @@ def _single(
         return drawn_difference(values[0] - values[1], draws.of(first, score) - draws.of(second, score))
     if score == "macro_f1":
         return None
-    counts = [(round((score_of(one, score) or 0.0) * one.scores["n"]), int(one.scores["n"])) for one in (first, second)]
+    counts = [(round((score_of(one, score) or 0.0) * one.scores.n), one.scores.n) for one in (first, second)]
     return unpaired_difference(*counts) if all(n for _, n in counts) else None
