@@ -26,15 +26,17 @@ demo: $(READY) ## render synthetic cells, take them the whole way, name the repo
 test: lint ## set up, lint, type-check, test
 	$(BIN)/python -m pytest
 
-lint: $(READY) ## ruff, mypy --strict, import arrows, generated docs up to date
+lint: $(READY) ## ruff, mypy --strict, import arrows, generated docs and licences
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python docs/generate.py --check
+	$(BIN)/python docs/supply.py --check
 
-docs: $(READY) ## write docs/reference anew from the code
+docs: $(READY) ## write docs/reference anew from the code, docs/licences.md and build/sbom.cdx.json from the packages
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/supply.py
 
 bench: $(READY) ## run the benchmarks (real cells: set HEMALENS_DATA)
 	@for script in benchmarks/bench_run.py $(filter-out benchmarks/bench_run.py,$(wildcard benchmarks/bench_*.py)); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
