@@ -27,7 +27,8 @@ ALLOWED = {
 NVIDIA = "NVIDIA's own licence"
 # Only PyTorch's builds for Linux bring these, by the extra `train`.
 EXCEPTIONS = {"train": NVIDIA}
-SILENT = {"cuda-toolkit": NVIDIA}  # its metadata names no licence; it only brings the others
+# Packages whose metadata name no licence: the first only brings others, the second has MIT's text in its LICENSE.
+SILENT = {"cuda-toolkit": NVIDIA, "sigstore-models": "MIT"}
 # What packages write that is no SPDX name, in lower case.
 WORDS = {
     "3-clause bsd license": "BSD-3-Clause",
@@ -41,6 +42,7 @@ WORDS = {
     "mozilla public license 2.0 (mpl 2.0)": "MPL-2.0",
     "nvidia proprietary software": NVIDIA,
     "python software foundation license": "PSF-2.0",
+    "the unlicense (unlicense)": "Unlicense",
 }
 HEAD = """# Licences of what is installed
 

@@ -19,6 +19,7 @@ import polars as pl
 
 from hemalens.core.errors import ArtifactError
 from hemalens.core.provenance import PROVENANCE, STARTED, provenance, sha256_file
+from hemalens.core.spreadsheet import from_spreadsheet, to_spreadsheet
 
 __all__ = [
     "PROVENANCE",
@@ -83,7 +84,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_table(path: Path, table: pl.DataFrame) -> Path:
-    """Write a table as CSV, or as Parquet (another suffix) from a million rows; return the path written."""
+    """Write a table as CSV (see ``core.spreadsheet``), or as Parquet from a million rows; return the path written."""
     if path.suffix == ".parquet" or table.height >= _PARQUET_ROWS:
         twin = path.with_suffix(".parquet")
         write_atomically(twin, lambda file: _write_parquet(table, file))
@@ -91,7 +92,7 @@ def write_table(path: Path, table: pl.DataFrame) -> Path:
             path.unlink(missing_ok=True)  # an older CSV would be read in its place
         return twin
     buffer = io.BytesIO()
-    table.write_csv(buffer)
+    to_spreadsheet(table).write_csv(buffer)
     write_atomically(path, lambda file: file.write(buffer.getbuffer()))
     return path
 
@@ -118,7 +119,8 @@ def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataF
     if not path.is_file():
         raise ArtifactError(f"table {path}", "does not exist", "run the stage that writes it")
     try:
-        table = pl.read_parquet(path) if path.suffix == ".parquet" else pl.read_csv(path, infer_schema=False)
+        parquet = path.suffix == ".parquet"
+        table = pl.read_parquet(path) if parquet else from_spreadsheet(pl.read_csv(path, infer_schema=False))
         missing = [name for name in columns if name not in table.columns]
         if missing:
             raise ArtifactError(f"table {path}", f"lacks the column {missing[0]!r}", "write it anew with its stage")

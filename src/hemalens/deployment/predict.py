@@ -16,6 +16,7 @@ from threadpoolctl import threadpool_limits
 from hemalens.core.artifacts import output_file, read_json, write_atomically, write_json
 from hemalens.core.errors import ArtifactError, ConfigError
 from hemalens.core.provenance import sha256_file
+from hemalens.core.spreadsheet import to_spreadsheet
 from hemalens.core.types import FloatArray, Images, Progress, no_progress
 from hemalens.data.scale import Scale, find_scale
 from hemalens.data.sources import Source, open_source
@@ -178,7 +179,7 @@ def _finish(parts: Path, out: Path, total: int) -> tuple[Path, dict[str, Any]]:
     counts["predicted"] = dict(sorted(found.drop_nulls().iter_rows()))
     twin = out.with_suffix(".parquet")
     if out.suffix == ".csv" and total < _PARQUET_ROWS:
-        write_atomically(out, table.sink_csv)
+        write_atomically(out, to_spreadsheet(table).sink_csv)
         return out, counts
     write_atomically(twin, table.sink_parquet)
     if twin != out:

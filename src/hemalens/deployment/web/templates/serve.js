@@ -193,10 +193,14 @@ function tell() {
 
 // ---------------------------------------------------------------- the table
 
-// A name that a spreadsheet would take for a formula is set apart by an apostrophe.
+// What a spreadsheet would take for a formula is set apart by an apostrophe: the rules of core/spreadsheet.py.
+function harmless(text) {
+  return text.replace(/(^|[;\t\r\n])('*[-=+@\uff0d\uff1d\uff0b\uff20])/g, "$1'$2").replace(/^('*[\t\r\n])/, "'$1");
+}
+
 function cell(value) {
   if (typeof value !== "string") return String(value ?? "");
-  const plain = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value;
+  const plain = harmless(value);
   return /[",\r\n]/.test(plain) ? `"${plain.replaceAll('"', '""')}"` : plain;
 }
 
