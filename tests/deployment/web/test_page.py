@@ -49,7 +49,7 @@ def done(page, number: int) -> None:
 
 def test_dropped_pictures_are_answered_refused_or_named_and_downloaded(page, server: Server, cells: Cells) -> None:
     files = [(f"{place}.png", encode(one)) for place, one in enumerate(cells.kept)]
-    files += [("=odd,name.png", encode(cells.refused)), (EVIL, b"hello")]
+    files += [("=odd,name;-x.png", encode(cells.refused)), (EVIL, b"hello")]
     files += [(f"again-{place}.png", encode(cells.kept[0])) for place in range(10)]
     packed = [[name, base64.b64encode(data).decode()] for name, data in files]
     assert page.locator("body").evaluate(f"(_, files) => ({DROP})(files)", [packed]), "the drop zone shows itself"
@@ -80,7 +80,7 @@ def test_dropped_pictures_are_answered_refused_or_named_and_downloaded(page, ser
     table = list(csv.DictReader(Path(waiting.value.path()).read_text(encoding="utf-8").splitlines()))
     fixed = ["sample_id", "label", "predicted", "confidence", "abstained", "reason"]
     assert list(table[0]) == [*fixed, *(key for key in said if key.startswith("p_"))]
-    assert [row["sample_id"] for row in table][6:8] == ["'=odd,name.png", EVIL]
+    assert [row["sample_id"] for row in table][6:8] == ["'=odd,name;'-x.png", EVIL]
     assert (table[0]["predicted"], table[0]["abstained"]) == (said["predicted"], "false")
     assert float(table[0]["confidence"]) == pytest.approx(said["confidence"], abs=1e-4)
     assert table[6]["abstained"] == table[7]["abstained"] == "true"
