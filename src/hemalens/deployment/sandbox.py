@@ -42,7 +42,14 @@ def python_binds() -> dict[str, Path]:
 
 
 def _bubblewrap(binds: Mapping[str, Path], words: Sequence[str]) -> list[str]:
-    command = [shutil.which("bwrap") or "bwrap", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    command = [
+        shutil.which("bwrap") or "bwrap",
+        "--die-with-parent",
+        "--as-pid-1",
+        "--new-session",
+        "--cap-drop",
+        "ALL",
+    ]
     command += [f"--unshare-{name}" for name in ("user", "pid", "net", "ipc", "uts", "cgroup")]
     command += ["--disable-userns", "--proc", "/proc", "--dev", "/dev"]
     for folder in ("/tmp", "/dev/shm"):  # noqa: S108  # inside
@@ -65,14 +72,20 @@ def _unshare(binds: Mapping[str, Path], words: Sequence[str]) -> list[str]:
 
     It must be started in an empty directory, where the root of what is seen inside is built.
     """
-    lines = ["set -eu", "root=$(pwd)", 'mount -t tmpfs -o nosuid,nodev,mode=755 root "$root"', 'cd "$root"']
+    lines = [
+        "set -eu",
+        "PATH=/usr/bin:/usr/sbin:/bin:/sbin",
+        "root=$(pwd)",
+        'mount -t tmpfs -o nosuid,nodev,mode=755 root "$root"',
+        'cd "$root"',
+    ]
     lines += ["mkdir proc dev tmp .old", "mount -t proc -o nosuid,nodev,noexec proc proc"]
     lines += ["echo 0 > proc/sys/user/max_user_namespaces", "mount -o remount,bind,ro proc", "mkdir dev/shm"]
     for name in _DEVICES:
         lines += [f": > dev/{name}", f"mount --bind /dev/{name} dev/{name}"]
     lines += [f"ln -s /proc/self/fd{end} dev/{name}" for name, end in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"))]
     lines += [f"mount -t tmpfs -o nosuid,nodev,mode=1777,size={_TMP_BYTES} tmp {name}" for name in ("tmp", "dev/shm")]
-    for target, source in (binds | {"/setpriv": Path(shutil.which("setpriv") or "setpriv")}).items():
+    for target, source in ({**binds, "/setpriv": Path(shutil.which("setpriv") or "setpriv")}).items():
         inside, outside = shlex.quote(target[1:]), shlex.quote(str(source))
         if source.is_symlink() and target in _LIBRARIES:
             lines.append(f"ln -s {shlex.quote(str(source.readlink()))} {inside}")

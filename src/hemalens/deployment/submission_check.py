@@ -67,7 +67,7 @@ def check(
             Path(home, name).mkdir()
         folder = Path(home, "submission")
         unpacked = unpack(submission, folder)
-        facts = read_facts(folder) or _other_make(opened)
+        facts = read_facts(submission, folder) or _other_make(opened)
         chosen = runtime or facts["runtime"]
         place = Place(submission, Path(home).resolve(), _packages(chosen), seconds, memory_gb)
         labels, places = _labels(opened, facts)

@@ -63,7 +63,7 @@ class Talk:
     def exchange(self, size: int, *parts: bytes | memoryview) -> bytes:
         """Send the parts and return the next bytes of what comes back; more of them than that are refused."""
         stdin, stdout, stderr = self.pipes
-        unsent = [part for part in map(memoryview, parts) if part.nbytes]
+        unsent: list[memoryview] = [memoryview(part) for part in parts if len(part)]
         with selectors.DefaultSelector() as selector:
             selector.register(stdout, selectors.EVENT_READ)
             selector.register(stderr, selectors.EVENT_READ)
@@ -209,7 +209,7 @@ def _start(place: Place, shut: Shut | None) -> Talk:
         root, scratch, script = "", "/tmp", "/check_process.py"  # noqa: S108  # inside
         binds = python_binds() | {"/submission": place.home / "submission", script: _SCRIPT}
         binds |= {f"/packages/{name}": path for name, path in place.packages.items()}
-        facts["namespaces"] = {kind: os.readlink(f"/proc/self/ns/{kind}") for kind in NAMESPACES}
+        facts["namespaces"] = {kind: str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in NAMESPACES}
         facts["roots"] = sorted({path.split("/")[1] for path in binds} | {"proc", "dev", "tmp", ".old", "setpriv"})
         limits["NPROC"] = 4 * _PROCESSES  # of threads; before Linux 5.14 it counts those outside too
     facts |= {"submission": f"{root}/submission", "packages": f"{root}/packages"}

@@ -1,4 +1,4 @@
-"""A submission tried from outside: what it is asked, what it answers and how long that takes. It can say nothing more."""
+"""A submission tried from outside: what it is asked, what it answers, how long that takes; it can say nothing more."""
 
 import os
 import time
