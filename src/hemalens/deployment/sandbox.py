@@ -10,7 +10,6 @@ import shlex
 import shutil
 import signal
 import sys
-import sysconfig
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from subprocess import Popen
@@ -31,10 +30,14 @@ def python_binds() -> dict[str, Path]:
 
     A path that maps to /dev/null is to be an empty directory: packages that nobody asked for.
     """
-    shared = Path(sysconfig.get_config_var("LIBDIR") or "/", sysconfig.get_config_var("INSTSONAME") or "")
-    library = [str(shared)] if sysconfig.get_config_var("Py_ENABLE_SHARED") else []
+    mapped = {line.split(" ")[-1] for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()}
+    library = [path for path in mapped if "/libpython" in path]  # of a Python whose program is only a start
     standard = os.path.realpath(Path(os.__file__).parent)
-    binds = {path: Path(path) for path in (*_LIBRARIES, *_SYSTEM, *library, standard, PYTHON) if Path(path).exists()}
+    wanted = (*_LIBRARIES, *_SYSTEM, *library, standard, PYTHON)
+    binds = {path: Path(path) for path in wanted if os.access(path, os.R_OK)}
+    inside = [path for path in binds if binds.keys() & {str(parent) for parent in Path(path).parents}]
+    for path in inside:  # seen already, and nothing can be made where it lies
+        del binds[path]
     roots = [Path(path) for path in (*_LIBRARIES, standard) if not Path(path).is_symlink()]
     for pattern in ("site-packages", "dist-packages", "python3*/site-packages", "python3*/dist-packages"):
         binds |= {str(path): Path(os.devnull) for root in roots for path in root.glob(pattern)}
