@@ -132,15 +132,15 @@ def test_a_zip_is_packed_and_checked_from_the_command_line(
 
     def check(*words: object, **options: object) -> dict[str, Any]:
         given.update(options, words=words)
-        return found | {"network": "none", "notes": ["it prints"]}
+        return found | {"isolation": "bubblewrap", "notes": ["it prints"]}
 
     monkeypatch.setattr(submission_check, "check", check)
-    code, out, err = call("package", "--check", "s.zip", source, "--perturbed", "--seconds", 5)
+    code, out, err = call("package", "--check", "s.zip", source, "--perturbed", "--seconds", 5, "--trust")
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "accuracy: 50.00 % [25.00, 75.00]"
-    assert out.splitlines()[2:] == ["42 pictures, 9 a second, 80 MB at most; network: none", "it prints"]
+    assert out.splitlines()[2:] == ["42 pictures, 9 a second, 80 MB at most; sandbox: bubblewrap", "it prints"]
     assert given["words"] == (Path("s.zip"), str(source))
-    assert (given["perturbed"], given["seconds"], given["memory_gb"]) == (True, 5.0, 8.0)
+    assert (given["perturbed"], given["seconds"], given["memory_gb"], given["trust"]) == (True, 5.0, 8.0, True)
 
 
 def test_every_stage_has_a_command_and_a_function_of_its_name(

@@ -160,7 +160,7 @@ def check_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return what a checked submission costs, and what was noticed."""
     rate, memory = summary["pictures_per_second"], summary["peak_memory_mb"]
     cost = f"{summary['n']} pictures, {rate:.0f} a second, {memory:.0f} MB at most"
-    return [f"{cost}; network: {summary['network']}", *summary["notes"]]
+    return [f"{cost}; sandbox: {summary['isolation']}", *summary["notes"]]
 
 
 def corruption_lines(summary: Mapping[str, Any]) -> list[str]:

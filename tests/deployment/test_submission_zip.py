@@ -49,6 +49,21 @@ def understated() -> bytes:
     return bytes(data)
 
 
+def overlapping() -> bytes:
+    """Let the directory name one member's bytes twice."""
+    data = bytearray(packed(("model.py", MODEL), ("a", b"x" * 30), ("b", b"y" * 30)))
+    first, second = (data.rindex(b"PK\x01\x02", 0, data.rindex(b"PK\x01\x02")), data.rindex(b"PK\x01\x02"))
+    data[second + 42 : second + 46] = data[first + 42 : first + 46]
+    return bytes(data)
+
+
+def many(count: int) -> bytes:
+    """Make a zip of so many empty members, named in its directory only."""
+    entry = struct.pack("<4s6H3I5H2I", b"PK\x01\x02", 20, 20, 0, 0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0)
+    directory = b"".join(entry + b"%05x" % number for number in range(count))
+    return directory + struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 65_535, 65_535, len(directory), 0, 0)
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
     ("make", "words"),
@@ -70,6 +85,8 @@ def understated() -> bytes:
         (lambda: packed(("model.py", bytes(20 << 20)), compress=zipfile.ZIP_DEFLATED), "is a zip bomb"),
         (understated, "is damaged or no zip|more in 'zeros' than it says"),
         (lambda: packed(*((f"m{k}", b"") for k in range(10_001))), "10,001 members"),
+        (lambda: many(400_000), "has a directory of 20,400,000 bytes for 65,535 members or more"),
+        (overlapping, "that lies inside another one"),
         (lambda: packed(("model.py", MODEL), ("a", b""), ("a/b", b"")), "is damaged or no zip"),
     ],
     ids=lambda value: value if isinstance(value, str) else "zip",
@@ -92,4 +109,4 @@ def test_folders_and_files_are_unpacked_as_they_are(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert unpack(tmp_path / "good.zip", tmp_path / "out") == len(MODEL) + 3
     assert (tmp_path / "out/data/weights").read_bytes() == b"123"
-    assert read_facts(tmp_path / "out") is None
+    assert read_facts(tmp_path / "good.zip", tmp_path / "out") is None

@@ -105,6 +105,9 @@ def package(
     perturbed: Annotated[bool, typer.Option("--perturbed", help="With --check: score distorted copies too.")] = False,
     seconds: Annotated[float, typer.Option(min=1, help="With --check: limit of time.")] = 600.0,
     memory_gb: Annotated[float, typer.Option(min=0.5, help="With --check: limit of memory.")] = 8.0,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="With --check: run it with all your rights where no sandbox works.")
+    ] = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -118,13 +121,15 @@ def package(
                 f"check of {check}", "takes one SOURCE, no --out and no --tta", "see hemalens package --help"
             )
         stage = find_stage("hemalens.deployment.submission_check", "check")
-        limits = {"seconds": seconds, "memory_gb": memory_gb}
+        limits = {"seconds": seconds, "memory_gb": memory_gb, "trust": trust}
         with watched() as progress:
             summary = stage(check, given[0], runtime=runtime, perturbed=perturbed, progress=progress, **limits)
         show(summary, as_json, [*score_lines(summary), *check_lines(summary)])
         return
-    if out is None or perturbed:
-        raise ConfigError("package", "needs --out (and --perturbed needs --check)", "write --out submission.zip")
+    if out is None or perturbed or trust:
+        raise ConfigError(
+            "package", "needs --out (and --perturbed and --trust need --check)", "write --out submission.zip"
+        )
     stage = find_stage("hemalens.deployment.submission", "package")
     with watched() as progress:
         summary = stage(given, out, runtime=runtime or "numpy", tta=tta, overwrite=overwrite, progress=progress)

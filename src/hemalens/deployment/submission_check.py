@@ -1,45 +1,33 @@
-"""A competition zip to its score, run as the competition runs it: unpacked, in a clean process, without network.
+"""A competition zip to its score, run as the competition runs it: unpacked, in a sandbox, without network.
 
-Only the standard library and the chosen runtime can be imported there, under limits of time and memory. Needs a POSIX
-system; ``perturbed`` needs the extra ``train``.
+Only the standard library and the chosen runtime are there, under limits of time and memory. Needs a POSIX system;
+``perturbed`` needs the extra ``train``.
 """
 
-import json
 import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hemalens.core.errors import ArtifactError, ConfigError, MissingExtraError, SourceError
+from hemalens.core.errors import ConfigError, MissingExtraError, SourceError
 from hemalens.core.metrics import accuracy, bootstrap_interval, confusion_matrix, macro_f1
 from hemalens.core.types import CELL_CLASSES, Images, IntArray, Progress, no_progress
 from hemalens.data.sources import Source, open_source
 from hemalens.deployment.chunks import decoded_chunks
+from hemalens.deployment.submission_process import Place, started
+from hemalens.deployment.submission_trial import Trial
 from hemalens.deployment.submission_zip import label_numbers, read_facts, unpack
 
 __all__ = ["check"]
 
 _SIDE = 96  # of the competition's pictures
 _RUNTIMES = {"numpy": ("numpy",), "onnx": ("numpy", "onnxruntime"), "torch": ("numpy", "torch")}
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--")
-
-
-@dataclass(frozen=True, slots=True)
-class _Limits:
-    seconds: float
-    memory_gb: float
 
 
 def check(
@@ -50,9 +38,10 @@ def check(
     perturbed: bool = False,
     seconds: float = 600.0,
     memory_gb: float = 8.0,
+    trust: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Run a submission on a source and return its score, speed and peak memory.
+    """Run a submission on a source in a sandbox and return its score, speed and peak memory.
 
     Args:
         submission: the .zip, of hemalens or of other make.
@@ -61,25 +50,26 @@ def check(
             that the zip names, or numpy.
         perturbed: score the field-like distorted copy too, as ``evaluate`` makes it, in the network's own size.
         seconds: of the whole trial.
-        memory_gb: of address space, in the units of 2 ** 30 bytes.
+        memory_gb: of all its processes together, and of the address space of each, in the units of 2 ** 30 bytes.
+        trust: run it with all rights of the user where no sandbox works.
         progress: told about the steps.
 
     Raises:
         ArtifactError: the submission is refused, with the reason.
         SourceError: the source has no label that the submission knows.
-        ConfigError: another runtime, or one that is not installed here.
+        ConfigError: another runtime, or one that is not installed here; no sandbox and no trust.
     """
     if os.name != "posix":
         raise ConfigError(f"system {os.name}", "has no limits for a process", "check submissions on Linux or macOS")
     opened = open_source(source)
-    with tempfile.TemporaryDirectory(prefix="hemalens-check-") as place:
-        home = Path(place).resolve()
-        folder = home / "submission"
+    with tempfile.TemporaryDirectory(prefix="hemalens-check-") as home:
         for name in ("submission", "scratch", "elsewhere"):
-            (home / name).mkdir()
+            Path(home, name).mkdir()
+        folder = Path(home, "submission")
         unpacked = unpack(submission, folder)
-        facts = read_facts(folder) or _other_make(opened)
+        facts = read_facts(submission, folder) or _other_make(opened)
         chosen = runtime or facts["runtime"]
+        place = Place(submission, Path(home).resolve(), _packages(chosen), seconds, memory_gb)
         labels, places = _labels(opened, facts)
         n_labels = len(CELL_CLASSES) if set(facts["classes"]) <= set(CELL_CLASSES) else len(facts["classes"])
         sets = [_pictures(opened, places, _SIDE, progress)]
@@ -87,20 +77,10 @@ def check(
             sizes = set(facts["image_sizes"])
             side = sizes.pop() if len(sizes) == 1 else _SIDE
             sets.append(_perturbed(_pictures(opened, places, side, progress)))
-        for number, pictures in enumerate(sets):
-            np.save(home / f"set-{number}.npy", pictures)
-        config = {
-            "folder": str(folder),
-            "scratch": str(home / "scratch"),
-            "sets": [str(home / f"set-{number}.npy") for number in range(len(sets))],
-            "n_labels": n_labels,
-            "runtime": chosen,
-            **_importable(chosen),
-        }
         progress("running the submission", 0, 1)
-        found, notes, isolation = _run(submission, home, config, _Limits(seconds, memory_gb))
+        with started(place, trust=trust) as (talk, isolation):
+            (clean, *distorted), times, constructed = Trial(talk, chosen, n_labels).run(sets)
         progress("running the submission", 1, 1)
-    clean, *distorted = (np.array(one, np.int64) for one in found["labels"])
     matrix = confusion_matrix(labels, clean, n_labels)
     result = {
         "submission": str(submission),
@@ -111,16 +91,22 @@ def check(
         "accuracy": asdict(bootstrap_interval(matrix, accuracy)),
         "macro_f1": asdict(bootstrap_interval(matrix, macro_f1)),
         "confusion_matrix": matrix.tolist(),
-        "pictures_per_second": len(labels) / max(found["seconds"][0], 1e-9),
-        "construct_seconds": found["construct_seconds"],
-        "peak_memory_mb": found["peak_bytes"] / 2**20,
+        "pictures_per_second": len(labels) / times[0],
+        "construct_seconds": constructed,
+        "peak_memory_mb": talk.most_bytes / 2**20,
         "bytes": {"zip": submission.stat().st_size, "unpacked": unpacked},
-        "network": isolation,
-        "notes": notes,
+        "isolation": isolation,
+        "notes": _notes(len(opened) - len(labels), talk.said_bytes),
     }
     for one in distorted:
         result["perturbed"] = asdict(bootstrap_interval(confusion_matrix(labels, one, n_labels), accuracy))
     return result
+
+
+def _notes(n_left_out: int, said_bytes: int) -> list[str]:
+    left_out = [f"{n_left_out} pictures are not counted: it does not know their class"] * (n_left_out > 0)
+    prints = [f"it prints {said_bytes:,} bytes: who reads its output may stumble over them"] * (said_bytes > 0)
+    return [*left_out, *prints]
 
 
 def _other_make(source: Source) -> dict[str, Any]:
@@ -167,102 +153,29 @@ def _perturbed(pictures: Images) -> Images:
     return perturb(torch.from_numpy(pictures)).numpy()
 
 
-def _importable(runtime: str) -> dict[str, list[str]]:
-    """Return the folders of a runtime's packages, and the names that may be imported from them."""
+def _packages(runtime: str) -> dict[str, Path]:
+    """Return what lies in site-packages of a runtime's distributions and of those that they need, by name."""
     if runtime not in _RUNTIMES:
         raise ConfigError(f"runtime {runtime}", f"must be one of {', '.join(_RUNTIMES)}", "change --runtime")
     wanted, known = list(_RUNTIMES[runtime]), set[str]()
-    folders: list[str] = []
+    found: dict[str, Path] = {}
     while wanted:
         name = _plain(wanted.pop())
         try:
-            found = metadata.distribution(name)
+            made = metadata.distribution(name)
         except metadata.PackageNotFoundError:
             if name in _RUNTIMES[runtime]:
                 raise ConfigError(f"runtime {runtime}", f"needs {name}, which is not installed", "install it") from None
             continue  # another platform's, or an optional one
         if name not in known:
             known.add(name)
-            folders.append(str(found.locate_file("")))
-            wanted += [one for one in found.requires or () if "extra ==" not in one]
-    allowed = [top for top, makers in _makers().items() if known & {_plain(maker) for maker in makers}]
-    return {"packages": list(dict.fromkeys(folders)), "allowed": allowed}
-
-
-@cache
-def _makers() -> dict[str, list[str]]:
-    return dict(metadata.packages_distributions())
+            tops = {path.parts[0] for path in made.files or ()} - {"..", "__pycache__"}
+            found |= {top: Path(str(made.locate_file(top))).resolve() for top in tops}
+            wanted += [one for one in made.requires or () if "extra ==" not in one]
+    return {name: path for name, path in sorted(found.items()) if path.exists()}
 
 
 def _plain(requirement: str) -> str:
     """Return the normalised name in a requirement such as ``Foo_bar>=1; python_version < '4'``."""
     found = re.match(r"[A-Za-z0-9._-]+", requirement)
     return re.sub(r"[-_.]+", "-", found[0]).lower() if found else ""
-
-
-def _run(
-    submission: Path, home: Path, config: dict[str, Any], limits: _Limits
-) -> tuple[dict[str, Any], list[str], str]:
-    """Return what the clean process found, notes, and how the network was taken away."""
-    cores = os.cpu_count() or 1
-    facts = config | {"memory_gb": limits.memory_gb, "cpu_seconds": int(limits.seconds * cores) + 5}
-    (home / "config.json").write_text(json.dumps(facts), encoding="utf-8")
-    environment = {"PATH": os.defpath, "HOME": facts["scratch"], "TMPDIR": facts["scratch"], "LANG": "C.UTF-8"}
-    environment |= {name: os.environ[name] for name in _THREADS if name in os.environ}
-    prefix = _UNSHARE if _can_unshare() else ()
-    said, told = home / "said.txt", home / "told.txt"
-    with said.open("wb") as spoken, told.open("wb") as lines:
-        script = Path(__file__).with_name("check_process.py")
-        words = ["-I", "-S", "-B", str(script), str(home / "config.json"), str(lines.fileno())]
-        process = subprocess.Popen(
-            [*prefix, sys.executable, *words],
-            cwd=home / "elsewhere",
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=spoken,
-            stderr=subprocess.STDOUT,
-            pass_fds=(lines.fileno(),),
-            start_new_session=True,
-        )
-        try:
-            code: int | None = process.wait(limits.seconds)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-    found = _result(submission, told, code, limits)
-    notes = [f"it tried this, was denied it and went on: it {what}" for what in found["denied"]]
-    if said.stat().st_size:
-        notes.append(f"it prints {said.stat().st_size:,} bytes: who reads its output may stumble over them")
-    return found, notes, "a network namespace of its own, without any" if prefix else "sockets denied"
-
-
-def _result(submission: Path, told: Path, code: int | None, limits: _Limits) -> dict[str, Any]:
-    """Return the result that the process told, or raise why there is none."""
-    doing = "starting"
-    for line in told.read_text(encoding="utf-8").splitlines():
-        value = json.loads(line)
-        if "refused" in value:
-            rule, step = value["refused"]
-            raise ArtifactError(f"submission {submission}", rule, step)
-        if "result" in value:
-            result: dict[str, Any] = value["result"]
-            return result
-        doing = value["doing"]
-    if code is None or code == -signal.SIGXCPU:
-        rule = f"is too slow: stopped after {limits.seconds:g} s while {doing}"
-        raise ArtifactError(f"submission {submission}", rule, "make it faster, or raise --seconds")
-    ended = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-    rule = f"ends the process {ended} while {doing}"
-    step = f"the limit of memory is {limits.memory_gb:g} GB: raise --memory-gb if it was met"
-    raise ArtifactError(f"submission {submission}", rule, step)
-
-
-@cache
-def _can_unshare() -> bool:
-    """Tell whether this system lets a process have a network namespace of its own."""
-    if shutil.which(_UNSHARE[0]) is None:
-        return False
-    return subprocess.run([*_UNSHARE, "true"], check=False, capture_output=True).returncode == 0

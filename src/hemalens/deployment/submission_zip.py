@@ -3,7 +3,9 @@
 Needs the standard library only.
 """
 
+import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections import Counter
@@ -22,6 +24,11 @@ _MAX_BYTES = 4 << 30
 _MAX_RATIO = 200  # weights hardly shrink at all; deflate reaches 1,032 on zeros
 _FREE_BYTES = 10 << 20  # small files of zeros are nobody's bomb
 _MAX_MEMBERS = 10_000
+_MAX_DIRECTORY = 4 << 20  # bytes that name the members: zipfile reads all of them before it can be asked how many
+_HEADER_BYTES = 30  # before a member's name
+_END_BYTES = 22 + (1 << 16)  # the record at the end, and the longest comment behind it
+_MAX_CLASSES = 1000
+_MAX_SIDE = 1024
 _BLOCK = 1 << 20
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, ValueError, RuntimeError)
 
@@ -34,6 +41,7 @@ def unpack(submission: Path, folder: Path) -> int:
     if not submission.is_file():
         raise ArtifactError(f"submission {submission}", "does not exist", "write one: hemalens package RUN --out FILE")
     try:
+        _check_directory(submission)
         with zipfile.ZipFile(submission) as archive:
             members = archive.infolist()
             _check_members(submission, members)
@@ -42,11 +50,36 @@ def unpack(submission: Path, folder: Path) -> int:
         raise _refused(submission, f"is damaged or no zip ({error})", "pack it again") from error
 
 
-def read_facts(folder: Path) -> dict[str, Any] | None:
-    """Return what ``hemalens package`` says of an unpacked submission, None where it is of other make."""
+def read_facts(submission: Path, folder: Path) -> dict[str, Any] | None:
+    """Return what ``hemalens package`` says of an unpacked submission, None where it is of other make.
+
+    Raises ArtifactError where it says what cannot be: with labels of its own a zip could make every answer right.
+    """
     path = folder / FACTS
-    facts = read_json(path) if path.is_file() else None
-    return facts if facts is not None and {"classes", "labels", "image_sizes", "runtime"} <= facts.keys() else None
+    if not path.is_file():
+        return None
+    try:
+        facts = read_json(path)
+    except RecursionError as error:
+        raise _refused(submission, f"its {FACTS} is nested too deep", "pack it again") from error
+    if not facts.keys() >= {"classes", "labels", "image_sizes", "runtime"}:
+        return None
+    classes, sizes = facts["classes"], facts["image_sizes"]
+    texts = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    right = {
+        "classes": texts and 0 < len(set(classes)) == len(classes) <= _MAX_CLASSES,
+        "labels": texts and facts["labels"] == label_numbers(classes),
+        "image_sizes": isinstance(sizes, list) and len(sizes) > 0 and all(_is_side(side) for side in sizes),
+        "runtime": isinstance(facts["runtime"], str),
+    }
+    for key, holds in right.items():
+        if not holds:
+            raise _refused(submission, f"its {FACTS} has a wrong {key}", "pack it again: hemalens package RUN")
+    return facts
+
+
+def _is_side(value: object) -> bool:
+    return type(value) is int and 1 <= value <= _MAX_SIDE
 
 
 def label_numbers(classes: Sequence[str]) -> list[int]:
@@ -58,6 +91,21 @@ def label_numbers(classes: Sequence[str]) -> list[int]:
     if set(classes) <= set(CELL_CLASSES):
         return [CELL_CLASSES.index(name) for name in classes]
     return list(range(len(classes)))
+
+
+def _check_directory(submission: Path) -> None:
+    """Refuse a directory of members that is too long to be read, by the record at the end of the zip."""
+    with submission.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _END_BYTES))
+        tail = file.read()
+    place = tail.rfind(b"PK\x05\x06")
+    if place < 0 or len(tail) < place + 22:
+        raise _refused(submission, "is damaged or no zip", "pack it again")
+    count, length = struct.unpack_from("<HI", tail, place + 10)
+    if tail[max(0, place - 20) : place].startswith(b"PK\x06\x07") or length > _MAX_DIRECTORY:
+        rule = f"has a directory of {length:,} bytes for {count:,} members or more, or is a ZIP64"
+        raise _refused(submission, rule, f"pack only what runs: {_MAX_DIRECTORY:,} bytes are allowed, and no ZIP64")
 
 
 def _check_members(submission: Path, members: Sequence[zipfile.ZipInfo]) -> None:
@@ -75,6 +123,12 @@ def _check_members(submission: Path, members: Sequence[zipfile.ZipInfo]) -> None
     if unpacked > _MAX_BYTES or unpacked > max(_FREE_BYTES, _MAX_RATIO * packed):
         rule = f"is a zip bomb: {packed:,} bytes that unpack to {unpacked:,}"
         raise _refused(submission, rule, f"at most {_MAX_BYTES:,} bytes and {_MAX_RATIO} times the packed ones")
+    end = 0
+    for member in sorted(members, key=lambda one: one.header_offset):
+        if member.header_offset < end:
+            rule = f"has a member {member.filename!r} that lies inside another one"
+            raise _refused(submission, rule, "pack it again")
+        end = member.header_offset + _HEADER_BYTES + len(member.orig_filename) + member.compress_size
     _check_root(submission, [member.filename for member in members])
 
 
