@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from pypdf import PdfReader
 
-from hemalens.core.artifacts import output_directory, read_json, require_complete, write_json
+from hemalens.core.artifacts import output_directory, read_json, write_json
 from hemalens.core.document import Document
 from hemalens.core.errors import ArtifactError
 from hemalens.core.page import render_document
+from hemalens.core.records import open_record
 from hemalens.core.types import CELL_CLASSES
 from hemalens.data.audit import audit
 from hemalens.data.synthetic import synthetic_set
@@ -71,7 +72,7 @@ def bare(tmp_path_factory):
 def test_a_report_is_a_finished_directory_that_vouches_for_what_it_read(tmp_path):
     run = make_run(tmp_path / "baseline")
     summary = report([run], tmp_path / "out")
-    record = require_complete(tmp_path / "out", "report")
+    record = open_record(tmp_path / "out", "report").facts
     assert set(record["outputs"]) == {"report.html", "report.pdf", "model_card.md", "experiments.csv"}
     assert set(record["inputs"]) == {
         f"baseline/{name}"
@@ -450,7 +451,7 @@ def test_the_pictures_and_the_map_of_an_audit_are_shown(tmp_path):
     pictures = [picture for page in PdfReader(tmp_path / "out" / "report.pdf").pages for picture in page.images]
     assert len(pictures) >= shown
     assert {f"run/audit/{name}" for name in ("audit.json", "issues.csv", "statistics.csv")} <= set(
-        require_complete(tmp_path / "out", "report")["inputs"]
+        open_record(tmp_path / "out", "report").facts["inputs"]
     )
 
 

@@ -5,9 +5,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hemalens.core.artifacts import read_json, require_complete, write_json
+from hemalens.core.artifacts import read_json, write_json
 from hemalens.core.errors import ArtifactError
 from hemalens.core.page import ABSENT
+from hemalens.core.records import open_record
 from hemalens.core.types import CELL_CLASSES
 from hemalens.evaluation.report import report
 from hemalens.evaluation.report_experiments import augmentation_words, experiments_context, experiments_table
@@ -130,7 +131,7 @@ def test_runs_of_other_classes_leave_gaps(tmp_path):
 def test_the_report_of_several_runs_holds_its_tables_and_writes_them_as_csv(three, tmp_path):
     summary = report(three, tmp_path / "out")
     assert "experiments.csv" in summary["files"]
-    assert "near/evaluate/predictions.csv" in require_complete(tmp_path / "out", "report")["inputs"]
+    assert "near/evaluate/predictions.csv" in open_record(tmp_path / "out", "report").facts["inputs"]
     written = pl.read_csv(tmp_path / "out" / "experiments.csv")
     assert written["run"].to_list() == ["good", "near", "bad"]
     assert written["accuracy_high"].is_not_null().all()

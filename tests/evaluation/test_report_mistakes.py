@@ -4,9 +4,10 @@ import pytest
 from PIL import Image
 from pypdf import PdfReader
 
-from hemalens.core.artifacts import read_json, require_complete, write_json
+from hemalens.core.artifacts import read_json, write_json
 from hemalens.core.document import Gallery
 from hemalens.core.errors import ArtifactError
+from hemalens.core.records import open_record
 from hemalens.evaluation.report import report
 from hemalens.evaluation.report_inputs import load_inputs
 from hemalens.evaluation.report_mistakes import map_verdict, mistakes_blocks
@@ -88,7 +89,7 @@ def test_the_report_shows_the_maps_and_tells_whether_they_mean_something(tmp_pat
     assert "were tried against random maps and mean something." in plain(card)
     pictures = [picture for page in PdfReader(tmp_path / "out" / "report.pdf").pages for picture in page.images]
     assert len(pictures) == 3
-    read = require_complete(tmp_path / "out", "report")["inputs"]
+    read = open_record(tmp_path / "out", "report").facts["inputs"]
     assert {name.partition("/")[2] for name in read} >= {"explain/explain.json", "explain/explain.csv"}
 
 
