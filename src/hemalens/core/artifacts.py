@@ -27,6 +27,7 @@ __all__ = [
     "check_vacant",
     "find_table",
     "is_complete",
+    "is_marker",
     "output_directory",
     "output_file",
     "parse_table",
@@ -325,11 +326,12 @@ def _noted_foreign(marker: Path) -> dict[str, int]:
 
 def _stamps(path: Path) -> dict[str, int]:
     """Return the files below a directory, but for markers and its own provenance: name -> time of change in ns."""
-    files = (file for file in path.rglob("*") if file.is_file() and not _is_marker(file) and file != path / PROVENANCE)
+    files = (file for file in path.rglob("*") if file.is_file() and not is_marker(file) and file != path / PROVENANCE)
     return {file.relative_to(path).as_posix(): file.stat().st_mtime_ns for file in files}
 
 
-def _is_marker(path: Path) -> bool:
+def is_marker(path: Path) -> bool:
+    """Tell whether a file only says that a stage is at work, or was when it was killed."""
     return path.name == STARTED or path.name.endswith(LOCK)
 
 

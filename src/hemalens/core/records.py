@@ -23,6 +23,7 @@ __all__ = ["Record", "file_record", "find_record", "folder_record", "open_record
 
 _LOG = logging.getLogger(__name__)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_LEVELS = 5  # above a file that its record may lie: a cleaned folder has splits and classes
 _MAPPINGS = ("outputs", "inputs", "options")
 
 
@@ -62,6 +63,10 @@ class Record:
         """The options that shaped the result."""
         found: Mapping[str, Any] = self.facts["options"]
         return found
+
+    def relative(self, file: Path) -> str:
+        """Return the name that a file below ``home`` has in the record."""
+        return file.absolute().relative_to(self.home.absolute()).as_posix()
 
     def name_of(self, name: str) -> str | None:
         """Return under which name a file is recorded, a large table under that of its Parquet twin; None if it is not.
@@ -197,7 +202,7 @@ def file_record(file: Path, command: str | None = None) -> Record:
 
 
 def find_record(file: Path) -> Record | None:
-    """Return the record that lists a file: the one beside it, else that of its directory; None where there is none.
+    """Return the record that lists a file: the one beside it, else that of a directory above; None where none does.
 
     A table may be named by the CSV that it was to be, or by the Parquet twin that was written in its place.
     """
@@ -206,9 +211,15 @@ def find_record(file: Path) -> Record | None:
         beside = file.with_name(f"{name}.{PROVENANCE}")
         if beside.is_file():
             return _read(file.parent, beside)
-    inside = folder_record(file.parent)
     names.add(file.with_suffix(".parquet").name if file.suffix == ".csv" else file.name)
-    return inside if inside is not None and names & inside.outputs.keys() else None
+    whole = file.absolute()
+    for folder in whole.parents[:_LEVELS]:
+        inside = folder_record(folder)
+        below = whole.parent.relative_to(folder).as_posix()
+        listed = names if below == "." else {f"{below}/{name}" for name in names}
+        if inside is not None and listed & inside.outputs.keys():
+            return inside
+    return None
 
 
 def folder_record(folder: Path) -> Record | None:

@@ -62,7 +62,7 @@ def _table(path: Path, samples: Sequence[Sample], classes: Sequence[str]) -> Flo
     used = {sample.label for sample in samples}
     needed = {f"{_PREFIX}{name}": pl.Float64 for name in classes if name in used}
     record, columns = find_record(path), {"sample_id": pl.String, **needed}
-    table = read_table(path, columns) if record is None else record.table(path.name, columns)
+    table = read_table(path, columns) if record is None else record.table(record.relative(path), columns)
     places = {sample.sample_id: place for place, sample in enumerate(samples)}
     values = np.full((len(samples), len(classes)), np.nan)
     ids = table["sample_id"].to_list()

@@ -140,7 +140,7 @@ def read_splits(path: Path, samples: Sequence[Sample]) -> list[str]:
     record = find_record(path) or folder_record(path.parent)
     if record is None:
         _LOG.warning("splits %s have no record beside them: taken as your own", path)
-    table = read_table(path, columns) if record is None else record.table(path.name, columns)
+    table = read_table(path, columns) if record is None else record.table(record.relative(path), columns)
     found: dict[str, str] = {}
     for line, (sample_id, side) in enumerate(table.select("sample_id", "split").iter_rows(), 2):
         if side not in SPLITS:

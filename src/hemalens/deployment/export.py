@@ -35,6 +35,7 @@ from hemalens.deployment.sidecar import (
     sidecar_digest,
     sidecar_path,
 )
+from hemalens.deployment.signing import require_key, sign_model, signature_path
 from hemalens.training.checkpoint import LoadedModel, load_model, model_directory, read_refusal, read_validation
 from hemalens.training.models import Normalised
 from hemalens.training.sides import choose_side
@@ -65,6 +66,7 @@ def export(
     *,
     source: str | Path | None = None,
     int8: bool = False,
+    sign_key: Path | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -76,13 +78,17 @@ def export(
         source: what the run was trained on: its validation pictures are compared on. Where None it is looked for
             under the name it had; where it is not found, seeded stand-ins are compared on, and ``parity.json`` says so.
         int8: quantise to 8 bits, if that is faster here and loses at most 0.5 points on the validation pictures.
+        sign_key: private key in PEM (elliptic curve, no password) to sign the model with: ``FILE.onnx.sig``.
         overwrite: replace an earlier export.
         progress: told about the steps.
 
     Raises:
         ArtifactError: the run is not finished, a file is in the way, or the export differs from torch.
-        ConfigError: the network cannot be exported, or ``int8`` without the run's source.
+        ConfigError: the network cannot be exported, ``int8`` without the run's source, or a key that cannot sign.
+        MissingExtraError: ``sign_key`` without the extra ``sign``.
     """
+    if sign_key is not None:
+        require_key(sign_key)
     run = model_directory(run)
     loaded = load_model(run)
     beside = _check_names(out)
@@ -92,7 +98,7 @@ def export(
         raise ConfigError(f"export of {run} in 8 bits", "needs training pictures to calibrate on", step)
     inputs = {"model": open_record(run, "train").digest(_WEIGHTS)}
     inputs |= {"source": opened.fingerprint()} if opened else {}
-    written = (beside.name, "parity.json")
+    written = (beside.name, "parity.json", signature_path(out).name)
     with output_file(out, "export", overwrite=overwrite, inputs=inputs, options={"int8": int8}, beside=written):
         parity, data = _export(run, loaded, opened, int8=int8, progress=progress)
         data, sidecar = bind(data, _sidecar(run, loaded, parity["precision"]))
@@ -100,6 +106,9 @@ def export(
         write_atomically(out, lambda file: file.write(data))
         write_json(beside, sidecar)
         write_json(out.with_name("parity.json"), parity)
+        signature_path(out).unlink(missing_ok=True)  # of the model that was replaced
+        if sign_key is not None:
+            sign_model(out, sign_key)
     return parity | {"out": str(out)}
 
 
