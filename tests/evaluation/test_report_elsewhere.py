@@ -11,6 +11,7 @@ from hemalens.evaluation.report_elsewhere import one_source, share
 from hemalens.evaluation.report_inputs import load_inputs
 from tests.evaluation.factory import confusion, make_elsewhere, make_evaluation, make_run, make_train
 from tests.evaluation.test_report import paper, plain
+from tests.recording import record_again
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -101,6 +102,7 @@ def test_all_cells_refused_and_no_strangers_leave_dashes(tmp_path):
     there = make_elsewhere(tmp_path / "there", train)
     rows = "\n".join(["label,predicted,abstained", *["neutrophil,ig,true"] * 40])
     (there / "predictions.csv").write_text(rows, encoding="utf-8")
+    record_again(there)
     report([train], tmp_path / "out", elsewhere=[there])
     html = plain((tmp_path / "out" / "report.html").read_text("utf-8"))
     assert f"40 of 40 {ABSENT} none {ABSENT}" in html

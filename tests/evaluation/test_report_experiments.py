@@ -14,6 +14,7 @@ from hemalens.evaluation.report import report
 from hemalens.evaluation.report_experiments import augmentation_words, experiments_context, experiments_table
 from hemalens.evaluation.report_inputs import load_inputs
 from tests.evaluation.factory import CONFIG, confusion, extras, make_evaluation, make_run, make_train, scores
+from tests.recording import record_again
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -98,6 +99,7 @@ def test_samples_under_other_labels_are_not_the_same(tmp_path):
     runs = [experiment(tmp_path / name, 4) for name in ("one", "two")]
     path = runs[1] / "evaluation" / "predictions.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("ig-0,ig,", "ig-0,monocyte,"), encoding="utf-8")
+    record_again(path.parent)
     assert experiments_table(load_inputs(runs).runs)["accuracy_paired"].to_list() == [None, False]
 
 
@@ -121,6 +123,7 @@ def test_runs_of_other_classes_leave_gaps(tmp_path):
     runs = [experiment(tmp_path / "eight", 4), make_train(tmp_path / "two")]
     two = scores(np.array([[5, 1], [0, 6]]), ["ig", "other"])
     write_json(runs[1] / "model.json", read_json(runs[1] / "model.json") | {"classes": ["ig", "other"]})
+    record_again(runs[1])
     make_evaluation(runs[1] / "evaluation", runs[1], **two)
     context = experiments_context(load_inputs(runs).runs)
     assert context["classes"] == [*CELL_CLASSES, "other"]

@@ -13,6 +13,7 @@ from hemalens.evaluation.report_inputs import load_inputs
 from hemalens.evaluation.report_mistakes import map_verdict, mistakes_blocks
 from tests.evaluation.factory import make_evaluation, make_explanation, make_mistakes, make_train
 from tests.evaluation.test_report import plain
+from tests.recording import record_again
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -98,6 +99,7 @@ def test_maps_that_chance_draws_as_well_are_not_sold(tmp_path):
     home = make_explanation(tmp_path / "explain", train, [NEW])
     facts = read_json(home / "explain.json")
     write_json(home / "explain.json", facts | {"check": facts["check"] | {"verdict": "not shown"}})
+    record_again(home)
     report([train], tmp_path / "out")
     html = plain((tmp_path / "out" / "report.html").read_text("utf-8"))
     assert "Not evaluated" in html
@@ -136,4 +138,5 @@ def test_a_map_that_is_lost_or_lies_outside_is_not_shown(tmp_path, file):
     home = make_explanation(tmp_path / "explain", train, [NEW])
     table = (home / "explain.csv").read_text("utf-8").replace("maps/0.png", file)
     (home / "explain.csv").write_text(table, encoding="utf-8")
+    record_again(home)
     assert galleries(train) == {}
