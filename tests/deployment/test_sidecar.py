@@ -170,17 +170,12 @@ def test_a_changed_sidecar_means_the_same_or_is_refused(tmp_path: Path, data: st
     path.write_bytes(onnx)
     changed = mutated(data, facts)
     sidecar_path(path).write_text(json.dumps(changed))
-    try:
+    with suppress(ArtifactError):
         assert read_exported(path)[1].facts == facts
-    except ArtifactError as error:
-        assert error.step
     # Even where somebody computes the digests anew, it is a sidecar with values that can be meant, or refused.
     if isinstance(changed, dict):
-        try:
+        with suppress(ArtifactError):
             found = parse_sidecar(changed, path)
-        except ArtifactError as error:
-            assert error.step
-        else:
             assert len(set(found.classes)) == len(found.classes) == len(found.refusal.set_thresholds)
             assert 0 < found.refusal.temperature < float("inf")
             assert 0 <= found.refusal.confidence_limit <= 1

@@ -225,9 +225,13 @@ def find_record(file: Path) -> Record | None:
 def folder_record(folder: Path) -> Record | None:
     """Return the record in a folder; None where there is none, or a file of that name that is not of our making."""
     path = folder / PROVENANCE
-    if not path.is_file() or not read_json(path).keys() & {"command", "outputs", "schema_version"}:
+    if not path.is_file():
         return None
-    return _read(folder, path)
+    with path.open("rb") as file:
+        if not file.read(64).lstrip().startswith(b"{"):
+            return None
+    ours = read_json(path).keys() & {"command", "outputs", "schema_version"}
+    return _read(folder, path) if ours else None
 
 
 def _read(home: Path, path: Path) -> Record:
