@@ -46,6 +46,9 @@ def make_run(path: Path, seed: int) -> Path:
     """Write what training writes, of a network that was never trained."""
     torch.manual_seed(seed)
     module = Normalised(build_model("compact", 3, image_size=16), torch.zeros(3), torch.ones(3))
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.add_(0.01 * torch.randn_like(weight))
     draw = np.random.default_rng(seed)
     logits, labels = draw.normal(size=(30, 3)).astype(np.float32), np.arange(30) % 3
     with output_directory(path, "train", seed=seed, inputs={"source": "a" * 64}) as out:
@@ -70,6 +73,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for place in range(4):
                 data = encode(cell(12, 100 * number + 10 * place + (kind == "ig")))
                 (root / "cells" / kind / f"{place}.png").write_bytes(data)
+        shutil.copyfile(root / "cells" / "ig" / f"{3 - number}.png", root / "cells" / "platelet" / "copy.png")
         audit(root / "cells", root / "audit", workers=0)
         clean(root / "cells", root / "clean", audit=root / "audit")
         (root / "arrays").mkdir()
@@ -131,7 +135,7 @@ def read_arrays(root: Path) -> None:
 
 
 def read_the_splits(root: Path) -> None:
-    read_splits(root / "splits.csv", open_source(root / "cells").samples)
+    read_splits(root / "splits.csv", open_source(root / "clean").samples)
 
 
 def read_model(root: Path) -> None:
@@ -154,7 +158,7 @@ def flip(file: Path) -> None:
 
 
 def shorten(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
+    file.write_bytes(file.read_bytes()[:-3])
 
 
 def junk(file: Path) -> None:
