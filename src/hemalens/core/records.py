@@ -230,8 +230,7 @@ def folder_record(folder: Path) -> Record | None:
     with path.open("rb") as file:
         if not file.read(64).lstrip().startswith(b"{"):
             return None
-    ours = read_json(path).keys() & {"command", "outputs", "schema_version"}
-    return _read(folder, path) if ours else None
+    return _read(folder, path) if {"command", "outputs"} <= read_json(path).keys() else None
 
 
 def _read(home: Path, path: Path) -> Record:
