@@ -378,7 +378,7 @@ def test_a_change_on_purpose_is_accepted_when_said_and_then_spoken_of(
             verify([copy / fixed], accept=True)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_one_byte_changed_is_noticed_by_verify_and_by_who_reads_it(copy: Path, data: st.DataObject) -> None:
     stage, read = data.draw(st.sampled_from([("train", read_run), ("evaluation", read_report), ("clean", read_clean)]))
