@@ -6,6 +6,7 @@ round otherwise, so its model has other weights and the same quality.
 
     HEMALENS_DATA=... python benchmarks/make_model.py
     HEMALENS_DATA=... python benchmarks/make_model.py --run RUN   # take a finished run of the recipe
+    python benchmarks/make_model.py --bind   # let a model of before and its sidecar name each other; nothing is trained
 """
 
 import argparse
@@ -14,8 +15,8 @@ import shutil
 from pathlib import Path
 
 from conditions import BUILD, challenge, real_data
-from hemalens.core.artifacts import read_json
-from hemalens.deployment.export import export
+from hemalens.core.artifacts import read_json, write_atomically, write_json
+from hemalens.deployment.export import bind, export
 from hemalens.evaluation.evaluate import evaluate
 from hemalens.evaluation.explain import explain
 from hemalens.evaluation.report import report
@@ -30,7 +31,11 @@ LARGEST = 6_000_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="a finished run of the recipe on the same split, in place of training")
+    parser.add_argument("--bind", action="store_true", help="only bind the model in the package to its sidecar")
     given = parser.parse_args()
+    if given.bind:
+        bind_packaged()
+        return
     other = real_data() / "lmu" / "lmu-000.tar"
     folder = BUILD / "model"
     cleaned, splits = prepare(challenge(), folder)
@@ -58,6 +63,14 @@ def main() -> None:
     (PACKAGE / "MODEL_CARD.md").write_text(card + "\nMade by `make model`.\n", encoding="utf-8")
     scores = read_json(run / "evaluation" / "evaluation.json")
     print({"bytes": size, "labels_equal": parity["labels_equal_share"], "accuracy": scores["accuracy"]["value"]})
+
+
+def bind_packaged() -> None:
+    model, beside, parity = (PACKAGE / name for name in ("embedded.onnx", "embedded.json", "parity.json"))
+    data, sidecar = bind(model.read_bytes(), read_json(beside))
+    write_atomically(model, lambda file: file.write(data))
+    write_json(beside, sidecar)
+    write_json(parity, read_json(parity) | {"onnx_sha256": sidecar["onnx_sha256"]})
 
 
 if __name__ == "__main__":

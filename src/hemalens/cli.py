@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from typer.exceptions import TyperException
 
-from hemalens.commands import data, scoring, service, training, whole
+from hemalens.commands import checking, data, scoring, service, training, whole
 from hemalens.core.errors import UserError
 from hemalens.core.provenance import version
 
@@ -62,6 +62,7 @@ for _command in (
     service.predict,
     service.serve,
     service.package,
+    checking.verify,
     whole.run,
     whole.demo,
 ):

@@ -30,6 +30,7 @@ __all__ = [
     "score_lines",
     "show",
     "speaks",
+    "verify_lines",
     "watched",
 ]
 
@@ -172,3 +173,14 @@ def corruption_lines(summary: Mapping[str, Any]) -> list[str]:
     if found["be"] is None:
         return [line]
     return [f"{line} (BE {found['be']:.3f}, rBE {found['rbe']:.3f}; 1 is the AlexNet of MedMNIST-C)"]
+
+
+def verify_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return a line for each file that is not as recorded or not recorded, and the counts last."""
+    lines = [
+        f"{one['status']}: {one['file']}{' (' + one['note'] + ')' if one['note'] else ''}"
+        for one in summary["files"]
+        if one["status"] != "ok"
+    ]
+    counts = {"ok": "ok", "differs": "differ", "missing": "missing", "not_recorded": "not recorded"}
+    return [*lines, ", ".join(f"{summary[key]} {words}" for key, words in counts.items())]

@@ -12,17 +12,18 @@ from typing import Any
 import polars as pl
 
 from hemalens.core.artifacts import (
+    check_vacant,
     find_table,
     is_complete,
     output_directory,
     read_json,
     read_provenance,
-    read_table,
     text_digest,
     write_json,
 )
 from hemalens.core.config import load_config
 from hemalens.core.errors import ArtifactError, SourceError
+from hemalens.core.records import file_record, open_record
 from hemalens.core.types import Progress, no_progress
 from hemalens.data.audit import audit
 from hemalens.data.clean import clean
@@ -72,8 +73,10 @@ def run(
     cleaned, splits = out / ("clean.npz" if opened.in_memory else "clean"), out / "splits.csv"
     audited, trained, evaluated = out / "audit", out / "train", out / "evaluate"
     check_config(config)
-    work = _begin(out, {"options": options, "inputs": inputs}, overwrite=overwrite)
+    plan = {"options": options, "inputs": inputs}
+    _begun(out, plan, overwrite=overwrite)
     with output_directory(out, "run", resume=True, seed=seed, inputs=inputs, options=options):
+        work = _begin(out, plan, overwrite=overwrite)
         work.stage("audit", audited, inputs, lambda _: audit(source, audited, overwrite=True, progress=progress))
         work.stage(
             "clean",
@@ -168,32 +171,38 @@ class _Work:
         write_json(self.path, self.record)
 
 
-def _begin(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> _Work:
-    """Return the record of a run in ``out``: an earlier one of the same plan, or a new one."""
+def _begun(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any] | None:
+    """Return the record of an earlier run of the same plan in ``out``, None where there is none; touch nothing."""
     path = out / _RECORD
     if path.is_file() and not overwrite:
         record = read_json(path)
+        parts = [record.get(key) for key in ("plan", "begun", "done")]
+        if not all(isinstance(part, dict) for part in (*parts, *(record.get("plan") or {}).values())):
+            raise ArtifactError(f"file {path}", "is no record of a run", "add --overwrite to begin anew")
         for part, wanted in plan.items():
             for key, value in wanted.items():
-                if record["plan"][part].get(key) != value:
+                if record["plan"].get(part, {}).get(key) != value:
                     rule = f"holds a run with another {key}"
                     raise ArtifactError(
                         f"directory {out}", rule, "choose another --out, or add --overwrite to begin anew"
                     )
-        return _Work(record, path)
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise ArtifactError(
-            f"output {out}", "exists already and is not empty", "add --overwrite or choose another --out"
-        )
-    out.mkdir(parents=True, exist_ok=True)
-    work = _Work({"plan": dict(plan), "begun": {}, "done": {}}, path)
+        return record
+    check_vacant(out, overwrite=overwrite)
+    return None
+
+
+def _begin(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> _Work:
+    """Go on with an earlier run of the same plan in ``out``, or begin a new one."""
+    path = out / _RECORD
+    found = read_json(path) if path.is_file() and not overwrite else None
+    work = _Work(found or {"plan": dict(plan), "begun": {}, "done": {}}, path)
     write_json(path, work.record)
     return work
 
 
 def _check_sides(splits: Path) -> None:
     """Refuse a split without samples on one side before the hours of training, not after them."""
-    found = set(read_table(splits, {"split": pl.String})["split"].to_list())
+    found = set(file_record(splits, "split").table(splits.name, {"split": pl.String})["split"].to_list())
     for side in SPLITS:
         if side not in found:
             step = "bring more samples, or begin anew with larger shares, for example --ratios 6:2:2 --overwrite"
@@ -202,12 +211,13 @@ def _check_sides(splits: Path) -> None:
 
 def _written(output: Path) -> str:
     """Return a digest of what a stage wrote, from the hashes in its provenance."""
-    found = read_provenance(output) or {}
+    found = (file_record(output) if output.is_file() or find_table(output) else open_record(output)).facts
     return text_digest(repr(sorted(found.get("outputs", {}).items())))
 
 
 def _summary(out: Path) -> dict[str, Any]:
-    evaluation, audited = read_json(out / "evaluate" / "evaluation.json"), read_json(out / "audit" / "audit.json")
+    evaluation = open_record(out / "evaluate", "evaluate").json("evaluation.json")
+    audited = open_record(out / "audit", "audit").json("audit.json")
     return {
         "n_samples": audited["n_samples"],
         "suggested_drops": audited["suggested_drops"],
@@ -215,6 +225,6 @@ def _summary(out: Path) -> dict[str, Any]:
         "accuracy": evaluation["accuracy"],
         "macro_f1": evaluation["macro_f1"],
         "perturbed": evaluation["perturbed"],
-        "train_seconds": read_json(out / "train" / "model.json")["train_seconds"],
+        "train_seconds": open_record(out / "train", "train").json("model.json")["train_seconds"],
         "report": str(out / "report.html"),
     }

@@ -20,7 +20,6 @@ from hemalens.core.artifacts import (
     read_json,
     read_provenance,
     read_table,
-    require_complete,
     text_digest,
     write_atomically,
     write_json,
@@ -29,6 +28,7 @@ from hemalens.core.artifacts import (
 )
 from hemalens.core.errors import ArtifactError
 from hemalens.core.provenance import sha256_file
+from hemalens.core.records import open_record
 
 
 class InterruptedStageError(Exception):
@@ -185,7 +185,7 @@ def test_provenance_is_written_last_and_lists_the_files_with_their_hashes(tmp_pa
         (path / "sub").mkdir()
         (path / "sub" / "a.txt").write_text("a")
         assert not (path / PROVENANCE).exists()
-    record = require_complete(out, "audit")
+    record = open_record(out, "audit").facts
     assert record["outputs"] == {"sub/a.txt": sha256_file(out / "sub" / "a.txt")}
     assert (record["seed"], record["inputs"], record["options"]) == (1, {"s": "00"}, {"k": [1]})
     assert sorted(file.name for file in out.iterdir()) == [PROVENANCE, "sub"]
@@ -195,9 +195,9 @@ def test_an_interrupted_directory_is_incomplete_and_may_be_written_again(tmp_pat
     interrupt_directory(tmp_path / "out", "a")
     assert read_provenance(tmp_path / "out") is None
     with pytest.raises(ArtifactError, match="was not written to its end"):
-        require_complete(tmp_path / "out", "audit")
+        open_record(tmp_path / "out", "audit")
     write_directory(tmp_path / "out", "a")
-    assert set(require_complete(tmp_path / "out", "audit")["outputs"]) == {"a"}
+    assert set(open_record(tmp_path / "out", "audit").facts["outputs"]) == {"a"}
 
 
 def test_a_finished_or_foreign_directory_is_refused_untouched(tmp_path):
@@ -209,12 +209,12 @@ def test_a_finished_or_foreign_directory_is_refused_untouched(tmp_path):
         with pytest.raises(ArtifactError, match="exists already and is not empty"):
             write_directory(tmp_path / name, "b")
         assert names_in(tmp_path / name) == before
-    assert require_complete(tmp_path / "done", "audit")
+    assert open_record(tmp_path / "done", "audit").facts
 
 
 def test_an_empty_directory_may_be_written(tmp_path):
     write_directory(tmp_path, "a")
-    assert require_complete(tmp_path, "audit")
+    assert open_record(tmp_path, "audit").facts
 
 
 def test_overwriting_removes_our_files_and_nothing_else(tmp_path):
@@ -267,7 +267,7 @@ def test_a_damaged_provenance_can_be_overwritten(tmp_path):
     write_directory(tmp_path, "a")
     (tmp_path / PROVENANCE).write_text("{")
     write_directory(tmp_path, "a", overwrite=True)
-    assert require_complete(tmp_path, "audit")
+    assert open_record(tmp_path, "audit").facts
 
 
 def test_resuming_keeps_earlier_files_and_lists_them(tmp_path):
@@ -287,10 +287,10 @@ def test_an_output_directory_that_is_a_file_or_lies_in_one_is_refused(tmp_path):
 
 def test_a_directory_of_another_stage_or_none_at_all_is_not_accepted(tmp_path):
     with pytest.raises(ArtifactError, match="does not exist; run: hemalens train"):
-        require_complete(tmp_path / "nowhere", "train")
+        open_record(tmp_path / "nowhere", "train")
     write_directory(tmp_path / "out", "a")
     with pytest.raises(ArtifactError, match="was written by 'audit', not by 'train'"):
-        require_complete(tmp_path / "out", "train")
+        open_record(tmp_path / "out", "train")
 
 
 # --- output files

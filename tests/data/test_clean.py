@@ -18,6 +18,7 @@ from hemalens.data.clean import clean, decide
 from hemalens.data.sources import open_source
 from tests.data.conftest import Audited
 from tests.data.hostile import cell, encode
+from tests.recording import record_again
 
 Files = dict[str, bytes]
 
@@ -33,6 +34,7 @@ def edit(audited: Path, change: Callable[[list[dict[str, str]]], Iterable[dict[s
     """Change the rows of issues.csv as a person with a spreadsheet would."""
     table = pl.read_csv(audited / "issues.csv", infer_schema=False)
     pl.DataFrame(list(change(table.to_dicts())), schema=table.schema).write_csv(audited / "issues.csv")
+    record_again(audited)
 
 
 def decisions(audited: Path) -> dict[tuple[str, str], str]:
@@ -417,6 +419,7 @@ def test_every_sample_is_either_kept_or_listed_as_dropped(six: Path, drops: set[
     rows = [(f"row-{n:06d}", None, "dark", 1.0, "", "drop", "by chance") for n in sorted(drops)]
     names = pl.read_csv(six / "audit" / "issues.csv").columns
     pl.DataFrame(rows, schema=names, orient="row").write_csv(six / "audit" / "issues.csv")
+    record_again(six / "audit")
     clean(six / "six.npz", six / "clean.npz", audit=six / "audit", overwrite=True)
     kept = [sample.sample_id for sample in open_source(six / "clean.npz").samples]
     assert dropped_ids(six) == [row[0] for row in rows]

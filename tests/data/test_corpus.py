@@ -11,8 +11,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from hemalens.core.artifacts import require_complete
 from hemalens.core.errors import SourceError
+from hemalens.core.records import open_record
 from hemalens.data.audit import audit
 from hemalens.data.sources import open_source
 from hemalens.data.statistics import measure_source
@@ -104,7 +104,7 @@ def test_the_corpus_is_as_large_as_promised() -> None:
 
 def test_everything_in_the_heap_is_listed_once_with_the_right_reason(scan: Scan) -> None:
     assert differences(scan.found(), scan.expected) == []
-    require_complete(scan.out, "audit")
+    open_record(scan.out, "audit")
 
 
 def test_the_scan_writes_nowhere_else_asks_no_network_and_leaves_no_process(scan: Scan) -> None:
@@ -157,7 +157,7 @@ def test_each_pile_is_refused_in_one_line_or_audited_to_its_end(
     else:
         summary = audit(path, tmp_path / "audit", workers=0)
         assert differences(found_in(tmp_path / "audit", summary), pile.entries) == []
-        require_complete(tmp_path / "audit", "audit")
+        open_record(tmp_path / "audit", "audit")
     assert sorted(home.rglob("*")) == before
     assert sorted(tmp_path.iterdir()) == ([home] if pile.error else [tmp_path / "audit", home])
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from hemalens.core.artifacts import PROVENANCE, require_complete
+from hemalens.core.artifacts import PROVENANCE
 from hemalens.core.errors import ArtifactError, SourceError
+from hemalens.core.records import open_record
 from hemalens.data.audit import audit
 from hemalens.data.clean import clean
 from hemalens.data.sources import open_source
@@ -71,7 +72,7 @@ def test_an_audit_in_workers_killed_from_outside_runs_again(prepared: Path, tmp_
     running.send_signal(signal.SIGKILL)
     running.communicate()  # ends only when the workers have let go of the pipes too
     with pytest.raises(ArtifactError, match=r"not written to its end|does not exist"):
-        require_complete(tmp_path / "audit", "audit")
+        open_record(tmp_path / "audit", "audit")
     assert audit(prepared / "cells", tmp_path / "audit", workers=0)["n_samples"] == 10
     assert not list((tmp_path / "audit").glob(".*"))
 

@@ -12,6 +12,7 @@ from hemalens.data.clean import clean
 from hemalens.data.review_session import ReviewSession
 from hemalens.data.sources import open_source
 from tests.data.hostile import cell, encode
+from tests.recording import record_again
 
 FILES = {
     **{f"ig/copy-{number}.png": encode(cell(8, 1)) for number in range(5)},
@@ -93,6 +94,7 @@ def test_a_decision_holds_for_all_findings_of_the_sample_and_undo_gives_each_row
         issue=pl.lit("blurry"), suggestion=pl.lit("review")
     )
     pl.concat([table, more]).write_csv(folder / "audit" / "issues.csv")
+    record_again(folder / "audit")
     session = ReviewSession(open_source(folder / "cells"), folder / "audit")
     at = place(session, "copy-1.png")
     assert session.decide({at: "keep"})["decisions"] == {at: "keep"}

@@ -1,18 +1,30 @@
 """One run of the compact network on a tiny set and one export of it, made once for all tests of the phase."""
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from hemalens.data.synthetic import synthetic_set
-from hemalens.deployment.export import export, export_once
+from hemalens.deployment.export import bind, export, export_once
 from hemalens.training.train import train
 
 QUICK = ("image_size=16", "epochs=1", "batch_size=16", "per_class=16", "threads=1", "device=cpu", "precision=fp32")
+
+
+def bind_again(path: Path, facts: dict[str, Any], model: bytes) -> Path:
+    """Write a model under another sidecar as if it had been exported so."""
+    proto = onnx.load_from_string(model)
+    del proto.metadata_props[:]
+    data, sidecar = bind(proto.SerializeToString(), facts)
+    path.write_bytes(data)
+    path.with_suffix(".json").write_text(json.dumps(sidecar))
+    return path
 
 
 @dataclass(frozen=True)

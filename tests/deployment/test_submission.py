@@ -17,7 +17,7 @@ from hemalens.data.synthetic import synthetic_set
 from hemalens.deployment import submission as module
 from hemalens.deployment.classifier import Classifier
 from hemalens.deployment.submission import package
-from tests.deployment.conftest import Exported, Fp32
+from tests.deployment.conftest import Exported, Fp32, bind_again
 
 PICTURES = synthetic_set(5, size=96, seed=3, contamination=False).images
 
@@ -92,7 +92,7 @@ def test_the_zip_holds_what_is_needed_and_is_the_same_each_time(fp32: Fp32, tmp_
         code = b"".join(archive.read(name) for name in names if name.endswith(".py"))
     assert names[0] == "model.py"
     assert set(names) == {
-        *("model.py", "model-1.npz", "submission.json", "README.txt", "LICENSE"),
+        *("model.py", "model-1.npz", "submission.json", "README.txt", "LICENSE", "SHA256SUMS"),
         *("hemalens_runtime/numpy_runtime.py", "hemalens_runtime/numpy_operations.py"),
     }
     assert b"import hemalens" not in code
@@ -126,9 +126,8 @@ def test_what_cannot_be_packed_is_refused(exported: Exported, fp32: Fp32, tmp_pa
 
 def test_models_of_other_classes_are_not_averaged(fp32: Fp32, tmp_path, monkeypatch) -> None:
     other = tmp_path / "other.onnx"
-    other.write_bytes(fp32.onnx.read_bytes())
     facts = json.loads(fp32.onnx.with_suffix(".json").read_text())
-    other.with_suffix(".json").write_text(json.dumps(facts | {"classes": list("hgfedcba")}))
+    bind_again(other, facts | {"classes": list("hgfedcba")}, fp32.onnx.read_bytes())
     with pytest.raises(
         ConfigError, match=r"other\.onnx: knows other classes than .*\(h, g, f, .*\); average models of"
     ):

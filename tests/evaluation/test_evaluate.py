@@ -271,7 +271,9 @@ def write_audit(path: Path, source: Path, batch: Sequence[str]) -> Path:
         "issue": ["blurry", *["colour_cluster"] * len(batch)],
     }
     with output_directory(path, "audit"):
-        rows = pl.DataFrame(table).with_columns(pl.lit("g1").alias("group"))
+        texts = dict.fromkeys(("label", "suggestion", "reason"), "review") | {"group": "g1"}
+        rows = pl.DataFrame(table).with_columns(*(pl.lit(text).alias(name) for name, text in texts.items()))
+        rows = rows.with_columns(pl.lit(1.0).alias("score"))
         rows.write_csv(path / "issues.csv")
         pl.DataFrame(manifest).write_csv(path / "manifest.csv")
     return path

@@ -9,10 +9,11 @@ import pytest
 from PIL import Image
 from pypdf import PdfReader
 
-from hemalens.core.artifacts import output_directory, read_json, require_complete, write_json
+from hemalens.core.artifacts import output_directory, output_file, read_json, write_json
 from hemalens.core.document import Document
 from hemalens.core.errors import ArtifactError
 from hemalens.core.page import render_document
+from hemalens.core.records import open_record
 from hemalens.core.types import CELL_CLASSES
 from hemalens.data.audit import audit
 from hemalens.data.synthetic import synthetic_set
@@ -32,6 +33,7 @@ from tests.evaluation.factory import (
     make_train,
     trust,
 )
+from tests.recording import record_again
 
 # Where a test does not look at drawings they are left out; `whole` and `bare`, made before, have them.
 pytestmark = pytest.mark.usefixtures("undrawn")
@@ -71,7 +73,7 @@ def bare(tmp_path_factory):
 def test_a_report_is_a_finished_directory_that_vouches_for_what_it_read(tmp_path):
     run = make_run(tmp_path / "baseline")
     summary = report([run], tmp_path / "out")
-    record = require_complete(tmp_path / "out", "report")
+    record = open_record(tmp_path / "out", "report").facts
     assert set(record["outputs"]) == {"report.html", "report.pdf", "model_card.md", "experiments.csv"}
     assert set(record["inputs"]) == {
         f"baseline/{name}"
@@ -174,6 +176,7 @@ def test_names_from_the_data_cannot_become_markup(tmp_path):
     train = make_train(run / "train", config=CONFIG | {"device": name})
     card = read_json(train / "model.json")
     write_json(train / "model.json", card | {"classes": classes, "model": name})
+    record_again(train)
     scores = read_json(make_evaluation(tmp_path / "scratch", train, matrix=matrix) / "evaluation.json")
     scores["per_class"] = {name: scores["per_class"].pop("basophil")} | scores["per_class"]
     make_evaluation(run / "evaluate", train, classes=classes, per_class=scores["per_class"])
@@ -450,7 +453,7 @@ def test_the_pictures_and_the_map_of_an_audit_are_shown(tmp_path):
     pictures = [picture for page in PdfReader(tmp_path / "out" / "report.pdf").pages for picture in page.images]
     assert len(pictures) >= shown
     assert {f"run/audit/{name}" for name in ("audit.json", "issues.csv", "statistics.csv")} <= set(
-        require_complete(tmp_path / "out", "report")["inputs"]
+        open_record(tmp_path / "out", "report").facts["inputs"]
     )
 
 
@@ -461,13 +464,16 @@ def test_pictures_that_an_audit_lists_and_that_lie_elsewhere_are_not_read(tmp_pa
     document = read_json(run / "audit" / "audit.json")
     entry = {"file": file, "sample_id": "x", "label": "ig", "words": ""}
     write_json(run / "audit" / "audit.json", document | {"pictures": {"classes": [entry]}})
+    record_again(run / "audit")
     assert "no picture" in pages_of([run], tmp_path / "out")[0]
 
 
 def test_what_was_left_out_is_counted_by_its_reasons(tmp_path):
     run = make_run(tmp_path / "a")
     rows = [("a", "ig", "foreign", "x"), ("b", "ig", "exact_duplicate; foreign", "x"), ("c", "ig", "foreign", "x")]
-    pl.DataFrame(rows, ["sample_id", "label", "issue", "reason"], orient="row").write_csv(run / "dropped.csv")
+    with output_file(run / "clean.npz", "clean", beside=["dropped.csv"]) as cleaned:
+        cleaned.touch()
+        pl.DataFrame(rows, ["sample_id", "label", "issue", "reason"], orient="row").write_csv(run / "dropped.csv")
     words = plain(pages_of([run], tmp_path / "out")[0])
     assert "3 samples were left out before anything else" in words
     assert "(foreign: 2; exact_duplicate and foreign: 1)" in words
@@ -497,6 +503,7 @@ def test_the_slip_of_the_original_report_is_named_only_for_its_eight_classes(tmp
     assert "C = 8 classes" in plain(bare[0]).replace("  ", " ")
     train = make_train(tmp_path / "train")
     write_json(train / "model.json", read_json(train / "model.json") | {"classes": ["a", "b"]})
+    record_again(train)
     assert slip not in plain(pages_of([train], tmp_path / "out")[0])
 
 
@@ -582,6 +589,8 @@ def test_a_picture_that_is_lost_broken_or_elsewhere_is_not_shown(tmp_path, pictu
     train = make_train(tmp_path / "train")
     entries = make_mistakes(tmp_path / "evaluate", 1)
     (tmp_path / "evaluate" / "mistakes" / "broken.jpg").write_bytes(b"\xff\xd8\xff and no more")
+    if (tmp_path / "evaluate" / "provenance.json").exists():
+        record_again(tmp_path / "evaluate")
     Image.new("RGB", (40, 40)).save(tmp_path / "secret.png")
     make_evaluation(tmp_path / "evaluate", train, worst_mistakes=[entries[0] | {"picture": picture}])
     html = pages_of([train], tmp_path / "out")[0]
@@ -647,6 +656,7 @@ def test_a_file_that_lacks_a_key_is_named(tmp_path, file, key):
     document = read_json(run / file)
     del document[key]
     write_json(run / file, document)
+    record_again((run / file).parent)
     with pytest.raises(ArtifactError, match=f"lacks the key '{key}'"):
         load_inputs([run])
 
@@ -662,6 +672,7 @@ def test_the_splits_that_the_training_used_win_over_those_beside_it(tmp_path):
     run = make_run(tmp_path / "a")
     table = pl.DataFrame({"sample_id": ["x"], "label": ["ig"], "group": [None], "split": ["train"]})
     table.write_csv(run / "train" / "splits.csv")
+    record_again(run / "train")
     found = load_inputs([run]).main
     assert {split: sum(counts.values()) for split, counts in found.splits.counts.items()} == {"train": 1}
     assert "train/splits.csv" in found.files
@@ -682,6 +693,7 @@ def test_a_history_that_never_measured_the_perturbed_accuracy_has_no_such_curve(
     train = make_train(tmp_path / "train")
     history = pl.read_csv(train / "history.csv").with_columns(val_perturbed_accuracy=pl.lit(None, pl.Float64))
     history.write_csv(train / "history.csv")
+    record_again(train)
     assert "val_perturbed_accuracy" not in load_inputs([train]).main.history
 
 

@@ -2,14 +2,16 @@ import re
 
 import pytest
 
-from hemalens.core.artifacts import read_json, require_complete, write_json
+from hemalens.core.artifacts import read_json, write_json
 from hemalens.core.errors import ArtifactError
 from hemalens.core.page import ABSENT
+from hemalens.core.records import open_record
 from hemalens.evaluation.report import report
 from hemalens.evaluation.report_elsewhere import one_source, share
 from hemalens.evaluation.report_inputs import load_inputs
 from tests.evaluation.factory import confusion, make_elsewhere, make_evaluation, make_run, make_train
 from tests.evaluation.test_report import paper, plain
+from tests.recording import record_again
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -73,7 +75,7 @@ def test_limits_and_card_say_what_was_measured_and_no_longer_that_nothing_was(ab
 
 
 def test_the_report_vouches_for_what_it_read_elsewhere(abroad):
-    read = set(require_complete(abroad[0] / "out", "report")["inputs"])
+    read = set(open_record(abroad[0] / "out", "report").facts["inputs"])
     names = {f"elsewhere-{place}/{name}" for place in (1, 2) for name in ("evaluation.json", "predictions.csv")}
     assert {name.partition("/")[2] for name in read} >= names
 
@@ -100,6 +102,7 @@ def test_all_cells_refused_and_no_strangers_leave_dashes(tmp_path):
     there = make_elsewhere(tmp_path / "there", train)
     rows = "\n".join(["label,predicted,abstained", *["neutrophil,ig,true"] * 40])
     (there / "predictions.csv").write_text(rows, encoding="utf-8")
+    record_again(there)
     report([train], tmp_path / "out", elsewhere=[there])
     html = plain((tmp_path / "out" / "report.html").read_text("utf-8"))
     assert f"40 of 40 {ABSENT} none {ABSENT}" in html

@@ -5,14 +5,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hemalens.core.artifacts import read_json, require_complete, write_json
+from hemalens.core.artifacts import read_json, write_json
 from hemalens.core.errors import ArtifactError
 from hemalens.core.page import ABSENT
+from hemalens.core.records import open_record
 from hemalens.core.types import CELL_CLASSES
 from hemalens.evaluation.report import report
 from hemalens.evaluation.report_experiments import augmentation_words, experiments_context, experiments_table
 from hemalens.evaluation.report_inputs import load_inputs
 from tests.evaluation.factory import CONFIG, confusion, extras, make_evaluation, make_run, make_train, scores
+from tests.recording import record_again
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -97,6 +99,7 @@ def test_samples_under_other_labels_are_not_the_same(tmp_path):
     runs = [experiment(tmp_path / name, 4) for name in ("one", "two")]
     path = runs[1] / "evaluation" / "predictions.csv"
     path.write_text(path.read_text(encoding="utf-8").replace("ig-0,ig,", "ig-0,monocyte,"), encoding="utf-8")
+    record_again(path.parent)
     assert experiments_table(load_inputs(runs).runs)["accuracy_paired"].to_list() == [None, False]
 
 
@@ -120,6 +123,7 @@ def test_runs_of_other_classes_leave_gaps(tmp_path):
     runs = [experiment(tmp_path / "eight", 4), make_train(tmp_path / "two")]
     two = scores(np.array([[5, 1], [0, 6]]), ["ig", "other"])
     write_json(runs[1] / "model.json", read_json(runs[1] / "model.json") | {"classes": ["ig", "other"]})
+    record_again(runs[1])
     make_evaluation(runs[1] / "evaluation", runs[1], **two)
     context = experiments_context(load_inputs(runs).runs)
     assert context["classes"] == [*CELL_CLASSES, "other"]
@@ -130,7 +134,7 @@ def test_runs_of_other_classes_leave_gaps(tmp_path):
 def test_the_report_of_several_runs_holds_its_tables_and_writes_them_as_csv(three, tmp_path):
     summary = report(three, tmp_path / "out")
     assert "experiments.csv" in summary["files"]
-    assert "near/evaluate/predictions.csv" in require_complete(tmp_path / "out", "report")["inputs"]
+    assert "near/evaluate/predictions.csv" in open_record(tmp_path / "out", "report").facts["inputs"]
     written = pl.read_csv(tmp_path / "out" / "experiments.csv")
     assert written["run"].to_list() == ["good", "near", "bad"]
     assert written["accuracy_high"].is_not_null().all()

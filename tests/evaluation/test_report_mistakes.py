@@ -4,14 +4,16 @@ import pytest
 from PIL import Image
 from pypdf import PdfReader
 
-from hemalens.core.artifacts import read_json, require_complete, write_json
+from hemalens.core.artifacts import read_json, write_json
 from hemalens.core.document import Gallery
 from hemalens.core.errors import ArtifactError
+from hemalens.core.records import open_record
 from hemalens.evaluation.report import report
 from hemalens.evaluation.report_inputs import load_inputs
 from hemalens.evaluation.report_mistakes import map_verdict, mistakes_blocks
 from tests.evaluation.factory import make_evaluation, make_explanation, make_mistakes, make_train
 from tests.evaluation.test_report import plain
+from tests.recording import record_again
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 
@@ -88,7 +90,7 @@ def test_the_report_shows_the_maps_and_tells_whether_they_mean_something(tmp_pat
     assert "were tried against random maps and mean something." in plain(card)
     pictures = [picture for page in PdfReader(tmp_path / "out" / "report.pdf").pages for picture in page.images]
     assert len(pictures) == 3
-    read = require_complete(tmp_path / "out", "report")["inputs"]
+    read = open_record(tmp_path / "out", "report").facts["inputs"]
     assert {name.partition("/")[2] for name in read} >= {"explain/explain.json", "explain/explain.csv"}
 
 
@@ -97,6 +99,7 @@ def test_maps_that_chance_draws_as_well_are_not_sold(tmp_path):
     home = make_explanation(tmp_path / "explain", train, [NEW])
     facts = read_json(home / "explain.json")
     write_json(home / "explain.json", facts | {"check": facts["check"] | {"verdict": "not shown"}})
+    record_again(home)
     report([train], tmp_path / "out")
     html = plain((tmp_path / "out" / "report.html").read_text("utf-8"))
     assert "Not evaluated" in html
@@ -135,4 +138,5 @@ def test_a_map_that_is_lost_or_lies_outside_is_not_shown(tmp_path, file):
     home = make_explanation(tmp_path / "explain", train, [NEW])
     table = (home / "explain.csv").read_text("utf-8").replace("maps/0.png", file)
     (home / "explain.csv").write_text(table, encoding="utf-8")
+    record_again(home)
     assert galleries(train) == {}

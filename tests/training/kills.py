@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hemalens.core.provenance import sha256_file
 from hemalens.training import checkpoint
 from hemalens.training import train as stage
 from hemalens.training.loop import perturb
@@ -185,9 +186,9 @@ def result(run: Path) -> dict[str, Any]:
     history = (run / "history.csv").read_text().splitlines()
     seconds = history[0].split(",").index("seconds")
     rows = [[cell for place, cell in enumerate(row.split(",")) if place != seconds] for row in history]
-    names = ("model.safetensors.sha256", "validation.safetensors.sha256")
+    names = ("model.safetensors", "validation.safetensors")
     best = json.loads((run / "model.json").read_text())["best_epoch"]
-    return {"history": rows, "best_epoch": best, **{name: (run / name).read_text() for name in names}}
+    return {"history": rows, "best_epoch": best, **{name: sha256_file(run / name) for name in names}}
 
 
 def write_source(folder: Path) -> None:

@@ -299,8 +299,8 @@ def test_an_unfinished_missing_or_damaged_model_is_refused_by_name(tmp_path: Pat
     write_run(tmp_path / "whole")
     for name, rule in (
         ("provenance.json", "was not written to its end"),
-        ("model.safetensors", "is damaged"),
-        ("model.json", "is not the one that training wrote"),
+        ("model.safetensors", "is not what 'train' wrote"),
+        ("model.json", "is not what 'train' wrote"),
     ):
         run = shutil.copytree(tmp_path / "whole", tmp_path / name)
         path = run / name

@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from hemalens.core.artifacts import require_complete
 from hemalens.core.config import TrainConfig
 from hemalens.core.errors import ConfigError
+from hemalens.core.records import open_record
 from hemalens.core.types import CELL_CLASSES
 from hemalens.data.synthetic import write_synthetic
 from hemalens.training.checkpoint import load_model
@@ -188,5 +188,5 @@ def test_torchrun_trains_one_run_and_its_first_process_speaks(tmp_path: Path) ->
     assert done.returncode == 0, done.stderr
     summary = json.loads(done.stdout)  # a second voice would make it no JSON
     assert summary["processes"] == 2
-    assert require_complete(tmp_path / "run", "train")["command"] == "train"
+    assert open_record(tmp_path / "run", "train").facts["command"] == "train"
     assert load_model(tmp_path / "run").classes == CELL_CLASSES

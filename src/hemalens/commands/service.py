@@ -28,6 +28,7 @@ def export(
         str | None, typer.Option(help="What the run was trained on; looked for where it was by default.")
     ] = None,
     int8: Annotated[bool, typer.Option("--int8", help="8-bit integers, if faster here and as good.")] = False,
+    sign_key: Annotated[Path | None, typer.Option(help="Private key (PEM, elliptic curve) to sign it with.")] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -37,7 +38,7 @@ def export(
     """
     stage = find_stage("hemalens.deployment.export", "export")
     with watched() as progress:
-        summary = stage(run, out, source=source, int8=int8, overwrite=overwrite, progress=progress)
+        summary = stage(run, out, source=source, int8=int8, sign_key=sign_key, overwrite=overwrite, progress=progress)
     show(summary, as_json, [*parity_lines(summary), f"written to {out}"])
 
 

@@ -1,6 +1,6 @@
-"""Files that are whole or not there: atomic writes, directories completed by their provenance, checks on reading.
+"""Files that are whole or not there: atomic writes, and directories that their provenance completes, written last.
 
-Needs polars for tables; no torch.
+What a stage wrote is read by its record (``core.records``), which compares hashes. Needs polars for tables; no torch.
 """
 
 import glob
@@ -10,7 +10,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -18,22 +18,25 @@ from typing import IO, Any
 import polars as pl
 
 from hemalens.core.errors import ArtifactError
+from hemalens.core.locking import LOCK, locked
 from hemalens.core.provenance import PROVENANCE, STARTED, provenance, sha256_file
 from hemalens.core.spreadsheet import from_spreadsheet, to_spreadsheet
+from hemalens.core.strict_json import read_json
 
 __all__ = [
     "PROVENANCE",
     "check_vacant",
     "find_table",
     "is_complete",
+    "is_marker",
     "output_directory",
     "output_file",
+    "parse_table",
     "provenance_path",
     "read_json",
     "read_provenance",
     "read_table",
     "remove_leftovers",
-    "require_complete",
     "text_digest",
     "write_atomically",
     "write_json",
@@ -111,7 +114,7 @@ def find_table(path: Path) -> Path | None:
 
 
 def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
-    """Read a CSV or Parquet table and check that it has the named columns; they come back with the given types.
+    """Read a table that no record vouches for; its named columns come back with the given types.
 
     Where ``path`` is a CSV that is missing and its Parquet twin exists, the twin is read.
     """
@@ -119,30 +122,27 @@ def read_table(path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataF
     if not path.is_file():
         raise ArtifactError(f"table {path}", "does not exist", "run the stage that writes it")
     try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"table {path}", f"cannot be read ({error.strerror})", "check its permissions") from error
+    return parse_table(data, path, columns)
+
+
+def parse_table(data: bytes, path: Path, columns: Mapping[str, type[pl.DataType]]) -> pl.DataFrame:
+    """Return the table in the bytes of a CSV or Parquet file and check that it has the named columns.
+
+    They come back with the given types, others of a CSV as text.
+    """
+    try:
         parquet = path.suffix == ".parquet"
-        table = pl.read_parquet(path) if parquet else from_spreadsheet(pl.read_csv(path, infer_schema=False))
+        table = pl.read_parquet(data) if parquet else from_spreadsheet(pl.read_csv(data, infer_schema=False))
         missing = [name for name in columns if name not in table.columns]
         if missing:
             raise ArtifactError(f"table {path}", f"lacks the column {missing[0]!r}", "write it anew with its stage")
         return table.with_columns(pl.col(name).cast(kind) for name, kind in columns.items())
-    except pl.exceptions.PolarsError as error:
-        rule = f"cannot be read ({str(error).splitlines()[0]})"
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
+        rule = f"cannot be read ({[*str(error).splitlines(), type(error).__name__][0]})"
         raise ArtifactError(f"table {path}", rule, "mend the line or write it anew") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; raise ArtifactError naming the file where it is missing or damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(
-            f"file {path}", f"cannot be read ({error.strerror})", "run the stage that writes it"
-        ) from error
-    except ValueError as error:
-        raise ArtifactError(f"file {path}", f"is not JSON ({error})", "write it anew with its stage") from error
-    if not isinstance(value, dict):
-        raise ArtifactError(f"file {path}", "must hold a JSON object", "write it anew with its stage")
-    return value
 
 
 def provenance_path(output: Path) -> Path:
@@ -161,30 +161,19 @@ def is_complete(output: Path, *, options: Mapping[str, Any], inputs: Mapping[str
     if not _as_written(output).exists() or (found := read_provenance(output)) is None:
         return False
     home = output if output.is_dir() else output.parent
-    present = all((home / name).exists() for name in found.get("outputs", {}))
+    outputs = found.get("outputs")
+    present = isinstance(outputs, dict) and all((home / name).exists() for name in outputs)
     same_options = json.loads(json.dumps(dict(options))) == found.get("options")
     return present and same_options and dict(inputs) == found.get("inputs")
-
-
-def require_complete(directory: Path, command: str) -> dict[str, Any]:
-    """Return the provenance of a directory that ``command`` wrote, or raise ArtifactError."""
-    step = f"run: hemalens {command} ... --out {directory}"
-    if not directory.is_dir():
-        raise ArtifactError(f"directory {directory}", "does not exist", step)
-    found = read_provenance(directory)
-    if found is None:
-        raise ArtifactError(f"directory {directory}", f"has no {PROVENANCE}, so it was not written to its end", step)
-    if found.get("command") != command:
-        written = found.get("command")
-        raise ArtifactError(f"directory {directory}", f"was written by '{written}', not by '{command}'", step)
-    return found
 
 
 def check_vacant(path: Path, *, overwrite: bool = False, resume: bool = False) -> None:
     """Raise ArtifactError where ``output_directory`` would refuse a path for what is there; touch nothing."""
     _refuse_file(path)
     try:
-        occupied = path.is_dir() and any(not _TEMPORARY.fullmatch(entry.name) for entry in path.iterdir())
+        occupied = path.is_dir() and any(
+            entry.name != LOCK and not _TEMPORARY.fullmatch(entry.name) for entry in path.iterdir()
+        )
     except OSError as error:
         raise ArtifactError(
             f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
@@ -215,15 +204,27 @@ def output_directory(
 
     A directory that hemalens started and did not finish may be written again; any other that is not empty is refused
     unless ``overwrite``. Overwriting removes what the earlier run listed as its own files and nothing else; with
-    ``resume`` earlier files stay.
+    ``resume`` earlier files stay. One process at a time writes there: a second is told who does.
     """
-    foreign = _claim_directory(path, overwrite=overwrite, resume=resume)
-    yield path
-    record = provenance(command, seed=seed, inputs=inputs or {}, options=options)
-    ours = sorted(name for name, stamp in _stamps(path).items() if foreign.get(name) != stamp)
-    record["outputs"] = {name: sha256_file(path / name) for name in ours}
-    write_json(path / PROVENANCE, record)
-    (path / STARTED).unlink(missing_ok=True)
+    _refuse_file(path)
+    _make_directory(path)
+    with locked(path, command):
+        foreign = _claim_directory(path, overwrite=overwrite, resume=resume)
+        yield path
+        record = provenance(command, seed=seed, inputs=inputs or {}, options=options)
+        ours = sorted(name for name, stamp in _stamps(path).items() if foreign.get(name) != stamp)
+        record["outputs"] = {name: sha256_file(path / name) for name in ours}
+        write_json(path / PROVENANCE, record)
+        (path / STARTED).unlink(missing_ok=True)
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArtifactError(
+            f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
+        ) from error
 
 
 @contextmanager
@@ -235,28 +236,38 @@ def output_file(
     seed: int | None = None,
     inputs: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
+    beside: Sequence[str] = (),
 ) -> Iterator[Path]:
-    """Guard a single output file: refuse an existing one unless ``overwrite``, write its provenance beside it last."""
+    """Guard a single output file: refuse an existing one unless ``overwrite``, write its provenance beside it last.
+
+    The files named in ``beside`` are recorded with it where they are there at the end.
+    """
+    _check_file(path, overwrite=overwrite)
+    _make_directory(path.parent)
+    with locked(path, command):
+        _check_file(path, overwrite=overwrite)  # another process may have completed it meanwhile
+        try:
+            provenance_path(path).unlink(missing_ok=True)
+            remove_leftovers(path)
+        except OSError as error:
+            raise ArtifactError(
+                f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
+            ) from error
+        yield path
+        record = provenance(command, seed=seed, inputs=inputs or {}, options=options)
+        written = [file for file in map(_as_written, (path, *map(path.with_name, beside))) if file.exists()]
+        record["outputs"] = {file.name: sha256_file(file) for file in written}
+        write_json(provenance_path(path), record)
+
+
+def _check_file(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise ArtifactError(f"output {path}", "is a directory, a file is to be written", "name a file in --out")
-    beside, present = provenance_path(path), _as_written(path).exists()
-    if present and beside.exists() and not overwrite:
+    present = _as_written(path).exists()
+    if present and provenance_path(path).exists() and not overwrite:
         raise ArtifactError(f"output {path}", "exists already", "add --overwrite or choose another --out")
     if present and not overwrite:
         raise ArtifactError(f"output {path}", "exists and was not written to its end by hemalens", "add --overwrite")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.unlink(missing_ok=True)
-        remove_leftovers(path)
-    except OSError as error:
-        raise ArtifactError(
-            f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
-        ) from error
-    yield path
-    record = provenance(command, seed=seed, inputs=inputs or {}, options=options)
-    written = _as_written(path)
-    record["outputs"] = {written.name: sha256_file(written)}
-    write_json(beside, record)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -279,14 +290,7 @@ def _as_written(path: Path) -> Path:
 
 def _claim_directory(path: Path, *, overwrite: bool, resume: bool) -> dict[str, int]:
     """Make a directory ours to write in; return the files in it that are not ours, name -> time of change."""
-    _refuse_file(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(path / STARTED)
-    except OSError as error:
-        raise ArtifactError(
-            f"output {path}", f"cannot be written ({error.strerror})", "choose another --out"
-        ) from error
+    remove_leftovers(path / STARTED)
     check_vacant(path, overwrite=overwrite, resume=resume)
     unfinished = (path / STARTED).exists()
     stamps, listed = _stamps(path), _listed_outputs(path)
@@ -311,7 +315,7 @@ def _listed_outputs(path: Path) -> set[str]:
         found = read_provenance(path)
     except ArtifactError:
         return set()
-    return set(found.get("outputs", {})) if found else set()
+    return set(found["outputs"]) if found and isinstance(found.get("outputs"), dict) else set()
 
 
 def _noted_foreign(marker: Path) -> dict[str, int]:
@@ -324,8 +328,13 @@ def _noted_foreign(marker: Path) -> dict[str, int]:
 
 def _stamps(path: Path) -> dict[str, int]:
     """Return the files below a directory, but for markers and its own provenance: name -> time of change in ns."""
-    files = (file for file in path.rglob("*") if file.is_file() and file.name != STARTED and file != path / PROVENANCE)
+    files = (file for file in path.rglob("*") if file.is_file() and not is_marker(file) and file != path / PROVENANCE)
     return {file.relative_to(path).as_posix(): file.stat().st_mtime_ns for file in files}
+
+
+def is_marker(path: Path) -> bool:
+    """Tell whether a file only says that a stage is at work, or was when it was killed."""
+    return path.name == STARTED or path.name.endswith(LOCK)
 
 
 def _umask() -> int:

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -24,6 +25,8 @@ STARTED = ".hemalens-started"
 
 _LIBRARIES = ("numpy", "pillow", "polars", "scipy", "scikit-learn", "torch", "torchvision", "timm", "onnxruntime")
 _BLOCK = 1 << 20
+_SETTLED = 3_000_000_000  # ns
+_KNOWN: dict[tuple[int, int, int, int, int], str] = {}
 
 
 def version() -> str:
@@ -32,12 +35,28 @@ def version() -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits, reading 1 MiB at a time."""
+    """Return the SHA-256 of a file's bytes as 64 hexadecimal digits, reading 1 MiB at a time.
+
+    A file that nobody has touched for some seconds is hashed once in a process.
+    """
     digest = hashlib.sha256()
     with path.open("rb") as file:
+        key = _identity(file.fileno())
+        if key in _KNOWN:
+            return _KNOWN[key]
         while block := file.read(_BLOCK):
             digest.update(block)
-    return digest.hexdigest()
+        found = digest.hexdigest()
+        # Younger ones may change again within one tick of the file system's clock and look the same.
+        if key == _identity(file.fileno()) and time.time_ns() - max(key[3:]) > _SETTLED:
+            _KNOWN[key] = found
+    return found
+
+
+def _identity(handle: int) -> tuple[int, int, int, int, int]:
+    """Return what tells a file's contents apart without reading them; the time of the change cannot be set back."""
+    facts = os.fstat(handle)
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
 
 def provenance(

@@ -26,6 +26,7 @@ _SCHEMA = 1
 _COVERAGE = 0.9
 # Of the directions of the features: 200,000 numbers are 1.1 MB in a sidecar; wider networks keep the leading ones.
 _LARGEST_BASIS = 200_000
+_LARGEST = 1e30  # of a number: its square is still one in float64
 _HOME_RANK = 32  # directions; with all of them the same scales are found
 _WHAT = "refusal data"
 _STEP = "train the model again, or export it again"
@@ -71,16 +72,18 @@ class Refusal:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return what ``to_json`` was called on; raise ArtifactError where a part is missing or damaged."""
+        if not isinstance(value, Mapping):
+            raise ArtifactError(_WHAT, f"must be an object, they are {value!r:.40}", _STEP)
         version = value.get("schema_version")
         if version != _SCHEMA:
             raise ArtifactError(f"{_WHAT} of schema {version}", f"must be of schema {_SCHEMA}", _STEP)
         if "gaussians" not in value:
             raise ArtifactError(_WHAT, "lack 'gaussians'", _STEP)
         return cls(
-            _number(value, "temperature"),
-            _number(value, "rejection_rate"),
+            _number(value, "temperature", least=1e-6),
+            _number(value, "rejection_rate", most=1.0),
             _number(value, "distance_limit"),
-            _number(value, "confidence_limit"),
+            _number(value, "confidence_limit", most=1.0),
             _decoded(value, "set_thresholds", 1),
             None if value["gaussians"] is None else _read_gaussians(value["gaussians"]),
             None if value.get("home") is None else _read_gaussians(value["home"]),
@@ -229,19 +232,21 @@ def _encoded(array: FloatArray) -> dict[str, Any]:
 def _decoded(value: Mapping[str, Any], name: str, axes: int) -> FloatArray:
     try:
         part = value[name]
-        shape = tuple(int(side) for side in part["shape"])
+        shape = tuple(part["shape"] if isinstance(part["shape"], list) else ())
+        plain = all(type(side) is int and 0 <= side < 1 << 31 for side in shape)
         data = base64.b64decode(part["base64"], validate=True)
-        array = np.frombuffer(data, "<f4").reshape(shape).astype(np.float32)
-    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        array = np.frombuffer(data, "<f4").reshape(shape if plain else (-1, -1)).astype(np.float32)
+    except (KeyError, TypeError, ValueError, OverflowError, binascii.Error) as error:
         raise ArtifactError(_WHAT, f"have no whole array '{name}' ({error})", _STEP) from error
     if part.get("dtype") != "float32" or array.ndim != axes or not np.isfinite(array).all():
-        rule = f"must hold finite float32 with {axes} axes as '{name}', they hold {part.get('dtype')} {shape}"
+        rule = f"must hold finite float32 with {axes} axes as '{name}', they hold {part.get('dtype')!r:.20} {shape}"
         raise ArtifactError(_WHAT, rule, _STEP)
     return array
 
 
-def _number(value: Mapping[str, Any], name: str) -> float:
+def _number(value: Mapping[str, Any], name: str, *, least: float = 0.0, most: float = _LARGEST) -> float:
     found = value.get(name)
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not np.isfinite(found):
-        raise ArtifactError(_WHAT, f"must hold a number as '{name}', they hold {found!r}", _STEP)
+    if isinstance(found, bool) or not isinstance(found, (int, float)) or not least <= found <= most:  # NaN too
+        rule = f"must hold a number from {least:g} to {most:g} as '{name}', they hold {found!r:.40}"
+        raise ArtifactError(_WHAT, rule, _STEP)
     return float(found)

@@ -24,6 +24,7 @@ from hemalens.data.checks.leakage import Against
 from hemalens.data.checks.near_pictures import check_scale
 from hemalens.data.checks.outliers import OutlierAnalysis
 from hemalens.data.checks.shortcuts import Shortcut, find_shortcuts
+from hemalens.data.decisions import findings_digest
 from hemalens.data.findings import arrange, find_all
 from hemalens.data.probabilities import read_probabilities
 from hemalens.data.sources import Source, open_source
@@ -108,9 +109,11 @@ def audit(
         shortcuts = find_shortcuts(statistics, opened.samples, ordered=opened.kind in _ORDERED, without=drops)
         write_table(out / "manifest.csv", _manifest(opened, statistics))
         write_table(out / "statistics.csv", _statistics(opened, statistics, analysis))
-        write_table(out / "issues.csv", _issues(opened.samples, findings))
+        issues = _issues(opened.samples, findings)
+        write_table(out / "issues.csv", issues)
         summary = _summary(opened, statistics, findings) | {"shortcuts": [_told(one) for one in shortcuts]}
         summary |= {"labels": _doubts(checked)} if checked else {}
+        summary["findings_sha256"] = findings_digest(issues)
         if other is not None:
             summary |= {"against": escape(other.spec), "n_against": len(other)}
         view = AuditView(opened, statistics, analysis, tuple(findings), summary, other)

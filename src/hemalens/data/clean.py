@@ -7,12 +7,14 @@ review: one ``drop`` among a sample's rows drops it, else ``relabel:CLASS`` give
 import io
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 from numpy.lib import format as npy
 from PIL import Image
@@ -23,19 +25,22 @@ from hemalens.core.artifacts import (
     output_file,
     read_provenance,
     remove_leftovers,
-    require_complete,
     text_digest,
     write_atomically,
     write_json,
     write_table,
 )
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
-from hemalens.core.types import Progress, Sample, no_progress
+from hemalens.core.records import open_record
+from hemalens.core.types import Images, Progress, Sample, no_progress
 from hemalens.data.checks.finding import ISSUES, SUGGESTIONS
 from hemalens.data.decisions import RELABEL, new_labels, read_issues, require_unreviewed, write_issues
-from hemalens.data.sources import Source, open_source
+from hemalens.data.decode import decode, decode_array
+from hemalens.data.sources import Source, content_sha256, open_source
 
 __all__ = ["clean", "decide", "open_audited"]
+
+_Read = Callable[[int], bytes | npt.NDArray[Any]]
 
 
 def clean(
@@ -66,6 +71,7 @@ def clean(
         ArtifactError: the audit is incomplete, of another source, or a decision in it is not known.
     """
     opened, fingerprint = open_audited(source, audit, classes=classes)
+    contents = _contents(audit)
     _check_apart(Path(opened.spec), out)
     issues = read_issues(audit)
     if restore:
@@ -85,12 +91,16 @@ def clean(
     tables["relabelled.csv"] = _relabelled_table(opened.samples, labels, issues)
     to_file = out.suffix.lower() == ".npz"
     home = out.parent if to_file else out
-    for beside in (home / name for name in tables):
-        if to_file and find_table(beside) and not overwrite:
-            raise ArtifactError(f"output {beside}", "exists already", "add --overwrite or choose another --out")
-    guard = output_file if to_file else output_directory
+    for table in (home / name for name in tables):
+        if to_file and find_table(table) and not overwrite:
+            raise ArtifactError(f"output {table}", "exists already", "add --overwrite or choose another --out")
+    guard = partial(output_file, beside=tuple(tables)) if to_file else output_directory
     with guard(out, "clean", overwrite=overwrite, inputs=inputs, options=options):
-        (_write_arrays if to_file else _write_folders)(opened, kept, samples, out, progress)
+        read = partial(_as_audited, opened, contents)
+        if to_file:
+            _write_arrays(opened, read, kept, samples, out, progress)
+        else:
+            _write_folders(read, kept, samples, out, progress)
         if to_file:
             for name in ("dropped.csv", "relabelled.csv"):
                 remove_leftovers(home / name)
@@ -110,13 +120,28 @@ def open_audited(source: str | Path, audit: Path, *, classes: Sequence[str] | No
 
     Raises ArtifactError where the audit is incomplete, or of another source or another state of it.
     """
-    record = require_complete(audit, "audit")
+    record = open_record(audit, "audit")
     opened = open_source(source, classes=classes)
     fingerprint = opened.fingerprint()
-    if record["inputs"].get("source") != fingerprint:
+    if record.inputs.get("source") != fingerprint:
         rule = f"is not what {audit} was made from, or has changed since"
         raise ArtifactError(f"source {source}", rule, "audit it again")
     return opened, fingerprint
+
+
+def _contents(audit: Path) -> dict[str, str | None]:
+    """Return what each sample was when it was audited: id -> SHA-256 of its bytes, or of its row of an array."""
+    table = open_record(audit, "audit").table("manifest.csv", dict.fromkeys(("sample_id", "sha256"), pl.String))
+    return dict(table.select("sample_id", "sha256").iter_rows())
+
+
+def _as_audited(source: Source, contents: Mapping[str, str | None], place: int) -> bytes | npt.NDArray[Any]:
+    """Read a sample; raise SourceError where it is not what was audited, be its size and time as they were."""
+    data, name = source.read(place), source.samples[place].sample_id
+    if content_sha256(data) != contents.get(name):
+        rule = "has changed since the audit: its SHA-256 is not the one in manifest.csv"
+        raise SourceError(f"picture {name}", rule, "put it back, or audit the source again")
+    return data
 
 
 def decide(issues: pl.DataFrame, samples: Sequence[Sample]) -> dict[int, tuple[str, str]]:
@@ -204,10 +229,10 @@ def _relabelled_table(samples: Sequence[Sample], labels: Mapping[int, str], issu
 
 
 def _write_arrays(
-    source: Source, kept: Sequence[int], samples: Sequence[Sample], out: Path, progress: Progress
+    source: Source, read: _Read, kept: Sequence[int], samples: Sequence[Sample], out: Path, progress: Progress
 ) -> None:
     """Write images, labels, classes, ids (and groups, splits) as an ``.npz``; pictures stream through one by one."""
-    first = source.picture(kept[0]).pixels.shape
+    first = _decoded(read(kept[0]), samples[0].sample_id).shape
     numbers = {name: number for number, name in enumerate(source.classes)}
     lone = next((sample.sample_id for sample in samples if sample.label is None), None)
     if lone is not None:
@@ -230,7 +255,7 @@ def _write_arrays(
                 for done, place in enumerate(kept):
                     if done % 500 == 0:
                         progress("writing clean samples", done, len(kept))
-                    member.write(_of_size(source, place, first).tobytes())
+                    member.write(_of_size(read(place), samples[done].sample_id, first).tobytes())
             for name, values in columns.items():
                 with archive.open(f"{name}.npy", "w") as member:
                     npy.write_array(member, values, allow_pickle=False)
@@ -239,18 +264,20 @@ def _write_arrays(
     progress("writing clean samples", len(kept), len(kept))
 
 
-def _of_size(source: Source, place: int, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    pixels = source.picture(place).pixels
+def _decoded(data: bytes | npt.NDArray[Any], name: str) -> Images:
+    return (decode_array(data, name=name) if isinstance(data, np.ndarray) else decode(data, name=name)).pixels
+
+
+def _of_size(data: bytes | npt.NDArray[Any], name: str, shape: tuple[int, ...]) -> Images:
+    pixels = _decoded(data, name)
     if pixels.shape != shape:
         rule = f"is {pixels.shape[1]} x {pixels.shape[0]} pixels where the first is {shape[1]} x {shape[0]}"
         step = "write to a directory instead of an .npz: --out DIR"
-        raise SourceError(f"picture {source.samples[place].sample_id}", rule, step)
+        raise SourceError(f"picture {name}", rule, step)
     return pixels
 
 
-def _write_folders(
-    source: Source, kept: Sequence[int], samples: Sequence[Sample], out: Path, progress: Progress
-) -> None:
+def _write_folders(read: _Read, kept: Sequence[int], samples: Sequence[Sample], out: Path, progress: Progress) -> None:
     """Write class folders: encoded files byte for byte, rows of arrays as PNG.
 
     Where folders cannot say all that the source knows (groups, labels that are no file names), every picture gets a
@@ -261,10 +288,10 @@ def _write_folders(
     for done, (place, sample) in enumerate(zip(kept, samples, strict=True)):
         if done % 100 == 0:
             progress("writing clean samples", done, len(kept))
-        data, suffix = source.read(place), ""
+        data, suffix = read(place), ""
         if not isinstance(data, bytes):
             buffer = io.BytesIO()
-            Image.fromarray(source.picture(place).pixels).save(buffer, "PNG")
+            Image.fromarray(_decoded(data, sample.sample_id)).save(buffer, "PNG")
             data, suffix = buffer.getvalue(), ".png"
         path = out / _relative(sample, suffix, taken, by_stem=sidecars)
         facts = {"label": sample.label, "group": sample.group, "split": sample.split}

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from io import RawIOBase
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,15 @@ import polars as pl
 from hemalens.core.artifacts import (
     PROVENANCE,
     find_table,
-    read_table,
+    parse_table,
     text_digest,
     write_atomically,
     write_table,
 )
 from hemalens.core.errors import ArtifactError
 from hemalens.core.provenance import sha256_file
+from hemalens.core.records import Record, open_record
+from hemalens.core.strict_json import canonical_json, parse_json
 from hemalens.core.types import Sample
 
 __all__ = [
@@ -37,6 +40,7 @@ __all__ = [
     "History",
     "Journal",
     "decisions_digest",
+    "findings_digest",
     "fold",
     "new_labels",
     "read_history",
@@ -88,14 +92,14 @@ def read_history(audit: Path) -> History:
     is not what ``Journal`` writes.
     """
     lines = _whole_lines(audit / JOURNAL)
-    if not lines or json.loads(lines[0]).get("audit") != _identity(audit):
+    if not lines or _header(lines[0], audit / JOURNAL) != _identity(audit):
         return History()
     standing: list[Act] = []
     pending: _Pending = {}
     for number, line in enumerate(lines[1:], 2):
         try:
-            _follow(json.loads(line), standing, pending)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            _follow(parse_json(line, "line", step=""), standing, pending)
+        except (ArtifactError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             what = f"{audit / JOURNAL} line {number}"
             raise ArtifactError(what, f"is no act of a review ({error})", "delete the line") from error
     return History(tuple(standing), pending)
@@ -140,8 +144,45 @@ def fold(issues: pl.DataFrame, pending: Mapping[str, str | Sequence[str]]) -> pl
 
 
 def read_issues(audit: Path) -> pl.DataFrame:
-    """Read ``issues.csv`` of an audit, with what the journal holds beyond it."""
-    return fold(read_table(audit / "issues.csv", _COLUMNS), read_history(audit).pending)
+    """Read ``issues.csv`` of an audit, with what the journal holds beyond it.
+
+    Raises ArtifactError where more of it was changed than suggestions and the order of its rows.
+    """
+    return fold(_decided(open_record(audit, "audit")), read_history(audit).pending)
+
+
+def findings_digest(issues: pl.DataFrame) -> str:
+    """Return the SHA-256 of what a person must not change in a table of findings: all but suggestions and order.
+
+    Columns that a person adds do not count, nor how a spreadsheet quotes cells and ends lines.
+    """
+    rows = issues.select(
+        pl.col(name).cast(kind).fill_null("") if kind == pl.String else pl.col(name).cast(kind)
+        for name, kind in _COLUMNS.items()
+        if name != "suggestion"
+    )
+    return text_digest(b"\n".join(sorted(canonical_json(row) for row in rows.iter_rows())).decode())
+
+
+def _decided(record: Record) -> pl.DataFrame:
+    """Read the table of findings: as the audit wrote it, or with other suggestions."""
+    name = record.require("issues.csv")
+    path = record.home / name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        step = "put it back, or audit again"
+        raise ArtifactError(f"file {path}", f"cannot be read ({error.strerror})", step) from error
+    issues = parse_table(data, path, _COLUMNS)
+    if sha256(data).hexdigest() == record.outputs[name]:
+        return issues
+    # NaN and infinity are numbers to polars, and no finding has one.
+    finite = issues["score"].is_null() | issues["score"].is_finite()
+    if not finite.all() or findings_digest(issues) != record.json("audit.json").get("findings_sha256"):
+        rule = f"was changed beyond its column 'suggestion': the findings are not those in {record.home / 'audit.json'}"
+        step = "put the other columns and all rows back (leave one out by suggestion keep), or audit again"
+        raise ArtifactError(f"file {path}", rule, step)
+    return issues
 
 
 def write_issues(audit: Path, issues: pl.DataFrame) -> None:
@@ -201,7 +242,7 @@ class Journal:
         self._audit, self._path = audit, audit / JOURNAL
         lines = _whole_lines(self._path)
         identity = _identity(audit)
-        if lines and json.loads(lines[0]).get("audit") != identity:
+        if lines and _header(lines[0], self._path) != identity:
             self._path.rename(audit / f"decisions-{text_digest(lines[0].decode())[:8]}.jsonl")
         if not lines or not self._path.exists():
             header = json.dumps({"about": "decisions of a person, see hemalens clean", "audit": identity}) + "\n"
@@ -261,15 +302,21 @@ def _whole_lines(path: Path) -> list[bytes]:
     """Return the lines of a journal that were written to their end; none where there is no journal."""
     try:
         lines = path.read_bytes().split(b"\n")[:-1]
-        if lines:
-            json.loads(lines[0])["audit"]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ArtifactError(f"journal {path}", f"cannot be read ({error.strerror})", "check its permissions") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"journal {path}", "does not begin like one", "move it elsewhere") from error
+    if lines:
+        _header(lines[0], path)
     return lines
+
+
+def _header(line: bytes, path: Path) -> object:
+    """Return of which audit a journal is, by its first line."""
+    try:
+        return parse_json(line, "line")["audit"]
+    except (ArtifactError, KeyError) as error:
+        raise ArtifactError(f"journal {path}", "does not begin like one", "move it elsewhere") from error
 
 
 def _identity(audit: Path) -> str:

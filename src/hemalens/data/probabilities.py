@@ -11,6 +11,7 @@ import polars as pl
 
 from hemalens.core.artifacts import read_table
 from hemalens.core.errors import ArtifactError
+from hemalens.core.records import find_record
 from hemalens.core.types import FloatArray, Sample
 
 __all__ = ["read_probabilities"]
@@ -60,7 +61,8 @@ def _array(path: Path, samples: Sequence[Sample], classes: Sequence[str]) -> Flo
 def _table(path: Path, samples: Sequence[Sample], classes: Sequence[str]) -> FloatArray:
     used = {sample.label for sample in samples}
     needed = {f"{_PREFIX}{name}": pl.Float64 for name in classes if name in used}
-    table = read_table(path, {"sample_id": pl.String, **needed})
+    record, columns = find_record(path), {"sample_id": pl.String, **needed}
+    table = read_table(path, columns) if record is None else record.table(record.relative(path), columns)
     places = {sample.sample_id: place for place, sample in enumerate(samples)}
     values = np.full((len(samples), len(classes)), np.nan)
     ids = table["sample_id"].to_list()

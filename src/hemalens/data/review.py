@@ -11,8 +11,9 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
-from hemalens.core.artifacts import read_json, read_provenance
+from hemalens.core.artifacts import read_provenance
 from hemalens.core.errors import ConfigError
+from hemalens.core.records import open_record
 from hemalens.data.clean import open_audited
 from hemalens.data.review_session import ReviewSession
 
@@ -24,7 +25,7 @@ _HOST = "127.0.0.1"
 def finished_audit(out: Path) -> dict[str, Any] | None:
     """Return the summary of a whole audit that can be reviewed as it is; None where there is none yet."""
     whole = out.is_dir() and (read_provenance(out) or {}).get("command") == "audit"
-    return read_json(out / "audit.json") if whole else None
+    return open_record(out, "audit").json("audit.json") if whole else None
 
 
 def review(
@@ -52,7 +53,7 @@ def review(
 
     from hemalens.data.review_app import review_app
 
-    given = classes or ((read_provenance(audit) or {}).get("options") or {}).get("classes")
+    given = classes or open_record(audit, "audit").options.get("classes")
     opened, _ = open_audited(source, audit, classes=given)
     token = secrets.token_urlsafe(24)
     with closing(ReviewSession(opened, audit, classes=given)) as session, closing(_listen(port)) as listener:

@@ -4,6 +4,7 @@ Belonging together means the same ``group`` (patient, slide), the same pixels or
 brings its own splits keeps them. Needs no torch.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import polars as pl
 
 from hemalens.core.artifacts import output_file, read_table, write_table
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
+from hemalens.core.records import find_record, folder_record
 from hemalens.core.types import IntArray, Progress, Sample, no_progress
 from hemalens.data.checks.near_duplicates import copies, near_duplicates
 from hemalens.data.checks.near_pictures import check_scale
@@ -31,6 +33,8 @@ __all__ = [
     "split",
     "splits_table",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 RATIOS = "83:13:4"
@@ -128,8 +132,15 @@ def parse_ratios(text: str) -> tuple[float, float, float]:
 
 
 def read_splits(path: Path, samples: Sequence[Sample]) -> list[str]:
-    """Return each sample's split from a ``splits.csv``; raise ArtifactError unless every sample is in it once."""
-    table = read_table(path, {"sample_id": pl.String, "split": pl.String})
+    """Return each sample's split from a ``splits.csv``; raise ArtifactError unless every sample is in it once.
+
+    One that a stage wrote must be as it was written; one without a record is the user's own, and a warning says so.
+    """
+    columns = {"sample_id": pl.String, "split": pl.String}
+    record = find_record(path) or folder_record(path.parent)
+    if record is None:
+        _LOG.warning("splits %s have no record beside them: taken as your own", path)
+    table = read_table(path, columns) if record is None else record.table(record.relative(path), columns)
     found: dict[str, str] = {}
     for line, (sample_id, side) in enumerate(table.select("sample_id", "split").iter_rows(), 2):
         if side not in SPLITS:

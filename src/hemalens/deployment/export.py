@@ -13,29 +13,40 @@ from typing import Any
 import numpy as np
 import onnx
 
-from hemalens.core.artifacts import output_file, read_json, read_provenance, write_atomically, write_json
+from hemalens.core.artifacts import output_file, provenance_path, read_json, write_atomically, write_json
 from hemalens.core.errors import ArtifactError, ConfigError, UserError
-from hemalens.core.provenance import sha256_file, version
-from hemalens.core.refusal import Refusal, confidence_rule
+from hemalens.core.provenance import version
+from hemalens.core.records import file_record, open_record
+from hemalens.core.refusal import confidence_rule
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
 from hemalens.data.resize import resize
 from hemalens.data.sources import Source, open_source
 from hemalens.data.split import read_splits
 from hemalens.data.synthetic import synthetic_set
 from hemalens.deployment.network import assemble, linear_head, trace_network
+from hemalens.deployment.onnx_metadata import with_metadata
 from hemalens.deployment.parity import compare, onnx_logits, resize_parity
 from hemalens.deployment.quantise import quantise, time_in_turn
-from hemalens.deployment.sidecar import INTENDED_USE, SCHEMA_VERSION, array_to_json, sidecar_path
-from hemalens.training.checkpoint import LoadedModel, load_model, model_directory, read_validation
+from hemalens.deployment.sidecar import (
+    DIGEST_KEY,
+    INTENDED_USE,
+    SCHEMA_VERSION,
+    array_to_json,
+    sidecar_digest,
+    sidecar_path,
+)
+from hemalens.deployment.signing import require_key, sign_model, signature_path
+from hemalens.training.checkpoint import LoadedModel, load_model, model_directory, read_refusal, read_validation
 from hemalens.training.models import Normalised
 from hemalens.training.sides import choose_side
 
-__all__ = ["export", "export_once"]
+__all__ = ["bind", "export", "export_once"]
 
 _LOST_POINTS = 0.5
 _CALIBRATION = 512
 _TIMED = 256
 _STAND_INS = 64  # of each kind, where the validation pictures are not at hand
+_WEIGHTS = "model.safetensors"
 _ONCE = Path("exported") / "model.onnx"
 
 
@@ -55,6 +66,7 @@ def export(
     *,
     source: str | Path | None = None,
     int8: bool = False,
+    sign_key: Path | None = None,
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> dict[str, Any]:
@@ -66,13 +78,17 @@ def export(
         source: what the run was trained on: its validation pictures are compared on. Where None it is looked for
             under the name it had; where it is not found, seeded stand-ins are compared on, and ``parity.json`` says so.
         int8: quantise to 8 bits, if that is faster here and loses at most 0.5 points on the validation pictures.
+        sign_key: private key in PEM (elliptic curve, no password) to sign the model with: ``FILE.onnx.sig``.
         overwrite: replace an earlier export.
         progress: told about the steps.
 
     Raises:
         ArtifactError: the run is not finished, a file is in the way, or the export differs from torch.
-        ConfigError: the network cannot be exported, or ``int8`` without the run's source.
+        ConfigError: the network cannot be exported, ``int8`` without the run's source, or a key that cannot sign.
+        MissingExtraError: ``sign_key`` without the extra ``sign``.
     """
+    if sign_key is not None:
+        require_key(sign_key)
     run = model_directory(run)
     loaded = load_model(run)
     beside = _check_names(out)
@@ -80,14 +96,19 @@ def export(
     if int8 and opened is None:
         step = "name what the run was trained on: --source SOURCE"
         raise ConfigError(f"export of {run} in 8 bits", "needs training pictures to calibrate on", step)
-    inputs = {"model": sha256_file(run / "model.safetensors")}
+    inputs = {"model": open_record(run, "train").digest(_WEIGHTS)}
     inputs |= {"source": opened.fingerprint()} if opened else {}
-    with output_file(out, "export", overwrite=overwrite, inputs=inputs, options={"int8": int8}):
+    written = (beside.name, "parity.json", signature_path(out).name)
+    with output_file(out, "export", overwrite=overwrite, inputs=inputs, options={"int8": int8}, beside=written):
         parity, data = _export(run, loaded, opened, int8=int8, progress=progress)
-        parity = {"schema_version": SCHEMA_VERSION, "onnx": out.name, **parity}
+        data, sidecar = bind(data, _sidecar(run, loaded, parity["precision"]))
+        parity = {"schema_version": SCHEMA_VERSION, "onnx": out.name, **parity, "onnx_sha256": sidecar["onnx_sha256"]}
         write_atomically(out, lambda file: file.write(data))
-        write_json(beside, _sidecar(run, loaded, hashlib.sha256(data).hexdigest(), parity["precision"]))
+        write_json(beside, sidecar)
         write_json(out.with_name("parity.json"), parity)
+        signature_path(out).unlink(missing_ok=True)  # of the model that was replaced
+        if sign_key is not None:
+            sign_model(out, sign_key)
     return parity | {"out": str(out)}
 
 
@@ -95,10 +116,16 @@ def export_once(run: Path, *, progress: Progress = no_progress) -> Path:
     """Return the export that lies in a run's ``exported`` directory, written first where it is missing or outdated."""
     run = model_directory(run)
     path = run / _ONCE
-    found = read_provenance(path) if path.is_file() else None
-    if found is None or found["inputs"].get("model") != sha256_file(run / "model.safetensors"):
+    known = path.is_file() and provenance_path(path).is_file()
+    if not known or file_record(path, "export").inputs.get("model") != open_record(run, "train").digest(_WEIGHTS):
         export(run, path, overwrite=True, progress=progress)
     return path
+
+
+def bind(data: bytes, sidecar: dict[str, Any]) -> tuple[bytes, dict[str, Any]]:
+    """Return a model's bytes and its sidecar so that each names the other; the graph's bytes stay as they are."""
+    bound = with_metadata(data, DIGEST_KEY, sidecar_digest(sidecar))
+    return bound, sidecar | {"onnx_sha256": hashlib.sha256(bound).hexdigest()}
 
 
 def _export(
@@ -127,14 +154,14 @@ def _export(
         if stored.shape == theirs.shape:
             parity["stored_logits_max_difference"] = float(np.abs(stored - theirs).max())
     _check_parity(run, parity)
-    parity |= {"precision": "fp32", "onnx_sha256": hashlib.sha256(data).hexdigest(), "int8": None}
+    parity |= {"precision": "fp32", "onnx_sha256": "", "int8": None}
     if int8:
         assert source is not None
         smaller, tried = _try_int8(run, network, data, module, source, pictures, ours, progress)
         parity["int8"] = tried
         if tried["kept"]:
             data = smaller
-            parity |= {"precision": "int8", "onnx_sha256": hashlib.sha256(data).hexdigest()}
+            parity |= {"precision": "int8"}
     return parity, data
 
 
@@ -200,8 +227,8 @@ def _find_source(run: Path, given: str | Path | None) -> Source | None:
         opened = open_source(given)
         read_splits(run / "splits.csv", opened.samples)
         return opened
-    record = read_provenance(run) or {}
-    words = record.get("argv", [])
+    record = open_record(run, "train").facts
+    words = list(record.get("argv") or [])
     named = words[words.index("train") + 1 :][:1] if "train" in words else []
     for path in (*map(Path, named), run.parent / "clean.npz", run.parent / "clean"):
         try:
@@ -247,11 +274,9 @@ def _check_parity(run: Path, parity: dict[str, Any]) -> None:
         raise ArtifactError(f"export of {run}", "; ".join(rules), step)
 
 
-def _sidecar(run: Path, loaded: LoadedModel, digest: str, precision: str) -> dict[str, Any]:
-    record = read_provenance(run) or {}
-    path = run / "refusal.json"
-    refusal = read_json(path) if path.is_file() else confidence_rule(*read_validation(run)).to_json()
-    limits = Refusal.from_json(refusal)
+def _sidecar(run: Path, loaded: LoadedModel, precision: str) -> dict[str, Any]:
+    record = open_record(run, "train")
+    limits = read_refusal(run) or confidence_rule(*read_validation(run))
     assert isinstance(loaded.module, Normalised)
     head = linear_head(loaded.module, loaded.image_size)
     return {
@@ -260,21 +285,21 @@ def _sidecar(run: Path, loaded: LoadedModel, digest: str, precision: str) -> dic
         "image_size": loaded.image_size,
         "model": {
             "network": loaded.card["model"],
-            "recipe": record.get("options", {}).get("recipe"),
+            "recipe": record.options.get("recipe"),
             "parameters": loaded.card["parameters"],
             "precision": precision,
         },
         "temperature": limits.temperature,
         "threshold": limits.confidence_limit,
-        "refusal": refusal,
+        "refusal": limits.to_json(),
         "head": None if head is None else {"weight": array_to_json(head[0]), "bias": array_to_json(head[1])},
-        "onnx_sha256": digest,
+        "onnx_sha256": "",  # once the model is known that names the rest
         "run": {
-            "config": read_json(run / "config.json"),
-            "seed": record.get("seed"),
-            "source_sha256": record.get("inputs", {}).get("source"),
-            "model_sha256": sha256_file(run / "model.safetensors"),
-            "version": record.get("version"),
+            "config": record.json("config.json"),
+            "seed": record.facts.get("seed"),
+            "source_sha256": record.inputs.get("source"),
+            "model_sha256": record.digest(_WEIGHTS),
+            "version": record.facts.get("version"),
             "val_accuracy": loaded.card.get("val_accuracy"),
             "val_perturbed_accuracy": loaded.card.get("val_perturbed_accuracy"),
         },

@@ -26,7 +26,7 @@ from hemalens.deployment.export import export_once
 from hemalens.deployment.graph import graph_bytes, to_graph
 from hemalens.deployment.parity import TOLERANCE
 from hemalens.deployment.sidecar import INTENDED_USE, Sidecar, find_onnx, read_exported
-from hemalens.deployment.submission_zip import FACTS, label_numbers
+from hemalens.deployment.submission_zip import FACTS, SUMS, label_numbers, list_sums
 from hemalens.deployment.submitted.numpy_runtime import Network
 from hemalens.deployment.torchscript import script_bytes
 
@@ -97,6 +97,7 @@ def package(
         facts = _facts(members, runtime, tta)
         contents[FACTS] = (json.dumps(facts, indent=2) + "\n").encode()
         contents["README.txt"] = _readme(facts).encode()
+        contents[SUMS] = list_sums(contents)
         data = _zip(contents)
         write_atomically(out, lambda file: file.write(data))
     return {

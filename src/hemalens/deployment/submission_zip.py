@@ -4,12 +4,14 @@ Needs the standard library only.
 """
 
 import os
+import re
 import stat
 import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,9 +19,11 @@ from hemalens.core.artifacts import read_json
 from hemalens.core.errors import ArtifactError
 from hemalens.core.types import CELL_CLASSES
 
-__all__ = ["FACTS", "label_numbers", "read_facts", "unpack"]
+__all__ = ["FACTS", "SUMS", "check_members", "label_numbers", "list_sums", "parse_sums", "read_facts", "unpack"]
 
 FACTS = "submission.json"
+SUMS = "SHA256SUMS"
+"""Member that lists the hashes of all others, as ``sha256sum -c`` reads them."""
 _MAX_BYTES = 4 << 30
 _MAX_RATIO = 200  # weights hardly shrink at all; deflate reaches 1,032 on zeros
 _FREE_BYTES = 10 << 20  # small files of zeros are nobody's bomb
@@ -44,7 +48,7 @@ def unpack(submission: Path, folder: Path) -> int:
         _check_directory(submission)
         with zipfile.ZipFile(submission) as archive:
             members = archive.infolist()
-            _check_members(submission, members)
+            check_members(submission, members)
             return sum(_write(archive, member, folder, submission) for member in members)
     except _DAMAGED as error:
         raise _refused(submission, f"is damaged or no zip ({error})", "pack it again") from error
@@ -82,6 +86,23 @@ def _is_side(value: object) -> bool:
     return type(value) is int and 1 <= value <= _MAX_SIDE
 
 
+def list_sums(contents: Mapping[str, bytes]) -> bytes:
+    """Return the member that lists the hashes of the others."""
+    return "".join(f"{sha256(data).hexdigest()}  {name}\n" for name, data in sorted(contents.items())).encode()
+
+
+def parse_sums(data: bytes, submission: Path) -> dict[str, str]:
+    """Return member -> SHA-256 from the list inside a zip."""
+    try:
+        lines = [line.split("  ", 1) for line in data.decode("utf-8").splitlines()]
+        found = {name: digest for digest, name in lines}
+    except ValueError as error:
+        raise _refused(submission, f"has a damaged {SUMS}", "pack it again") from error
+    if len(found) < len(lines) or not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in found.values()):
+        raise _refused(submission, f"has a damaged {SUMS}", "pack it again")
+    return found
+
+
 def label_numbers(classes: Sequence[str]) -> list[int]:
     """Return the label of each class: the challenge's number where all are of its eight, else the place in the list.
 
@@ -108,7 +129,8 @@ def _check_directory(submission: Path) -> None:
         raise _refused(submission, rule, f"pack only what runs: {_MAX_DIRECTORY:,} bytes are allowed, and no ZIP64")
 
 
-def _check_members(submission: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+def check_members(submission: Path, members: Sequence[zipfile.ZipInfo]) -> None:
+    """Raise ArtifactError where a zip is dangerous to unpack or has no ``model.py`` at its root."""
     if len(members) > _MAX_MEMBERS:
         raise _refused(submission, f"has {len(members):,} members, {_MAX_MEMBERS:,} are allowed", "pack only what runs")
     for member in members:

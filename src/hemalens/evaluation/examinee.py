@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hemalens.core.artifacts import read_json
 from hemalens.core.errors import ConfigError, MissingExtraError
 from hemalens.core.heatmaps import class_activation_map
 from hemalens.core.metrics import softmax
 from hemalens.core.provenance import sha256_file
+from hemalens.core.records import open_record
 from hemalens.core.refusal import Refusal, confidence_rule
 from hemalens.core.types import FloatArray, Images, IntArray, Progress, no_progress
 from hemalens.deployment.classifier import Classifier
@@ -117,7 +117,7 @@ def _open_run(model: Path) -> Examinee:
         import torch  # here: an exported model is examined without it
 
         from hemalens.evaluation.gradcam import grad_cam
-        from hemalens.training.checkpoint import load_model, model_directory, read_validation
+        from hemalens.training.checkpoint import load_model, model_directory, read_refusal, read_validation
         from hemalens.training.device import torch_threads
         from hemalens.training.predicting import predict_features
     except ModuleNotFoundError as error:
@@ -136,8 +136,8 @@ def _open_run(model: Path) -> Examinee:
         classes=loaded.classes,
         image_size=loaded.image_size,
         network=loaded.card["model"],
-        sha256=sha256_file(run / "model.safetensors"),
-        refusal=_refusal(run, validation),
+        sha256=open_record(run, "train").digest("model.safetensors"),
+        refusal=read_refusal(run) or _by_confidence(run, validation),
         validation=validation,
         method="Grad-CAM (Selvaraju et al. 2017) on the last map",
         answer=answer,
@@ -145,10 +145,7 @@ def _open_run(model: Path) -> Examinee:
     )
 
 
-def _refusal(run: Path, validation: tuple[FloatArray, IntArray]) -> Refusal:
-    """Return when a run's model refuses; runs of before kept no features to tell by."""
-    path = run / "refusal.json"
-    if path.is_file():
-        return Refusal.from_json(read_json(path))
+def _by_confidence(run: Path, validation: tuple[FloatArray, IntArray]) -> Refusal:
+    """Return when a run of before refuses, which kept no features to tell by."""
     _LOG.warning("%s has no refusal.json: refused by confidence alone; train again to refuse what is no cell", run)
     return confidence_rule(*validation)

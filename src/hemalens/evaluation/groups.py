@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from hemalens.core.artifacts import read_table, require_complete
 from hemalens.core.metrics import accuracy, bootstrap_interval, confusion_matrix
+from hemalens.core.records import open_record
 from hemalens.core.types import FloatArray
+from hemalens.data.decisions import read_issues
 from hemalens.data.sources import Source, content_sha256
 from hemalens.evaluation.chosen import Chosen
 
@@ -24,9 +25,8 @@ def background_batch(audit: Path) -> set[str]:
 
     Contents, not ids: cleaning into folders may give a sample another path, never other bytes.
     """
-    require_complete(audit, "audit")
-    issues = read_table(audit / "issues.csv", dict.fromkeys(("sample_id", "issue"), pl.String))
-    manifest = read_table(audit / "manifest.csv", dict.fromkeys(("sample_id", "sha256"), pl.String))
+    issues = read_issues(audit)
+    manifest = open_record(audit, "audit").table("manifest.csv", dict.fromkeys(("sample_id", "sha256"), pl.String))
     members = issues.filter(pl.col("issue") == "colour_cluster").select("sample_id").unique()
     return set(manifest.join(members, on="sample_id")["sha256"].drop_nulls().to_list())
 

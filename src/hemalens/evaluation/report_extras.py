@@ -12,15 +12,14 @@ from typing import Any
 
 import polars as pl
 
-from hemalens.core.artifacts import read_json, read_table, require_complete
 from hemalens.core.errors import ArtifactError
+from hemalens.core.records import Record, open_record
 
 __all__ = [
     "EVALUATION_KEYS",
     "Elsewhere",
     "Explanation",
     "find_explanation",
-    "read_document",
     "read_elsewhere",
     "source_of",
 ]
@@ -88,15 +87,6 @@ class Explanation:
         return source_of(self.provenance)
 
 
-def read_document(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """Read a JSON object that has some keys; raise ArtifactError naming the first that it lacks."""
-    document = read_json(path)
-    for key in keys:
-        if key not in document:
-            raise ArtifactError(f"file {path}", f"lacks the key {key!r}", "write it anew with its stage")
-    return document
-
-
 def source_of(provenance: Mapping[str, Any]) -> str | None:
     """Return the fingerprint of the source that a stage read, None where it was not recorded."""
     found: str | None = provenance.get("inputs", {}).get("source")
@@ -116,8 +106,8 @@ def read_elsewhere(
     Raises ArtifactError where one is incomplete or damaged, of another model, or of one of the model's own sources.
     """
     found = [_read_elsewhere(one, training, own) for one in {path.resolve(): path for path in directories}.values()]
-    specs = [str(scores.get("source", directory.name)) for directory, scores, _ in found]
-    sources = [str(source_of(record)) for _, _, record in found]
+    specs = [str(scores.get("source", record.home.name)) for record, scores in found]
+    sources = [str(source_of(record.facts)) for record, _ in found]
     names = _source_names(specs, sources)
     return tuple(_counted(*one, name, source) for one, name, source in zip(found, names, sources, strict=True))
 
@@ -130,11 +120,11 @@ def find_explanation(folders: Iterable[Path], training: Mapping[str, Any]) -> Ex
     for folder in folders:
         if not folder.is_dir():
             continue
-        provenance = require_complete(folder, "explain")
-        if _is_of_model(provenance, training):
-            facts = read_document(folder / "explain.json", _EXPLANATION_KEYS)
-            samples = read_table(folder / "explain.csv", _EXPLAINED_COLUMNS).select(list(_EXPLAINED_COLUMNS))
-            return Explanation(folder, facts, provenance, samples)
+        record = open_record(folder, "explain")
+        if _is_of_model(record.facts, training):
+            facts = record.json("explain.json", _EXPLANATION_KEYS)
+            samples = record.table("explain.csv", _EXPLAINED_COLUMNS).select(list(_EXPLAINED_COLUMNS))
+            return Explanation(folder, facts, record.facts, samples)
     return None
 
 
@@ -145,38 +135,36 @@ def _is_of_model(provenance: Mapping[str, Any], training: Mapping[str, Any]) -> 
 
 def _read_elsewhere(
     directory: Path, training: Mapping[str, Any], own: Mapping[str, str]
-) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """Return a directory with its scores and provenance, where they are of this model and of another laboratory."""
-    provenance, what = require_complete(directory, "evaluate"), f"evaluation {directory}"
-    if not _is_of_model(provenance, training):
+) -> tuple[Record, dict[str, Any]]:
+    """Return an evaluation's record and scores, where they are of this model and of another laboratory."""
+    record, what = open_record(directory, "evaluate"), f"evaluation {directory}"
+    if not _is_of_model(record.facts, training):
         rule = "is of another model than that of the report's first run"
         raise ArtifactError(what, rule, "evaluate that run on the other laboratory's cells")
-    source = source_of(provenance)
+    source = source_of(record.facts)
     if source is None:
         rule = "does not record what it scored, so nothing tells whether that is another laboratory"
         raise ArtifactError(what, rule, "evaluate anew")
     if source in own:
         rule = f"scored {own[source]}: these are not the cells of another laboratory"
         raise ArtifactError(what, rule, "name an evaluation of another laboratory's cells in --elsewhere")
-    return directory, read_document(directory / "evaluation.json", EVALUATION_KEYS), provenance
+    return record, record.json("evaluation.json", EVALUATION_KEYS)
 
 
-def _counted(
-    directory: Path, scores: Mapping[str, Any], provenance: Mapping[str, Any], name: str, source: str
-) -> Elsewhere:
+def _counted(record: Record, scores: Mapping[str, Any], name: str, source: str) -> Elsewhere:
     """Count what was refused, of the classes that the model knows and of those that it does not."""
-    table = read_table(directory / "predictions.csv", _ANSWER_COLUMNS).drop_nulls("label")
+    table = record.table("predictions.csv", _ANSWER_COLUMNS).drop_nulls("label")
     table = table.with_columns(pl.col("abstained") == "true")
     known = table.filter(pl.col("label").is_in(list(scores["classes"])))
     strange = table.filter(~pl.col("label").is_in(list(scores["classes"])))
     kept = known.filter(~pl.col("abstained"))
     samples, refused = (Counter(part["label"]) for part in (strange, strange.filter("abstained")))
     return Elsewhere(
-        directory=directory,
+        directory=record.home,
         name=name,
         source=source,
         scores=scores,
-        provenance=provenance,
+        provenance=record.facts,
         refused=known.height - kept.height,
         kept_right=kept.filter(pl.col("label") == pl.col("predicted")).height,
         strangers={label: (count, refused[label]) for label, count in samples.most_common()},

@@ -12,15 +12,15 @@ from typing import Any
 
 import polars as pl
 
-from hemalens.core.artifacts import find_table, read_json, read_table, require_complete
 from hemalens.core.errors import ArtifactError
-from hemalens.core.provenance import sha256_file
+from hemalens.core.provenance import PROVENANCE
+from hemalens.core.records import Record, file_record, find_record, open_record
+from hemalens.data.decisions import decisions_digest
 from hemalens.evaluation.report_extras import (
     EVALUATION_KEYS,
     Elsewhere,
     Explanation,
     find_explanation,
-    read_document,
     read_elsewhere,
     source_of,
 )
@@ -154,7 +154,7 @@ def load_inputs(runs: Sequence[Path], evaluations: Sequence[Path] = (), elsewher
         raise ArtifactError("runs", "name at least one", "run: hemalens report RUN --out DIR")
     paths, passed = [Path(run) for run in runs], [Path(one) for one in evaluations]
     for one in passed:
-        require_complete(one, "evaluate")
+        open_record(one, "evaluate")
     names, several = _names(paths), len(runs) > 1
     found = [_load_run(path, name, passed, answers=several) for path, name in zip(paths, names, strict=True)]
     used = {run.evaluation.directory for run in found if run.evaluation}
@@ -173,19 +173,22 @@ def _extended(run: RunInputs, path: Path, elsewhere: Sequence[Path]) -> RunInput
     """Return the run with what was found out about it elsewhere, and with its heat maps."""
     others = read_elsewhere(elsewhere, run.provenance, _own_sources(run))
     explanation = find_explanation(_nearby(path, _EXPLANATION_FOLDERS), run.provenance)
-    files: dict[str, Path] = {}
+    files: dict[str, str] = {}
     for place, other in enumerate(others, 1):
-        tables = (find_table(other.directory / "predictions.csv"), other.directory / "evaluation.json")
-        files |= {f"elsewhere-{place}/{file.name}": file for file in tables if file}
+        files |= _digests(open_record(other.directory), ("predictions.csv", "evaluation.json"), f"elsewhere-{place}/")
     if explanation is not None:
-        files |= {f"explain/{name}": explanation.directory / name for name in ("explain.json", "explain.csv")}
-    digests = {label: sha256_file(file) for label, file in files.items()}
-    return replace(run, elsewhere=others, explanation=explanation, files={**run.files, **digests})
+        files |= _digests(open_record(explanation.directory), ("explain.json", "explain.csv"), "explain/")
+    return replace(run, elsewhere=others, explanation=explanation, files={**run.files, **files})
+
+
+def _digests(record: Record, names: Sequence[str], label: str) -> dict[str, str]:
+    """Return the recorded hashes of files, by the names that a report gives them."""
+    return {f"{label}{found}": record.outputs[found] for name in names if (found := record.name_of(name))}
 
 
 def _own_sources(run: RunInputs) -> dict[str, str]:
     """Return the fingerprints of sources that are not another laboratory's, with what they are."""
-    audited = require_complete(run.audit_folder, "audit") if run.audit_folder else {}
+    audited = open_record(run.audit_folder, "audit").facts if run.audit_folder else {}
     records = [
         (run.evaluation.provenance if run.evaluation else {}, "the source of the report's own scores"),
         (audited, "the source that the model's training samples were taken from"),
@@ -221,51 +224,68 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _load_run(path: Path, name: str, passed: Sequence[Path], *, answers: bool) -> RunInputs:
     train, root = _homes(path)
-    provenance = require_complete(train, "train")
-    files = {f"train/{file}": train / file for file in ("config.json", "model.json", "history.csv")}
-    model = read_document(train / "model.json", _MODEL_KEYS)
-    nearby = _nearby(path, _EVALUATION_FOLDERS)
-    evaluation = _find_evaluation([*passed, *nearby], provenance, answers=answers)
+    trained = open_record(train, "train")
+    files = _digests(trained, ("config.json", "model.json", "history.csv"), "train/")
+    model = trained.json("model.json", _MODEL_KEYS)
+    evaluation = _find_evaluation([*passed, *_nearby(path, _EVALUATION_FOLDERS)], trained.facts, answers=answers)
     if evaluation is not None:
-        files["evaluate/evaluation.json"] = evaluation.directory / "evaluation.json"
-        if evaluation.answers is not None and (table := find_table(evaluation.directory / "predictions.csv")):
-            files[f"evaluate/{table.name}"] = table
+        read = ("evaluation.json", "predictions.csv") if evaluation.answers is not None else ("evaluation.json",)
+        files |= _digests(open_record(evaluation.directory), read, "evaluate/")
     audit, home = None, root / "audit"
     if home.is_dir():
-        require_complete(home, "audit")
-        audit = read_document(home / "audit.json", _AUDIT_KEYS)
-        tables = [table for name in ("issues.csv", "statistics.csv") if (table := find_table(home / name))]
-        files |= {f"audit/{file.name}": file for file in (home / "audit.json", *tables)}
-    splits = None
-    for label, folder in (("train/", train), ("", root)):  # the table that the training used, else the run's
-        if splits is None and (table := find_table(folder / "splits.csv")) is not None:
-            splits = _count_splits(table, model["classes"])
-            files[f"{label}{table.name}"] = table
-    dropped = None
-    if (table := find_table(root / "dropped.csv")) is not None:
-        reasons = read_table(table, dict.fromkeys(("sample_id", "issue"), pl.String))["issue"].to_list()
-        dropped = dict(Counter(map(str, reasons)).most_common())
-        files[table.name] = table
+        audited = open_record(home, "audit")
+        audit = audited.json("audit.json", _AUDIT_KEYS)
+        files |= _digests(audited, ("audit.json", "statistics.csv"), "audit/")
+        if table := audited.name_of("issues.csv"):  # as a person's decisions left it
+            files[f"audit/{table}"] = decisions_digest(home)
+    splits, used = _find_splits(trained, root, model["classes"])
+    dropped, listed = _find_dropped(root)
     overfit = None
     for place in _OVERFIT_FOLDERS:
         if overfit is None and (root / place / "overfit.json").is_file():
-            require_complete(root / place, "overfit-check")
-            overfit = read_document(root / place / "overfit.json", _OVERFIT_KEYS)
-            files[f"{place}/overfit.json"] = root / place / "overfit.json"
+            checked = open_record(root / place, "overfit-check")
+            overfit = checked.json("overfit.json", _OVERFIT_KEYS)
+            files |= _digests(checked, ("overfit.json",), f"{place}/")
     return RunInputs(
         name=name,
-        config=read_json(train / "config.json"),
+        config=trained.json("config.json"),
         model=model,
-        history=_load_history(train / "history.csv"),
-        provenance=provenance,
+        history=_load_history(trained),
+        provenance=trained.facts,
         evaluation=evaluation,
         audit=audit,
         audit_folder=home if audit is not None else None,
         splits=splits,
         dropped=dropped,
         overfit=overfit,
-        files={label: sha256_file(file) for label, file in files.items()},
+        files=files | used | listed,
     )
+
+
+def _find_splits(trained: Record, root: Path, classes: Sequence[str]) -> tuple[Splits | None, dict[str, str]]:
+    """Count the table that the training used, else the one beside the run."""
+    if trained.has("splits.csv"):
+        return _count_splits(trained, classes), _digests(trained, ("splits.csv",), "train/")
+    for name in ("splits.csv", "splits.parquet"):
+        if (root / name).is_file():
+            record = find_record(root / name) or file_record(root / name)
+            return _count_splits(record, classes), _digests(record, (name,), "")
+    return None, {}
+
+
+def _find_dropped(root: Path) -> tuple[dict[str, int] | None, dict[str, str]]:
+    """Count the list of dropped samples beside a run, or among the cells that were cleaned into a directory."""
+    for name in ("dropped.csv", "dropped.parquet"):
+        if not (root / name).is_file():
+            continue
+        for cleaned in sorted(root.glob(f"*.{PROVENANCE}")):
+            record = file_record(cleaned.with_name(cleaned.name.removesuffix(f".{PROVENANCE}")))
+            if record.command == "clean" and name in record.outputs:
+                reasons = record.table(name, dict.fromkeys(("sample_id", "issue"), pl.String))["issue"].to_list()
+                return dict(Counter(map(str, reasons)).most_common()), _digests(record, (name,), "")
+        step = "clean again, or remove it"
+        raise ArtifactError(f"file {root / name}", "is in no record beside it, so nobody knows where it is from", step)
+    return None, {}
 
 
 def _find_evaluation(folders: Sequence[Path], training: Mapping[str, Any], *, answers: bool) -> Evaluation | None:
@@ -277,33 +297,32 @@ def _find_evaluation(folders: Sequence[Path], training: Mapping[str, Any], *, an
 
 
 def _load_evaluation(directory: Path, training: Mapping[str, Any], *, answers: bool) -> Evaluation | None:
-    provenance = require_complete(directory, "evaluate")
-    made, used = set(training.get("outputs", {}).values()), set(provenance.get("inputs", {}).values())
+    record = open_record(directory, "evaluate")
+    made, used = set(training.get("outputs", {}).values()), set(record.inputs.values())
     if made and used and not made & used:
         return None
-    scores = read_document(directory / "evaluation.json", EVALUATION_KEYS)
-    split = scores.get("split") or provenance.get("options", {}).get("split")
-    table = directory / "predictions.csv"
-    kept = _load_answers(table, scores["classes"]) if answers and find_table(table) else None
-    return Evaluation(directory, scores, provenance, split, kept)
+    scores = record.json("evaluation.json", EVALUATION_KEYS)
+    split = scores.get("split") or record.options.get("split")
+    kept = _load_answers(record, scores["classes"]) if answers and record.has("predictions.csv") else None
+    return Evaluation(directory, scores, record.facts, split, kept)
 
 
-def _load_answers(path: Path, classes: Sequence[str]) -> pl.DataFrame:
-    table = read_table(path, _PREDICTION_COLUMNS).select(list(_PREDICTION_COLUMNS))
+def _load_answers(record: Record, classes: Sequence[str]) -> pl.DataFrame:
+    table = record.table("predictions.csv", _PREDICTION_COLUMNS).select(list(_PREDICTION_COLUMNS))
     return table.filter(pl.col("label").is_in(list(classes))).sort("sample_id")
 
 
-def _load_history(path: Path) -> dict[str, list[float | None]]:
-    table = read_table(path, _HISTORY_COLUMNS)
+def _load_history(record: Record) -> dict[str, list[float | None]]:
+    table = record.table("history.csv", _HISTORY_COLUMNS)
     columns = list(_HISTORY_COLUMNS)
     if _PERTURBED in table.columns:
-        table = read_table(path, {**_HISTORY_COLUMNS, _PERTURBED: pl.Float64})
+        table = record.table("history.csv", {**_HISTORY_COLUMNS, _PERTURBED: pl.Float64})
         columns += [_PERTURBED] if table[_PERTURBED].is_not_null().any() else []
     return {name: table[name].to_list() for name in columns}
 
 
-def _count_splits(path: Path, classes: Sequence[str]) -> Splits:
-    table = read_table(path, {"label": pl.String, "group": pl.String, "split": pl.String})
+def _count_splits(record: Record, classes: Sequence[str]) -> Splits:
+    table = record.table("splits.csv", {"label": pl.String, "group": pl.String, "split": pl.String})
     found = Counter(table.select("split", pl.col("label").fill_null(_UNLABELLED)).iter_rows())
     order = [name for name in ("train", "val", "test") if any(split == name for split, _ in found)]
     order += sorted({str(split) for split, _ in found} - set(order))

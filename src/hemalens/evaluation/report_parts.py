@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from hemalens.core.charts import figure_svg
 from hemalens.core.document import Figure
 from hemalens.core.page import picture_uri
+from hemalens.core.records import open_record
 
 __all__ = ["drawn", "stored_picture"]
 
@@ -31,12 +32,12 @@ def drawn(
 
 def stored_picture(directory: Path, name: str | None) -> str | None:
     """Return a picture that a stage left inside its directory as a ``data:`` address, None where it is not there."""
-    home = directory.resolve()
-    for path in [(folder / name).resolve() for folder in (home, home / "mistakes")] if name else []:
-        if not path.is_relative_to(home) or not path.is_file():
+    record = open_record(directory)
+    for inside in (name, f"mistakes/{name}") if name else ():
+        if inside not in record.outputs:
             continue
         try:
-            with Image.open(io.BytesIO(path.read_bytes()), formats=("JPEG", "PNG")) as picture:
+            with Image.open(io.BytesIO(record.bytes(inside)), formats=("JPEG", "PNG")) as picture:
                 return picture_uri(np.asarray(picture.convert("RGB")))
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
             return None

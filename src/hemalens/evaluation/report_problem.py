@@ -13,7 +13,6 @@ from urllib.parse import quote
 import numpy as np
 import polars as pl
 
-from hemalens.core.artifacts import find_table, read_table
 from hemalens.core.charts import scatter_map
 from hemalens.core.document import (
     Block,
@@ -29,7 +28,9 @@ from hemalens.core.document import (
     reference,
 )
 from hemalens.core.page import ABSENT, number, percent, thousands
+from hemalens.core.records import open_record
 from hemalens.core.types import FloatArray, IntArray
+from hemalens.data.decisions import read_issues
 from hemalens.evaluation.report_inputs import RunInputs
 from hemalens.evaluation.report_parts import drawn, stored_picture
 
@@ -228,9 +229,8 @@ class _Map:
 
 def _map(run: RunInputs) -> _Map | None:
     """Read the map from the audit's tables: copies once, the marked groups whole and every so many of the rest."""
-    if run.audit_folder is None or not all(
-        find_table(run.audit_folder / name) for name in ("statistics.csv", "issues.csv")
-    ):
+    record = open_record(run.audit_folder, "audit") if run.audit_folder else None
+    if record is None or not all(record.has(name) for name in ("statistics.csv", "issues.csv")):
         return None
     text = pl.String
     columns: dict[str, type[pl.DataType]] = {
@@ -239,8 +239,8 @@ def _map(run: RunInputs) -> _Map | None:
         "pc1": pl.Float64,
         "pc2": pl.Float64,
     }
-    statistics = read_table(run.audit_folder / "statistics.csv", columns)
-    issues = read_table(run.audit_folder / "issues.csv", dict.fromkeys(("sample_id", "issue", "group"), text))
+    statistics = record.table("statistics.csv", columns)
+    issues = read_issues(record.home).select("sample_id", "issue", "group")
     distinct = statistics.drop_nulls(["pixel_sha256", "pc1", "pc2"]).unique(
         "pixel_sha256", keep="first", maintain_order=True
     )

@@ -1,7 +1,9 @@
-"""Training state and trained models on disk: safetensors and JSON, a SHA-256 beside each, never pickle.
+"""Training state and trained models on disk: safetensors and JSON, never pickle.
 
-A plain load of safetensors accepts most flipped bits silently, so nothing is read whose hash does not match. The last
-two checkpoints are kept: a damaged one is named in a warning and the one before it is used.
+A plain load of safetensors accepts most flipped bits silently, so nothing is read whose hash does not match. A finished
+model's hashes are in its directory's record. Checkpoints are there before any record is: each has its SHA-256 beside
+it and names the plan that it is of. The last two are kept: a damaged one is named in a warning and the one before it
+is used.
 """
 
 import hashlib
@@ -18,18 +20,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from hemalens.core.artifacts import read_json, require_complete, write_atomically, write_json, write_text
+from hemalens.core.artifacts import write_atomically, write_json, write_text
 from hemalens.core.errors import ArtifactError
 from hemalens.core.provenance import sha256_file
+from hemalens.core.records import Record, open_record
+from hemalens.core.refusal import Refusal
+from hemalens.core.strict_json import parse_json
 from hemalens.core.types import FloatArray, IntArray
 from hemalens.training.models import Normalised, build_model
 
 __all__ = [
+    "PLAN",
     "LoadedModel",
     "latest_checkpoint",
     "load_model",
     "model_directory",
     "optimizer_tensors",
+    "read_refusal",
     "read_tensors",
     "read_validation",
     "restore_optimizer",
@@ -39,9 +46,11 @@ __all__ = [
     "write_tensors",
 ]
 
+PLAN = "plan.json"
+"""What a directory of checkpoints says that they are of."""
 _LOG = logging.getLogger(__name__)
 _KEPT = 2
-_STATE = "state"
+_STATE, _OF = "state", "plan_sha256"
 _DATA, _HASH = "epoch-*.safetensors", ".sha256"
 # What a process that was killed while it saved leaves behind: the names that write_atomically gives.
 _LEFT_OVER = re.compile(r"\.epoch-\d+\.safetensors(\.sha256)?\.\w{8}\.tmp")
@@ -81,12 +90,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ArtifactError(f"file {path}", f"cannot be read with its .sha256 ({error})", "train again") from error
     if hashlib.sha256(data).hexdigest() != expected:
         raise ArtifactError(f"file {path}", "is damaged: its SHA-256 is not the recorded one", "use another checkpoint")
+    return _parse(data, path)
+
+
+def _parse(data: bytes, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    what = f"file {path}"
+    length = int.from_bytes(data[:8], "little")
+    metadata = parse_json(data[8 : 8 + length], what, step="train again").get("__metadata__", {})
     try:
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length]).get("__metadata__", {})
-        return load(data), metadata
-    except (SafetensorError, ValueError) as error:
-        raise ArtifactError(f"file {path}", f"is not a safetensors file ({error})", "train again") from error
+        tensors = load(data)
+    except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
+        raise ArtifactError(what, f"is not a safetensors file ({error})", "train again") from error
+    return tensors, metadata if isinstance(metadata, dict) else {}
 
 
 def save_checkpoint(directory: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any], *, epoch: int) -> Path:
@@ -99,7 +114,7 @@ def save_checkpoint(directory: Path, tensors: Mapping[str, Tensor], state: Mappi
         if _LEFT_OVER.fullmatch(left.name):
             left.unlink()
     path = directory / f"epoch-{epoch:04d}.safetensors"
-    write_tensors(path, tensors, {_STATE: json.dumps(dict(state))})
+    write_tensors(path, tensors, {_STATE: json.dumps(dict(state)), _OF: _plan_digest(directory)})
     found = sorted(directory.glob(_DATA))
     kept = [other for other in found if other <= path][-_KEPT:]
     for old in set(found) - set(kept):
@@ -120,9 +135,12 @@ def latest_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any
     for path in found:
         try:
             tensors, metadata = read_tensors(path)
-            if _STATE in metadata:
-                return tensors, json.loads(metadata[_STATE])
-            _LOG.warning("checkpoint passed over: file %s: holds no state of a training", path)
+            if _STATE not in metadata:
+                _LOG.warning("checkpoint passed over: file %s: holds no state of a training", path)
+            elif metadata.get(_OF, "") != _plan_digest(directory):
+                _LOG.warning("checkpoint passed over: file %s: is of another training than %s", path, PLAN)
+            else:
+                return tensors, parse_json(metadata[_STATE].encode(), f"file {path}", step="use another checkpoint")
         except ArtifactError as error:
             _LOG.warning("checkpoint passed over: %s", error)
     if found:
@@ -132,20 +150,30 @@ def latest_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any
 
 def save_model(run: Path, module: nn.Module, card: Mapping[str, Any]) -> None:
     """Write ``model.safetensors`` (weights) and ``model.json`` (what must be known to use them)."""
-    write_tensors(run / "model.safetensors", module.state_dict())
+    _write_plain(run / "model.safetensors", module.state_dict())
     write_json(run / "model.json", card)
 
 
 def save_validation(run: Path, logits: FloatArray, labels: IntArray) -> None:
     """Write the validation logits (N, C) and labels (N,) of the chosen epoch: calibration is fitted on them."""
     tensors = {"logits": torch.from_numpy(logits), "labels": torch.from_numpy(labels)}
-    write_tensors(run / "validation.safetensors", tensors)
+    _write_plain(run / "validation.safetensors", tensors)
 
 
 def read_validation(run: Path) -> tuple[FloatArray, IntArray]:
-    """Return the validation logits (N, C) float32 and labels (N,) int64 of a run."""
-    tensors, _ = read_tensors(run / "validation.safetensors")
-    return tensors["logits"].numpy(), tensors["labels"].numpy()
+    """Return the validation logits (N, C) float32 and labels (N,) int64 of a finished run."""
+    tensors = _recorded(open_record(run, "train"), "validation.safetensors")
+    logits, labels = (tensors.get(name, torch.empty(0)) for name in ("logits", "labels"))
+    if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.dtype != torch.int64:
+        rule = "holds no logits (N, C) and labels (N,)"
+        raise ArtifactError(f"file {run / 'validation.safetensors'}", rule, "train again")
+    return logits.numpy(), labels.numpy()
+
+
+def read_refusal(run: Path) -> Refusal | None:
+    """Return when a finished run's model refuses; None for a run of before, which recorded no such file."""
+    record = open_record(run, "train")
+    return Refusal.from_json(record.json("refusal.json")) if record.has("refusal.json") else None
 
 
 def model_directory(run: Path) -> Path:
@@ -157,12 +185,9 @@ def model_directory(run: Path) -> Path:
 def load_model(run: Path) -> LoadedModel:
     """Return the trained model of a finished run directory (or of the ``train`` directory inside it)."""
     run = model_directory(run)
-    listed = require_complete(run, "train").get("outputs", {})
-    card_path = run / "model.json"
-    card = read_json(card_path)
-    if listed.get(card_path.name, "") not in ("", sha256_file(card_path)):
-        raise ArtifactError(f"file {card_path}", "is not the one that training wrote", "put it back or train again")
-    tensors, _ = read_tensors(run / "model.safetensors")
+    record = open_record(run, "train")
+    card = record.json("model.json", {"model": str, "classes": list, "image_size": int})
+    tensors = _recorded(record, "model.safetensors")
     network = build_model(card["model"], len(card["classes"]), image_size=int(card["image_size"]))
     module = Normalised(network, torch.zeros(3), torch.ones(3), by_picture=card.get("normalise") == "picture")
     try:
@@ -194,6 +219,22 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         index, _, name = key.partition(".")
         state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _write_plain(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    data = save({name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()})
+    write_atomically(path, lambda file: file.write(data))
+
+
+def _recorded(record: Record, name: str) -> dict[str, Tensor]:
+    """Return the tensors of a file whose hash is the one that its directory recorded."""
+    return _parse(record.bytes(name), record.home / name)[0]
+
+
+def _plan_digest(directory: Path) -> str:
+    """Return the SHA-256 of the plan beside checkpoints, empty where there is none."""
+    plan = directory / PLAN
+    return sha256_file(plan) if plan.is_file() else ""
 
 
 def _hash_path(path: Path) -> Path:

@@ -19,11 +19,13 @@ import polars as pl
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from hemalens.core.artifacts import PROVENANCE, output_directory, read_provenance, write_atomically
+from hemalens.core.artifacts import PROVENANCE, output_directory, write_atomically
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ConfigError, MissingExtraError, SourceError
 from hemalens.core.metrics import softmax
+from hemalens.core.records import open_record
 from hemalens.core.refusal import Judgement, Refusal, confidence_rule, judge
+from hemalens.core.strict_json import parse_json
 from hemalens.core.types import FloatArray, Progress, no_progress
 from hemalens.data.pictures import PictureLike, PictureSource, open_pictures
 from hemalens.data.sources.labels import name_labels
@@ -98,7 +100,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         directory = model_directory(Path(run))
         made = cls()
         made._adopt(directory)
-        options = (read_provenance(directory) or {}).get("options", {})
+        options = open_record(directory, "train").options
         config = made._config()
         recipe = options.get("recipe", "")
         made.recipe = recipe if recipe in recipe_names() else _DEFAULT_RECIPE
@@ -210,22 +212,19 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         from hemalens.training.checkpoint import load_model, read_validation
 
         loaded = load_model(run)
-        record = read_provenance(run) or {}
-        found = {file.relative_to(run).as_posix() for file in run.rglob("*") if file.is_file()}
-        kept = {
-            name: digest
-            for name, digest in record.get("outputs", {}).items()
-            if name in found and not name.startswith(_CHECKPOINTS)
-        }
-        self._files = {name: (run / name).read_bytes() for name in kept}
-        self._files[PROVENANCE] = (json.dumps(record | {"outputs": kept}, indent=2) + "\n").encode()
+        record = open_record(run, "train")
+        kept = {name: digest for name, digest in record.outputs.items() if not name.startswith(_CHECKPOINTS)}
+        self._files = {name: record.bytes(name) for name in kept}
+        self._files[PROVENANCE] = (json.dumps({**record.facts, "outputs": kept}, indent=2) + "\n").encode()
         self._module = loaded.module
         self.classes_, self.image_size_, self.card_ = np.array(loaded.classes), loaded.image_size, loaded.card
         history = self._files.get("history.csv")
         self.history_ = [] if history is None else pl.read_csv(io.BytesIO(history)).to_dicts()
         limits = self._files.get("refusal.json")
         self.refusal_ = (
-            confidence_rule(*read_validation(run)) if limits is None else Refusal.from_json(json.loads(limits))
+            confidence_rule(*read_validation(run))
+            if limits is None
+            else Refusal.from_json(parse_json(limits, f"file {run / 'refusal.json'}"))
         )
 
     def _outputs(self, pictures: Cells) -> tuple[FloatArray, FloatArray]:

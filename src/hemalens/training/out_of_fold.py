@@ -27,6 +27,7 @@ from hemalens.core.artifacts import (
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.metrics import softmax
+from hemalens.core.records import open_record
 from hemalens.core.types import FloatArray, IntArray, Progress, encode_labels, no_progress
 from hemalens.data.checks.near_duplicates import copies, near_duplicates
 from hemalens.data.findings import find_all
@@ -96,7 +97,7 @@ def out_of_fold(
     options |= {"classes": list(classes) if classes else None}
     inputs = {"source": opened.fingerprint()}
     if is_complete(out, options=options, inputs=inputs):
-        return read_json(out / _SUMMARY)
+        return open_record(out, "out-of-fold").json(_SUMMARY)
     plan = {"options": options, "inputs": inputs}
     begun = _begun(out / "folds" / _PLAN, plan)
     directory = output_directory(

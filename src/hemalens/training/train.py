@@ -11,12 +11,13 @@ import polars as pl
 from hemalens.core.artifacts import is_complete, output_directory, read_json, text_digest, write_json, write_table
 from hemalens.core.config import TrainConfig, load_config
 from hemalens.core.errors import ArtifactError, ConfigError
+from hemalens.core.records import open_record
 from hemalens.core.types import Progress, no_progress
 from hemalens.data.parallel import available_cores
 from hemalens.data.sources import Source
 from hemalens.data.split import splits_table
 from hemalens.training.augment import check_steps
-from hemalens.training.checkpoint import save_model, save_validation
+from hemalens.training.checkpoint import PLAN, save_model, save_validation
 from hemalens.training.device import choose_device, torch_threads
 from hemalens.training.distributed import World, world_from_environment
 from hemalens.training.loop import Fitted, fit
@@ -33,7 +34,6 @@ from hemalens.training.weights import find_weights
 __all__ = ["DEFAULT_RECIPE", "check_config", "train"]
 
 DEFAULT_RECIPE = "compact"
-_PLAN = "plan.json"
 
 
 def train(
@@ -78,10 +78,10 @@ def train(
             rule = f"must be at least twice the {world.size} processes"
             raise ConfigError(f"batch_size {config.batch_size}", rule, "use --set batch_size=... or fewer processes")
         complete = resume and is_complete(out, options=options, inputs=inputs)
-        resume = resume and not complete and _resumable(out / "checkpoints" / _PLAN, plan, overwrite=overwrite)
+        resume = resume and not complete and _resumable(out / "checkpoints" / PLAN, plan, overwrite=overwrite)
         world.wait()  # nobody writes before all have looked
         if complete:
-            return read_json(out / "model.json")
+            return open_record(out, "train").json("model.json")
         directory = output_directory(
             out, "train", overwrite=overwrite, resume=resume, seed=config.seed, inputs=inputs, options=options
         )
@@ -108,7 +108,7 @@ def _begin(out: Path, config: TrainConfig, table: pl.DataFrame, plan: Mapping[st
     if plan is not None:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         (out / "checkpoints").mkdir(exist_ok=True)
-        write_json(out / "checkpoints" / _PLAN, plan)
+        write_json(out / "checkpoints" / PLAN, plan)
     write_json(out / "config.json", config.model_dump(mode="json"))
     write_table(out / "splits.csv", table)
 
@@ -130,7 +130,7 @@ def _train(
 ) -> dict[str, Any]:
     """Load both sides, train, and let the leading process write the model; return its card."""
     device = choose_device(config.device, local_rank=world.local_rank)
-    window = int(read_json(out / "checkpoints" / _PLAN).get("window", 0))
+    window = _planned_window(out / "checkpoints" / PLAN)
     with torch_threads(config.threads or max(1, available_cores() // world.local_size)):
         labels, chosen = choose_side(source, sides, "train")
         with open_feed(source, chosen, labels, config, device, progress=progress, window=window) as training:
@@ -165,6 +165,13 @@ def _train(
     return card
 
 
+def _planned_window(plan: Path) -> int:
+    window = read_json(plan).get("window", 0)
+    if not isinstance(window, int) or window < 0:
+        raise ArtifactError(f"file {plan}", f"holds the window {window!r}", "add --overwrite to train anew")
+    return window
+
+
 def _resumable(path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Tell whether the checkpoints beside a plan are of this very plan; refuse others unless they may be replaced."""
     if not path.is_file():
@@ -180,7 +187,7 @@ def _resumable(path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
         raise
     for part, wanted in plan.items():
         for key, now in wanted.items():
-            before = begun.get(part, {}).get(key)
+            before = found.get(key) if isinstance(found := begun.get(part), dict) else None
             if before == now:
                 continue
             if overwrite:

@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hemalens.core.config import TrainConfig
 from hemalens.core.errors import ConfigError
 from hemalens.core.provenance import sha256_file
+from hemalens.core.records import find_record
 from hemalens.core.types import Images
 from hemalens.training.models import MODELS, Normalised, build_model, head_parameters
 
@@ -56,6 +57,8 @@ def find_weights(config: TrainConfig) -> Weights | None:
         raise ConfigError(what, "must be none, hub or a .safetensors file", "change it with --set weights=...")
     if not path.is_file():
         raise ConfigError(what, "there is no such file", "give the path of a .safetensors file")
+    if (record := find_record(path)) is not None:  # of a run: as training wrote them
+        record.checked(record.relative(path))
     return Weights(path, sha256_file(path))
 
 

@@ -7,7 +7,7 @@ and Pillow; polars only for manifests.
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hemalens.core.errors import SourceError
@@ -43,6 +43,7 @@ def open_source(
 
     Raises:
         SourceError: where it does not exist, is of no known kind, cannot be read or holds no picture.
+        ArtifactError: where hemalens wrote it and it has changed since.
     """
     name = os.fspath(spec)
     if isinstance(spec, str) and (spec == "bloodmnist" or spec.startswith("bloodmnist:")):
@@ -73,6 +74,10 @@ def open_source(
         raise SourceError(f"source {name}", f"is of no known kind ({path.suffix or 'no extension'})", f"give {_KNOWN}")
     if not os.access(path, os.R_OK):
         raise SourceError(f"source {name}", "cannot be read (Permission denied)", "check its permissions")
+    from hemalens.core.records import find_record  # here: polars takes 0.2 s to import, which a listing does not need
+
+    if (record := find_record(path)) is not None:
+        record.checked(record.relative(path))
     return opener(path, spec=name, classes=classes)
 
 
@@ -85,4 +90,23 @@ def _open_folder(path: Path, spec: str, classes: Sequence[str] | None) -> Source
     files = [entry for entry in entries if entry.ignored is None and not set_aside(entry.path)]
     if files and all(entry.path.lower().endswith(".tar") for entry in files):
         return open_shards(path, entries, spec=spec, classes=classes)
-    return open_folder(path, spec=spec, entries=entries, classes=classes)
+    return open_folder(path, spec=spec, entries=entries, classes=classes, recorded=_recorded(path, names))
+
+
+def _recorded(path: Path, names: set[str]) -> Mapping[str, str]:
+    """Return file -> SHA-256 of a folder that ``clean`` wrote, or of a part of it; raise where one was taken away."""
+    whole = path.absolute()
+    for folder in (whole, *whole.parents[:2]):
+        if not (folder / PROVENANCE).is_file():
+            continue
+        from hemalens.core.records import folder_record  # here: polars takes 0.2 s to import
+
+        record = folder_record(folder)
+        if record is None or record.command != "clean":
+            return {}
+        below = "" if folder == whole else f"{whole.relative_to(folder).as_posix()}/"
+        listed = {name.removeprefix(below): digest for name, digest in record.outputs.items() if name.startswith(below)}
+        for name in listed.keys() - names:
+            record.checked(f"{below}{name}")  # raises: it is not there
+        return listed
+    return {}

@@ -7,12 +7,13 @@ reason. Needs the standard library only.
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import ClassVar
 
-from hemalens.core.errors import DecodeError, SourceError
+from hemalens.core.errors import ArtifactError, DecodeError, SourceError
 from hemalens.data.sources.entries import Entry, arrange, escape, refuse_size
 from hemalens.data.sources.source import Source, digest_facts
 
@@ -28,13 +29,15 @@ class FileSource(Source):
         paths: each sample's path as the operating system knows it.
         stamps: each sample's (bytes, modification time in ns) when listed.
         origin: SHA-256 of the manifest that lists them, empty for a folder.
+        recorded: what each must be, SHA-256 of its bytes, in a folder that ``clean`` wrote; empty elsewhere.
     """
 
     root: str
     paths: tuple[str, ...]
     stamps: tuple[tuple[int, int], ...]
     origin: str = ""
-    listed: ClassVar[tuple[str, ...]] = ("paths", "stamps")
+    recorded: tuple[str, ...] = ()
+    listed: ClassVar[tuple[str, ...]] = ("paths", "stamps", "recorded")
 
     def fingerprint(self) -> str:
         """Return the SHA-256 over sorted (id, label, group, split, bytes, modification time), and over the manifest."""
@@ -44,21 +47,45 @@ class FileSource(Source):
 
     def _read(self, index: int) -> bytes:
         try:
-            return read_bytes(Path(self.root, self.paths[index]))
+            data = read_bytes(Path(self.root, self.paths[index]))
         except OSError as error:
             what = f"picture {self.samples[index].sample_id!r}"
             raise DecodeError(what, f"cannot be read ({error.strerror or error})", "was it moved?") from error
+        if self.recorded:
+            _check(data, self.recorded[index], Path(self.root), self.paths[index])
+        return data
 
 
-def open_folder(root: Path, *, spec: str, entries: Sequence[Entry], classes: Sequence[str] | None) -> FileSource:
-    """Make a source of a folder that ``walk`` has listed; raises SourceError where it holds no picture."""
+def open_folder(
+    root: Path,
+    *,
+    spec: str,
+    entries: Sequence[Entry],
+    classes: Sequence[str] | None,
+    recorded: Mapping[str, str] | None = None,
+) -> FileSource:
+    """Make a source of a folder that ``walk`` has listed; raises SourceError where it holds no picture.
+
+    Where ``recorded`` (file -> SHA-256) is given, a picture or label file that is not among them, or another, is
+    refused: ArtifactError.
+    """
     base = os.fspath(root.absolute())
+
+    def read(entry: Entry) -> bytes:
+        data = read_bytes(Path(base, entry.place))
+        if recorded:
+            _check(data, recorded.get(entry.path, ""), root, entry.path)
+        return data
+
     found = arrange(
         entries,
-        read=lambda entry: read_bytes(Path(base, entry.place)),
+        read=read,
         classes=classes,
         what=spec,
     )
+    for entry in found.entries if recorded else ():
+        if recorded and entry.path not in recorded:
+            _check(b"", "", root, entry.path)
     return FileSource(
         spec=spec,
         kind="folder",
@@ -68,7 +95,16 @@ def open_folder(root: Path, *, spec: str, entries: Sequence[Entry], classes: Seq
         root=base,
         paths=tuple(entry.place for entry in found.entries),
         stamps=tuple((entry.size, entry.time) for entry in found.entries),
+        recorded=tuple(recorded[entry.path] for entry in found.entries) if recorded else (),
     )
+
+
+def _check(data: bytes, expected: str, root: Path, name: str) -> None:
+    """Raise ArtifactError where a file's bytes are not those that ``clean`` recorded ("" where it recorded none)."""
+    if sha256(data).hexdigest() != expected:
+        rule = "is not what 'clean' wrote: its SHA-256 is not the one" if expected else "is not listed"
+        step = f"put the folder back, clean again, or accept it as it is: hemalens verify {root} --accept"
+        raise ArtifactError(f"file {root / name}", f"{rule} in provenance.json", step)
 
 
 def read_bytes(path: Path) -> bytes:
