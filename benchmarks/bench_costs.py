@@ -1,7 +1,7 @@
 """What one hostile or large file costs who opens it: MB above idle at the peak, and seconds of a core.
 
-Each is opened in a fresh process. Every kind is made at several sizes; what is refused costs what the refusal costs. ``decode`` is what ``audit`` and
-``review`` do with a file, ``serve`` what a worker process of the server does with it.
+Each is opened in a fresh process. Every kind is made at several sizes; what is refused costs what the refusal costs.
+``decode`` is what ``audit`` and ``review`` do with a file, ``serve`` what a worker process of the server does with it.
 
     python benchmarks/bench_costs.py [kind ...]
 """

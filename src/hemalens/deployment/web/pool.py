@@ -195,8 +195,7 @@ class Pool:
             process.end()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for process in self._processes.values():
-            await asyncio.to_thread(process.close)
-            process.hang_up()
+            await _finish(process)
         self._processes.clear()
         for waiting in self._queue:
             if not waiting.answer.done():
@@ -304,9 +303,7 @@ class Pool:
 
     async def _replace(self, place: int) -> None:
         self._metrics.replaced.inc()
-        dead = self._processes.pop(place)
-        await asyncio.to_thread(dead.close)
-        dead.hang_up()
+        await _finish(self._processes.pop(place))
         while place not in self._processes:
             try:
                 await self._new(place)
@@ -317,17 +314,28 @@ class Pool:
     async def _new(self, place: int) -> None:
         """Start a process and wait until it is up, with as many tries as it takes to be sure that it never will."""
         for _ in range(_STARTS):
-            process = await asyncio.to_thread(_Process, self._work)
+            starting = asyncio.create_task(asyncio.to_thread(_Process, self._work))
             try:
+                process = await asyncio.shield(starting)
                 await process.start()
             except _LostError:
-                await asyncio.to_thread(process.close)
-                process.hang_up()
+                await _finish(process)
+            except asyncio.CancelledError:  # the pool closes, and does not know of this process yet
+                await _finish(await starting)
+                raise
             else:
                 self._processes[place] = process
                 return
         rule = "cannot start (a script that starts them must be a file, and do so below if __name__ == '__main__')"
         raise ConfigError("worker processes", rule, "mend the script; is there memory for another process?")
+
+
+async def _finish(process: _Process) -> None:
+    """End a process and let go of it, even where this is cancelled meanwhile."""
+    try:
+        await asyncio.shield(asyncio.to_thread(process.close))
+    finally:
+        process.hang_up()
 
 
 def _lost() -> RequestError:
