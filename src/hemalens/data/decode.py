@@ -37,7 +37,9 @@ MAX_SIDE = 16_384
 """Pixels a side may have, whatever the other: Pillow keeps an address for each row, and a resize weights for each."""
 MAX_ASPECT = 100
 """How many times longer one side may be than the other."""
-_HEAVY = 2  # times as many pixels count where each costs that much more
+# The same for kinds of which the decoder itself keeps 10 to 17 bytes a pixel (headers: weight 4), and for TIFFs that
+# Pillow turns, or that are transparent.
+_MAX_BULKY = MAX_PIXELS // 2
 
 # What Pillow 13 and the libraries below it raise for damaged files (found by mutating valid ones, and listed one by
 # one so that a defect of ours, a NameError say, is not mistaken for a damaged picture).
@@ -109,13 +111,14 @@ _TURNS: dict[Any, _Turn] = {
 }
 
 # A scan of 9 bytes costs a pass over all pixels, so a JPEG of 9 MB could take hours; encoders write 14 at most.
-_MOST_SCANS = 100
+_MOST_SCANS = 40
 _SCAN = b"\xff\xda"
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
 _STRIP = 1 << 19  # pixels that are turned at a time
-_LIGHT = ("1", "L", "P", "RGB")  # modes of TIFFs whose pixels take 3 bytes or fewer in the file
+_TRANSPARENT = ("RGBA", "LA", "RGBa", "La", "PA")
+_BULKY = 4
 _CUT = "make it smaller or cut it up"
 _BITS_PER_SAMPLE = 258
 _METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
@@ -161,7 +164,7 @@ def decode(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS, side: i
     header = read_header(data)
     if header is None:
         _refuse_foreign(data, what)
-    most = max_pixels // _HEAVY if header.heavy else max_pixels
+    most = min(max_pixels, _MAX_BULKY) if header.weight >= _BULKY else max_pixels
     if header.size is not None:
         check_size(header.size, most, what)
     if header.parts > MOST_PARTS:
@@ -226,7 +229,7 @@ def check_size(size: tuple[int, int], max_pixels: int, what: str) -> None:
         raise _too_large(f"{size[0] * size[1]:,}", max_pixels, what)
     if max(size) > MAX_SIDE:
         raise TooLargeError(what, f"has a side of {max(size):,} pixels, the limit is {MAX_SIDE:,}", _CUT)
-    if max(size) > MAX_ASPECT * min(size):
+    if max(size) > MAX_ASPECT * min(size) > 0:  # without a side it is damaged, as the decoder will say
         shape = f"{size[0]:,} x {size[1]:,}"
         raise TooLargeError(what, f"is {shape} pixels, one side may be {MAX_ASPECT} times the other", _CUT)
 
@@ -250,8 +253,8 @@ def _unpack(
     with Image.open(io.BytesIO(data), formats=[header.format]) as image:
         # A TIFF is turned by Pillow itself while loading, into a copy, and its tag is then gone.
         tiff_turn = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
-        heavy = header.format == "TIFF" and (tiff_turn in _TURNS or image.mode not in _LIGHT)
-        check_size(image.size, most // _HEAVY if heavy else most, what)
+        bulky = header.format == "TIFF" and (tiff_turn in _TURNS or image.mode in _TRANSPARENT)
+        check_size(image.size, min(most, _MAX_BULKY) if bulky else most, what)
         if image.format == "MPO" or header.frames is None:
             _check_frames(int(getattr(image, "n_frames", 1)), str(image.format), what, notes)
         if header.depth == 16 or _tiff_depth(image) == 16:

@@ -58,7 +58,7 @@ _APP0, _APP15, _APP14_ADOBE = 0xE0, 0xEF, 0xEE
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SOF_ONE_PASS = frozenset({0xC0, 0xC1})  # the others keep all coefficients in memory
 _SOS = 0xDA
-_WITH_ALPHA = (4, 6)
+_WITH_ALPHA, _PNG_RGB = (4, 6), 2
 _GIF_FRAME, _GIF_EXTENSION = 0x2C, 0x21
 _TIFF_LISTS = frozenset({273, 279, 324, 325})  # offsets and lengths of strips and tiles
 
@@ -72,8 +72,9 @@ class Header:
         size: (width, height) in pixels, None where only the decoder's own parser can tell (TIFF, BMP, PPM).
         depth: bits per channel of a PNG, else None.
         plain: True for a PNG or JPEG without metadata, animation or second picture.
-        heavy: True for kinds of which a pixel costs twice as much memory or time, or more: interlaced, of 16 bits a
-            colour or transparent (PNG), progressive or of four colours (JPEG), and WebP.
+        weight: how much more a pixel costs than one of a plain JPEG: 2 of colour, interlaced or keyed PNG, GIF and
+            JPEG of four colours (time); 4 of transparent or 16-bit colour PNG (time), progressive JPEG and WebP (both
+            time and memory).
         parts: chunks, segments, blocks or strips that it is cut into, each of which the decoder visits by itself;
             counted up to MOST_PARTS + 1.
         frames: pictures in a TIFF or GIF, counted up to MOST_FRAMES + 1; None for other formats.
@@ -83,7 +84,7 @@ class Header:
     size: tuple[int, int] | None = None
     depth: int | None = None
     plain: bool = False
-    heavy: bool = False
+    weight: int = 1
     parts: int = 0
     frames: int | None = None
 
@@ -92,7 +93,7 @@ def read_header(data: bytes) -> Header | None:
     """Return the header of an encoded picture, None where the bytes are none of PICTURE_FORMATS.
 
     >>> read_header(b"GIF89a" + bytes([96, 0, 64, 0]))
-    Header(format='GIF', size=(96, 64), depth=None, plain=False, heavy=False, parts=0, frames=0)
+    Header(format='GIF', size=(96, 64), depth=None, plain=False, weight=1, parts=0, frames=None)
     >>> read_header(b"<svg/>") is None
     True
     """
@@ -106,7 +107,7 @@ def read_header(data: bytes) -> Header | None:
                 return _gif(data)
             return _tiff(data) if name == "TIFF" else Header(name)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return Header("WEBP", _webp_size(data), heavy=True)
+        return Header("WEBP", _webp_size(data), weight=4)
     return Header("PPM") if _PPM.match(data) else None
 
 
@@ -149,12 +150,15 @@ def _png(data: bytes) -> Header:
         if kind == b"IEND":
             break
         position += length + 12
-    heavy = bool(interlaced) or colour in _WITH_ALPHA or keyed or (depth == 16 and colour != 0)
-    return Header("PNG", (width, height), depth, plain, heavy, parts)
+    if colour in _WITH_ALPHA or (depth == 16 and colour != 0):
+        weight = 4
+    else:
+        weight = 2 if interlaced or keyed or colour == _PNG_RGB else 1
+    return Header("PNG", (width, height), depth, plain, weight, parts)
 
 
 def _jpeg(data: bytes) -> Header:
-    size, plain, heavy, position, parts = None, True, False, 2, 0
+    size, plain, weight, position, parts = None, True, 1, 2, 0
     while position + 4 <= len(data) and data[position] == 0xFF and parts <= MOST_PARTS:
         marker = data[position + 1]
         parts += 1
@@ -165,17 +169,18 @@ def _jpeg(data: bytes) -> Header:
             break
         if marker in _SOF and position + 10 <= len(data):
             height, width, colours = struct.unpack_from(">HHB", data, position + 5)
-            size, heavy = (width, height), marker not in _SOF_ONE_PASS or colours > 3
+            size, weight = (width, height), 2 if colours > 3 else 1
+            weight = weight if marker in _SOF_ONE_PASS else 4
         if _APP0 < marker <= _APP15 and marker != _APP14_ADOBE:
             plain = False
         position += 2 + struct.unpack_from(">H", data, position + 2)[0]
-    return Header("JPEG", size, None, plain and size is not None, heavy, parts)
+    return Header("JPEG", size, None, plain and size is not None, weight, parts)
 
 
 def _gif(data: bytes) -> Header:
     """Walk through the blocks, of 255 bytes at most, that a GIF is cut into."""
     if len(data) < 13:
-        return Header("GIF")
+        return Header("GIF", struct.unpack_from("<HH", data, 6) if len(data) >= 10 else None)
     most = MOST_PARTS + len(data) // 64
     position, parts, frames = 13 + _colours(data[10]), 0, 0
     while position < len(data) and parts <= most and frames <= MOST_FRAMES:
@@ -191,7 +196,8 @@ def _gif(data: bytes) -> Header:
             position += 1 + data[position]
             parts += 1
         position += 1
-    return Header("GIF", struct.unpack_from("<HH", data, 6), parts=MOST_PARTS + 1 if parts > most else 0, frames=frames)
+    cut = MOST_PARTS + 1 if parts > most else 0
+    return Header("GIF", struct.unpack_from("<HH", data, 6), weight=2, parts=cut, frames=frames)
 
 
 def _colours(flags: int) -> int:

@@ -5,8 +5,6 @@ Standard library only.
 
 from dataclasses import dataclass
 
-from hemalens.data.decode import MAX_PIXELS
-
 __all__ = ["Limits"]
 
 
@@ -30,7 +28,7 @@ class Limits:
         held_bytes: of all requests under way.
         unpacked_bytes: of all members of a zip.
         pictures: in one request, zips unpacked.
-        pixels: of one picture, checked before it is decoded; 12.5 million noisy ones take a PNG 0.5 s.
+        pixels: of one picture, checked before it is decoded; less by what a pixel of its kind costs (headers: weight).
         waiting: pictures that wait for a process before further requests are turned away.
         abreast: pictures of one request in the queue at a time, so that a large request does not hold up the others.
         batch: pictures in one batch.
@@ -56,7 +54,7 @@ class Limits:
     held_bytes: int = 512 << 20
     unpacked_bytes: int = 64 << 20
     pictures: int = 512
-    pixels: int = MAX_PIXELS // 2
+    pixels: int = 16_000_000
     waiting: int = 1024
     abreast: int = 32
     batch: int = 16

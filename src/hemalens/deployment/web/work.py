@@ -187,7 +187,8 @@ class Work:
         header = read_header(upload.data)
         try:
             side = None if task.heat_map else self._opened().image_size
-            return decode(upload.data, name=upload.name, max_pixels=self.limits.pixels, side=side)
+            most = self.limits.pixels // (1 if header is None else header.weight)
+            return decode(upload.data, name=upload.name, max_pixels=most, side=side)
         except DecodeError as error:
             status = 415 if header is None else 413 if isinstance(error, TooLargeError) else 422
             step = error.step if header is not None else "send it as PNG, JPEG, BMP, TIFF, WebP, GIF or PNM"
