@@ -1,5 +1,6 @@
 """Decoding: what is converted, by which rule, and what is refused, by which name."""
 
+import contextlib
 import io
 import os
 import struct

@@ -139,7 +139,7 @@ def infer_body() -> dict[str, Any]:
                 "properties": {
                     "binary_data_size": {
                         "type": "integer",
-                        "description": "Bytes behind the JSON, in the place of data; see the extension binary_tensor_data.",
+                        "description": "Bytes behind the JSON in the place of data (binary_tensor_data).",
                     }
                 },
             },
