@@ -210,23 +210,24 @@ def _tiff(data: bytes) -> Header:
     order = "<" if data[:2] == b"II" else ">"
     large = data[2:4] in (b"+\x00", b"\x00+")
     count, entry, link = ("Q", "HHQ8x", "Q") if large else ("H", "HHI4x", "I")
-    parts, frames = 0, 0
+    parts, seen = 0, set[int]()
     try:
         (position,) = struct.unpack_from(order + link, data, 8 if large else 4)
-        while position and frames <= MOST_FRAMES:
+        while position and position not in seen and len(seen) <= MOST_FRAMES:
             (entries,) = struct.unpack_from(order + count, data, position)
+            first = not seen
+            seen.add(position)
             start = position + struct.calcsize(order + count)
             each = struct.calcsize(order + entry)
-            if not frames:
+            if first:
                 found = (
                     struct.unpack_from(order + entry, data, start + k * each) for k in range(min(entries, 1 << 16))
                 )
                 parts = max((number for tag, _, number in found if tag in _TIFF_LISTS), default=0)
             (position,) = struct.unpack_from(order + link, data, start + entries * each)
-            frames += 1
     except (struct.error, OverflowError):  # cut short: what Pillow makes of it will be said
-        frames = max(frames, 1)
-    return Header("TIFF", parts=min(parts, MOST_PARTS + 1), frames=frames)
+        pass
+    return Header("TIFF", parts=min(parts, MOST_PARTS + 1), frames=max(len(seen), 1))
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
