@@ -1,10 +1,13 @@
 """Decoding: what is converted, by which rule, and what is refused, by which name."""
 
+import contextlib
 import io
 import os
+import struct
 import subprocess
 import sys
 import threading
+import time
 import warnings
 
 import numpy as np
@@ -13,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from hemalens.core.errors import DecodeError
-from hemalens.data.decode import decode, decode_array
+from hemalens.core.errors import DecodeError, TooLargeError
+from hemalens.data.decode import MAX_ASPECT, MAX_PIXELS, MAX_SIDE, decode, decode_array
 from hemalens.data.headers import PICTURE_FORMATS, read_header
 from hemalens.data.resize import resize
 
@@ -208,7 +211,8 @@ def test_the_first_picture_of_a_camera_jpeg_is_taken():
 def test_a_header_of_400_megapixels_is_refused_by_its_count(data):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert "has 400,000,000 pixels, the limit is 25,000,000" in refusal(data)
+        limit = "12,500,000" if data.startswith(b"RIFF") else "25,000,000"
+        assert f"has 400,000,000 pixels, the limit is {limit}" in refusal(data)
 
 
 def test_pixels_between_our_limit_and_pillows_give_no_warning():
@@ -392,3 +396,130 @@ def test_a_side_gives_what_resizing_after_decoding_gives(kind: str) -> None:
     assert (found.mode, found.conversions) == (wanted.mode, wanted.conversions)
     assert found.size == wanted.size == (wanted.pixels.shape[1], wanted.pixels.shape[0])
     assert found.pixels.flags.writeable
+
+
+@given(
+    st.sampled_from(["png", "webp", "tiff", "gif", "bmp", "ppm", "jpeg"]),
+    st.integers(1, 70_000),
+    st.integers(1, 70_000),
+)
+def test_any_size_that_a_header_announces_is_within_the_limits_or_refused_unseen(kind, width, height):
+    sides = {"gif": 65_535, "jpeg": 65_535, "webp": 16_384}.get(kind, 70_000)
+    width, height = min(width, sides), min(height, sides)
+    makers = {
+        "png": lambda: hostile.png(width, height),
+        "webp": lambda: hostile.webp_header(width, height),
+        "tiff": lambda: hostile.tiff_header(width, height),
+        "gif": lambda: b"GIF89a" + struct.pack("<HHBBB", width, height, 0, 0, 0) + b"\x2c" + bytes(20),
+        "bmp": lambda: b"BM" + struct.pack("<IIIIiiHHIIiiII", 99, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0),
+        "ppm": lambda: b"P6 %d %d 255 " % (width, height),
+        "jpeg": lambda: b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 17, 8, height, width, 3) + bytes(9),
+    }
+    wrong = width * height > MAX_PIXELS or max(width, height) > MAX_SIDE
+    wrong |= max(width, height) > MAX_ASPECT * min(width, height)
+    with pytest.raises(TooLargeError) if wrong else contextlib.suppress(DecodeError):
+        decode(makers[kind]())
+    if wrong:
+        with pytest.raises(TooLargeError):
+            decode_array(np.broadcast_to(np.uint8(7), (height, width)))
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 101), (MAX_SIDE + 1, 1000), (25_000_000, 1), (1, 25_000_000)])
+def test_thin_pictures_are_refused(width, height):
+    with pytest.raises(TooLargeError, match=r"has a side of|times the other|the limit is"):
+        decode(hostile.png(width, height))
+
+
+def cut_into_pieces():
+    png = hostile.encode(CELL)
+    jpeg = hostile.encode(CELL, "JPEG")
+    strips = hostile.tiff_header(8, 8)
+    place = strips.index(struct.pack("<HHI", 273, 4, 1))
+    frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 8, 8, 0) + b"\x02"
+    return {
+        "PNG": png[:33] + hostile.png_chunk(b"abCd", b"") * 200_000 + png[33:],
+        "JPEG": jpeg[:2] + b"\xff\xfe\x00\x02" * 200_000 + jpeg[2:],
+        "JPEG filled": b"\xff\xd8" + b"\xff" * 200_000 + jpeg[2:],
+        "GIF": b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0) + frame + b"\x01\x00" * 200_000 + b"\x00;",
+        "TIFF": strips[: place + 4] + struct.pack("<I", 200_000) + strips[place + 8 :] + bytes(800_000),
+    }
+
+
+@pytest.mark.parametrize("kind", cut_into_pieces())
+def test_a_file_cut_into_very_many_pieces_is_refused_quickly(kind):
+    begin = time.process_time()
+    assert "is cut into more than 100,000 pieces" in refusal(cut_into_pieces()[kind])
+    assert time.process_time() - begin < 2, "with the making of all five"
+
+
+def test_frames_are_counted_without_unpacking_them():
+    frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
+    head = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6)
+    assert "holds more than 100 frames" in refusal(head + frame * 100_000 + b";")
+    assert "holds 2 frames" in refusal(head + frame * 2 + b";")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16", "F"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_strips_make_no_difference(monkeypatch, mode, turned):
+    random = np.random.default_rng(0)
+    if mode == "I;16":
+        image = Image.fromarray(random.integers(0, 65536, (23, 17), np.uint16))
+    elif mode == "F":
+        image = Image.fromarray(random.random((23, 17), np.float32))
+    else:
+        image = Image.fromarray(random.integers(0, 256, (23, 17, 4), np.uint8)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"exif": exif} if turned else {}
+    data = hostile.encode(image, "TIFF", **options)
+    whole = decode(data)
+    monkeypatch.setattr("hemalens.data.decode._STRIP", 40)
+    cut = decode(data)
+    np.testing.assert_array_equal(cut.pixels, whole.pixels)
+    assert (cut.mode, cut.size, cut.conversions) == (whole.mode, whole.size, whole.conversions)
+    assert cut.size == cut.pixels.shape[1::-1]
+
+
+def test_only_some_transparent_strips_are_composited_all_the_same(monkeypatch):
+    values = np.full((40, 8, 4), 255, np.uint8)
+    values[30:, :, 3] = 7
+    monkeypatch.setattr("hemalens.data.decode._STRIP", 40)
+    assert decode(hostile.encode(Image.fromarray(values))).conversions == ("alpha composited on white",)
+
+
+_COST = """
+import sys
+from pathlib import Path
+from hemalens.data.decode import DecodeError, decode
+def kib(key):
+    return next(int(l.split()[1]) for l in Path("/proc/self/status").read_text().splitlines() if l.startswith(key))
+for name in sys.argv[1:]:
+    data = Path(name).read_bytes()
+    Path("/proc/self/clear_refs").write_text("5")
+    idle = kib("VmRSS")
+    try:
+        said = decode(data).mode
+    except DecodeError as error:
+        said = str(error)
+    print((kib("VmHWM") - idle) // 1024, said)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_the_largest_pictures_that_are_taken_cost_less_than_200_mb(tmp_path):
+    cases = {
+        "RGB.png": Image.new("RGB", (5000, 5000)),
+        "RGBA.png": Image.new("RGBA", (3535, 3535), (9, 9, 9, 9)),
+        "L.jpg": Image.new("L", (5000, 5000)),
+        "progressive.jpg": Image.new("RGB", (3535, 3535)),
+        "RGB.webp": Image.new("RGB", (3535, 3535)),
+        "RGBA.tif": Image.new("RGBA", (3535, 3535)),
+    }
+    for name, image in cases.items():
+        options = {"progressive": True} if name.startswith("progressive") else {"method": 0} if "webp" in name else {}
+        image.save(tmp_path / name, **options)
+    command = [sys.executable, "-c", _COST, *(str(tmp_path / name) for name in cases)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.split()[1] for line in lines] == ["RGB", "RGBA", "L", "RGB", "RGB", "RGBA"], lines
+    assert max(int(line.split()[0]) for line in lines) < 200, lines

@@ -4,6 +4,7 @@
     └── UserError              the user's input or options were wrong; the command line exits with 2
         ├── SourceError        a source cannot be opened or understood
         ├── DecodeError        one picture cannot be decoded (it is listed, the run goes on)
+        │   └── TooLargeError  ... because it has more pixels, or a longer side, than is unpacked
         ├── ConfigError        a recipe, key or option has a wrong value
         ├── ArtifactError      an output exists already, or an input artifact is incomplete or damaged
         ├── TrainingError      training cannot go on (a loss that is not finite)
@@ -23,6 +24,7 @@ __all__ = [
     "MissingExtraError",
     "RequestError",
     "SourceError",
+    "TooLargeError",
     "TrainingError",
     "UserError",
 ]
@@ -59,6 +61,10 @@ class SourceError(UserError):
 
 class DecodeError(UserError):
     """One picture cannot be decoded under the stated rules."""
+
+
+class TooLargeError(DecodeError):
+    """One picture has more pixels, or a longer side, than is unpacked."""
 
 
 class ConfigError(UserError):

@@ -23,16 +23,23 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from hemalens.core.errors import DecodeError
+from hemalens.core.errors import DecodeError, TooLargeError
 from hemalens.core.types import Images
-from hemalens.data.headers import Header, foreign_content, read_header
+from hemalens.data.headers import MOST_FRAMES, MOST_PARTS, Header, foreign_content, read_header
 from hemalens.data.libtiff import silence_libtiff
 from hemalens.data.resize import resize, resize_image
 
-__all__ = ["MAX_PIXELS", "Picture", "decode", "decode_array"]
+__all__ = ["MAX_ASPECT", "MAX_PIXELS", "MAX_SIDE", "Picture", "check_size", "decode", "decode_array"]
 
 MAX_PIXELS = 25_000_000
-"""Pixels a picture may have unless told otherwise: 5000 x 5000, 75 MB as RGB."""
+"""Pixels a picture may have unless told otherwise: 5000 x 5000; 175 MB at the peak, 75 MB as RGB."""
+MAX_SIDE = 16_384
+"""Pixels a side may have, whatever the other: Pillow keeps an address for each row, and a resize weights for each."""
+MAX_ASPECT = 100
+"""How many times longer one side may be than the other."""
+# The same for kinds of which the decoder itself keeps 10 to 17 bytes a pixel (headers: weight 4), and for TIFFs that
+# Pillow turns, or that are transparent.
+_MAX_BULKY = MAX_PIXELS // 2
 
 # What Pillow 13 and the libraries below it raise for damaged files (found by mutating valid ones, and listed one by
 # one so that a defect of ours, a NameError say, is not mistaken for a damaged picture).
@@ -50,7 +57,6 @@ _DAMAGE = (
     zlib.error,  # broken PNG and TIFF streams
     OverflowError,  # sizes that do not fit a C integer
     ZeroDivisionError,  # resolutions and sampling factors of 0
-    MemoryError,  # sizes that cannot be allocated
     RuntimeError,  # RecursionError, NotImplementedError: loops and unknown variants
     SystemError,  # C code that failed without saying why
     Image.DecompressionBombError,  # above Pillow's own limit, in formats whose header we do not parse
@@ -90,8 +96,11 @@ _WHITE = "alpha composited on white"
 _OPAQUE = "opaque alpha dropped"
 _ROTATED = "rotated by its EXIF orientation"
 
+_Converted = tuple[npt.NDArray[Any], str]
+_Turn = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+
 # EXIF orientation -> how to turn the stored rows upright (1 is upright already).
-_TURNS: dict[Any, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
+_TURNS: dict[Any, _Turn] = {
     2: lambda pixels: pixels[:, ::-1],
     3: lambda pixels: pixels[::-1, ::-1],
     4: lambda pixels: pixels[::-1],
@@ -102,12 +111,15 @@ _TURNS: dict[Any, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
 }
 
 # A scan of 9 bytes costs a pass over all pixels, so a JPEG of 9 MB could take hours; encoders write 14 at most.
-# Directories of a TIFF are walked one by one, 0.2 ms each: a long chain is not counted to its end.
-_MOST_SCANS = 100
-_MOST_COUNTED = 100
+_MOST_SCANS = 40
 _SCAN = b"\xff\xda"
 
 _ORIENTATION = 0x0112
+_SIDEWAYS = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))
+_STRIP = 1 << 19  # pixels that are turned at a time
+_TRANSPARENT = ("RGBA", "LA", "RGBa", "La", "PA")
+_BULKY = 4
+_CUT = "make it smaller or cut it up"
 _BITS_PER_SAMPLE = 258
 _METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp", "Raw profile type xmp")
 
@@ -152,20 +164,27 @@ def decode(data: bytes, *, name: str = "", max_pixels: int = MAX_PIXELS, side: i
     header = read_header(data)
     if header is None:
         _refuse_foreign(data, what)
+    most = min(max_pixels, _MAX_BULKY) if header.weight >= _BULKY else max_pixels
     if header.size is not None:
-        _check_pixels(header.size, max_pixels, what)
+        check_size(header.size, most, what)
+    if header.parts > MOST_PARTS:
+        raise TooLargeError(what, f"is cut into more than {MOST_PARTS:,} pieces", "save it anew")
+    _check_frames(header.frames or 1, header.format, what)
     if header.format == "JPEG" and (scans := data.count(_SCAN)) > _MOST_SCANS:
         raise DecodeError(what, f"has {scans:,} scans, the limit is {_MOST_SCANS}", "save it anew")
     notes = _name_notes(header.format, name)
     with nullcontext() if header.plain else _quietly():
         try:
-            return _decode(data, header, max_pixels, what, notes, side)
+            return _decode(data, header, most, what, notes, side)
         except DecodeError:
             raise
+        except MemoryError as error:
+            rule = "takes more memory to unpack than there is"
+            raise TooLargeError(what, rule, _CUT) from error
         except Image.DecompressionBombError as error:
             count = re.search(r"\((\d+) pixels\)", str(error))
             pixels = f"{int(count[1]):,}" if count else "more than 178,956,970"
-            raise _too_large(pixels, max_pixels, what) from error
+            raise _too_large(pixels, most, what) from error
         except _DAMAGE as error:
             raise _damaged(error, header, len(data), what) from error
 
@@ -190,7 +209,7 @@ def decode_array(array: npt.NDArray[Any], *, name: str = "", max_pixels: int = M
     if array.ndim not in (2, 3) or (array.ndim == 3 and shape[2] not in (1, 3, 4)) or 0 in shape:
         step = "move the channels to the last axis" if array.ndim == 3 and shape[0] in (1, 3, 4) else ""
         raise DecodeError(what, f"has the shape {shape}, pictures are (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)", step)
-    _check_pixels((shape[1], shape[0]), max_pixels, what)
+    check_size((shape[1], shape[0]), max_pixels, what)
     values, notes = _array_to_bytes(array, what)
     if values.ndim == 2:
         values = values[:, :, np.newaxis]
@@ -204,32 +223,56 @@ def decode_array(array: npt.NDArray[Any], *, name: str = "", max_pixels: int = M
     return Picture(pixels, f"array:{array.dtype}", (shape[1], shape[0]), tuple(notes))
 
 
-def _decode(data: bytes, header: Header, max_pixels: int, what: str, notes: list[str], side: int | None) -> Picture:
+def check_size(size: tuple[int, int], max_pixels: int, what: str) -> None:
+    """Raise TooLargeError where a picture of this width and height has too many pixels or too long a side."""
+    if size[0] * size[1] > max_pixels:
+        raise _too_large(f"{size[0] * size[1]:,}", max_pixels, what)
+    if max(size) > MAX_SIDE:
+        raise TooLargeError(what, f"has a side of {max(size):,} pixels, the limit is {MAX_SIDE:,}", _CUT)
+    if max(size) > MAX_ASPECT * min(size) > 0:  # without a side it is damaged, as the decoder will say
+        shape = f"{size[0]:,} x {size[1]:,}"
+        raise TooLargeError(what, f"is {shape} pixels, one side may be {MAX_ASPECT} times the other", _CUT)
+
+
+def _decode(data: bytes, header: Header, most: int, what: str, notes: list[str], side: int | None) -> Picture:
+    pixels, mode, size, turn = _unpack(data, header, most, what, notes, side)
+    # The picture as Pillow holds it, of 4 bytes a pixel, is gone by now.
+    if turn is not None:
+        pixels = np.ascontiguousarray(turn(pixels))
+        notes.append(_ROTATED)
+    if side is not None and pixels.shape[:2] != (side, side):
+        pixels = np.array(resize(pixels, side))
+    return Picture(pixels, mode, size if turn not in _SIDEWAYS else size[::-1], tuple(notes))
+
+
+def _unpack(
+    data: bytes, header: Header, most: int, what: str, notes: list[str], side: int | None
+) -> tuple[Images, str, tuple[int, int], _Turn | None]:
+    """Return pixels, mode, size and how to turn them upright; resized where nothing is to be done to them before."""
     _register(header.format)
     with Image.open(io.BytesIO(data), formats=[header.format]) as image:
-        _check_pixels(image.size, max_pixels, what)
-        _check_frames(image, what, notes)
-        # A TIFF is turned by Pillow itself while loading, and its tag is then gone.
+        # A TIFF is turned by Pillow itself while loading, into a copy, and its tag is then gone.
         tiff_turn = image.getexif().get(_ORIENTATION, 1) if image.format == "TIFF" else 1
+        bulky = header.format == "TIFF" and (tiff_turn in _TURNS or image.mode in _TRANSPARENT)
+        check_size(image.size, min(most, _MAX_BULKY) if bulky else most, what)
+        if image.format == "MPO" or header.frames is None:
+            _check_frames(int(getattr(image, "n_frames", 1)), str(image.format), what, notes)
         if header.depth == 16 or _tiff_depth(image) == 16:
             notes.extend([_16_BIT_COLOUR] if image.mode in ("RGB", "RGBA", "LA", "CMYK") else [])
         image.load()
         mode, size = image.mode, image.size
         described = any(key in image.info for key in _METADATA)
         # Pixels that nothing will turn or convert need no way through an array to be resized.
-        direct = side is not None and mode == "RGB" and not described and "transparency" not in image.info
-        pixels = _to_rgb(resize_image(image, side) if direct and side else image, what, notes)
+        if side is not None and mode == "RGB" and not described and "transparency" not in image.info:
+            pixels = np.array(resize_image(image, side))
+        else:
+            pixels = _to_rgb(image, what, notes)
+        turn = None
         if tiff_turn in _TURNS:
             notes.append(_ROTATED)
         elif image.format != "TIFF" and described:
             turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-            if turn is not None:
-                pixels = turn(pixels)
-                notes.append(_ROTATED)
-    whole = np.array(pixels, dtype=np.uint8, order="C")
-    if not direct:
-        size = whole.shape[1], whole.shape[0]
-    return Picture(whole if side is None else np.array(resize(whole, side)), mode, size, tuple(notes))
+    return pixels, mode, size, turn
 
 
 def _damaged(error: BaseException, header: Header, size: int, what: str) -> DecodeError:
@@ -253,37 +296,17 @@ def _register(name: str) -> None:
         from PIL import WebPImagePlugin  # noqa: F401 - registers itself
 
 
-def _check_pixels(size: tuple[int, int], max_pixels: int, what: str) -> None:
-    if size[0] * size[1] > max_pixels:
-        raise _too_large(f"{size[0] * size[1]:,}", max_pixels, what)
+def _too_large(pixels: str, max_pixels: int, what: str) -> TooLargeError:
+    return TooLargeError(what, f"has {pixels} pixels, the limit is {max_pixels:,}", _CUT)
 
 
-def _too_large(pixels: str, max_pixels: int, what: str) -> DecodeError:
-    return DecodeError(what, f"has {pixels} pixels, the limit is {max_pixels:,}", "make it smaller or cut it up")
-
-
-def _check_frames(image: Image.Image, what: str, notes: list[str]) -> None:
-    frames = _count_frames(image)
-    if frames == 1:
+def _check_frames(frames: int, kind: str, what: str, notes: list[str] | None = None) -> None:
+    if frames <= 1:
         return
-    if image.format != "MPO":  # a camera's JPEG with a preview or a second view behind it
-        count = f"more than {_MOST_COUNTED}" if image.format == "TIFF" and frames > _MOST_COUNTED else f"{frames}"
+    if kind != "MPO" or notes is None:  # a camera's JPEG with a preview or a second view behind it
+        count = f"more than {MOST_FRAMES}" if frames > MOST_FRAMES else f"{frames}"
         raise DecodeError(what, f"holds {count} frames, one picture is expected", "save the frame you want alone")
     notes.append(f"first of {frames} pictures taken (MPO)")
-
-
-def _count_frames(image: Image.Image) -> int:
-    """Return the number of pictures in a file; of a TIFF at most one more than are counted."""
-    if image.format != "TIFF":
-        return int(getattr(image, "n_frames", 1))
-    frames = 1
-    try:
-        while frames <= _MOST_COUNTED:
-            image.seek(frames)
-            frames += 1
-    except EOFError:
-        image.seek(0)
-    return frames
 
 
 def _name_notes(content: str, name: str) -> list[str]:
@@ -304,28 +327,46 @@ def _tiff_depth(image: Image.Image) -> int | None:
     return int(max(bits)) if isinstance(bits, tuple) and bits else None
 
 
-def _to_rgb(image: Image.Image, what: str, notes: list[str]) -> npt.NDArray[Any]:
-    """Return the loaded picture as (H, W, 3) uint8 and write down the rules applied."""
+def _to_rgb(image: Image.Image, what: str, notes: list[str]) -> Images:
+    """Return the loaded picture as (H, W, 3) uint8 and write down the rules applied.
+
+    It is turned strip by strip, so that what lies between costs little: 7 bytes a pixel at the peak, Pillow's 4
+    included, where whole arrays took up to 23.
+    """
+    convert, rules = _rule(image, what)
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _STRIP // max(width, 1))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        strip = image if rows >= height else image.crop((0, top, width, bottom))
+        pixels[top:bottom], note = convert(strip)
+        if note and note not in rules:
+            rules.append(note)
+    if _WHITE in rules and _OPAQUE in rules:  # one strip shows something of what lies behind
+        rules.remove(_OPAQUE)
+    notes.extend(rules)
+    return pixels
+
+
+def _rule(image: Image.Image, what: str) -> tuple[Callable[[Image.Image], _Converted], list[str]]:
+    """Return what turns a strip of a picture to (h, w, 3) or (h, w, 1), and a further note; and the notes so far."""
     mode = image.mode
     if mode == "RGB" and "transparency" not in image.info:
-        return np.asarray(image)
+        return lambda strip: (np.asarray(strip), ""), []
     if mode == "I" or mode.startswith("I;16"):
-        notes.extend((_16_BIT, _GREY))
-        return _grey(_deep_to_bytes(np.asarray(image), what))
+        return lambda strip: (_deep_to_bytes(np.asarray(strip), what)[..., np.newaxis], ""), [_16_BIT, _GREY]
     if mode == "F":
-        notes.extend((_FLOAT, _GREY))
-        return _grey(_unit_to_bytes(np.asarray(image), what))
-    if mode in ("RGBa", "La"):  # colours already multiplied by alpha
-        image = image.convert({"RGBa": "RGBA", "La": "LA"}[mode])
-    elif mode not in ("RGB", "RGBA") and mode not in _CONVERTED:
+        return lambda strip: (_unit_to_bytes(np.asarray(strip), what)[..., np.newaxis], ""), [_FLOAT, _GREY]
+    plain = {"RGBa": "RGBA", "La": "LA"}.get(mode, mode)  # colours already multiplied by alpha
+    if plain not in ("RGB", "RGBA") and plain not in _CONVERTED:
         raise DecodeError(what, f"has the colour mode {mode}, for which there is no rule", "save it as RGB")
-    if image.mode in _CONVERTED:
-        notes.append(_CONVERTED[image.mode])
+    rules = [_CONVERTED[plain]] if plain in _CONVERTED else []
     if not image.has_transparency_data:
-        return np.asarray(image.convert("RGB"))
-    pixels, note = _on_white(np.asarray(image.convert("RGBA")))
-    notes.append(note)
-    return pixels
+        return lambda strip: (np.asarray(strip.convert("RGB")), ""), rules
+    if plain != mode:
+        return lambda strip: _on_white(np.asarray(strip.convert(plain).convert("RGBA"))), rules
+    return lambda strip: _on_white(np.asarray(strip.convert("RGBA"))), rules
 
 
 def _array_to_bytes(array: npt.NDArray[Any], what: str) -> tuple[npt.NDArray[Any], list[str]]:
@@ -366,10 +407,6 @@ def _finite_range(values: npt.NDArray[Any], what: str) -> tuple[float, float]:
     if not np.isfinite([low, high]).all():
         raise DecodeError(what, "holds NaN or infinity", "save it as uint8")
     return low, high
-
-
-def _grey(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return np.stack((values, values, values), axis=2)
 
 
 def _on_white(values: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], str]:

@@ -3,6 +3,7 @@
 Needs numpy, Pillow and onnxruntime; no torch and no network.
 """
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,13 @@ __all__ = ["Classifier", "Outputs", "Session", "open_model", "open_session"]
 
 # From 8 on the operations' own cost no longer shows (within 4 %), and few maps are held at a time.
 _BATCH = 16
+# For one batch: the slowest of ours takes 0.1 s on one core. A graph may hold a loop that never ends.
+_SECONDS = 60.0
+_FIRST_SECONDS = 20.0  # for one picture, when the model is opened
+_LARGEST_SIDE = 4096  # pixels that a network sees
+_INPUT = "pictures"
+_OUTPUTS = {"logits": 2, "features": 2, "feature_map": 4}  # -> axes
+_AGAIN = "export the run again: hemalens export RUN --out FILE.onnx"
 # What onnxruntime raises for bytes that are no model it can run; none of these has a base but Exception.
 _REFUSALS = (
     *("EPFail", "Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NotImplemented"),
@@ -43,8 +51,13 @@ class Outputs:
 class Session(Protocol):
     """What is used of onnxruntime's session, which has no types."""
 
-    def run(self, outputs: list[str] | None, feed: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+    def run(
+        self, outputs: list[str] | None, feed: Mapping[str, npt.NDArray[Any]], options: object = None
+    ) -> list[npt.NDArray[Any]]:
         """Return the named outputs, all where None."""
+
+    def get_inputs(self) -> Sequence[Any]:
+        """Return the inputs' names, types and shapes."""
 
     def get_outputs(self) -> Sequence[Any]:
         """Return the outputs' names, types and shapes."""
@@ -64,10 +77,8 @@ class Classifier:
         self.classes_ = np.array(sidecar.classes)
         self.image_size = sidecar.image_size
         self._session = open_session(data, threads=threads, name=str(path))
-        found = self._session.get_outputs()[0].shape[-1]
-        if found != len(sidecar.classes):
-            rule = f"has {found} outputs, its sidecar names {len(sidecar.classes)} classes"
-            raise ArtifactError(f"model {path}", rule, "export the run again")
+        self._check_signature()
+        self._check_answer()
 
     @classmethod
     def open(cls, model: str | Path = EMBEDDED, *, threads: int = 0) -> "Classifier":
@@ -89,7 +100,7 @@ class Classifier:
 
     def run(self, pictures: Sequence[Images] | Images) -> Outputs:
         """Return logits, features and maps of pictures: N of (H, W, 3) uint8, or one array (N, H, W, 3)."""
-        parts = [self._session.run(None, {"pictures": batch}) for batch in self._batches(pictures)]
+        parts = [self._run(batch, _SECONDS) for batch in self._batches(pictures)]
         return Outputs(*(np.concatenate(one) for one in zip(*parts, strict=True)))
 
     def predict(self, pictures: Pictures) -> npt.NDArray[np.str_]:
@@ -117,6 +128,63 @@ class Classifier:
     def judge_outputs(self, outputs: Outputs) -> Judgement:
         """Return what ``judge`` says of pictures that went through ``run``."""
         return judge(self.sidecar.refusal, outputs.features, outputs.logits)
+
+    def _check_signature(self) -> None:
+        """Raise ArtifactError where the model takes or gives something else than ours do."""
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        given = [(one.name, one.type, len(one.shape), one.shape[-1:]) for one in inputs]
+        if given != [(_INPUT, "tensor(uint8)", 4, [3])]:
+            rule = f"takes {_described(inputs)}, it must take '{_INPUT}' (N, H, W, 3) uint8 and nothing else"
+            raise ArtifactError(f"model {self.path}", rule, _AGAIN)
+        found = {one.name: len(one.shape) for one in outputs}
+        if list(found.items()) != list(_OUTPUTS.items()) or {one.type for one in outputs} != {"tensor(float)"}:
+            wanted = ", ".join(f"'{name}' of {axes} axes" for name, axes in _OUTPUTS.items())
+            rule = f"gives {_described(outputs)}, it must give {wanted}, all float32"
+            raise ArtifactError(f"model {self.path}", rule, _AGAIN)
+        if outputs[0].shape[-1] != len(self.classes_):
+            rule = f"has {outputs[0].shape[-1]} outputs, its sidecar names {len(self.classes_)} classes"
+            raise ArtifactError(f"model {self.path}", rule, _AGAIN)
+        if not 1 <= self.image_size <= _LARGEST_SIDE:
+            rule = f"has image_size {self.image_size}, networks see 1 to {_LARGEST_SIDE:,} pixels a side"
+            raise ArtifactError(f"sidecar of model {self.path}", rule, _AGAIN)
+
+    def _check_answer(self) -> None:
+        """Ask about one grey picture; raise ArtifactError where the answer does not fit the sidecar, or never comes."""
+        picture = np.full((1, self.image_size, self.image_size, 3), 128, np.uint8)
+        outputs = Outputs(*self._run(picture, _FIRST_SECONDS))
+        shapes = [one.shape for one in (outputs.logits, outputs.features, outputs.feature_map)]
+        if [len(shape) for shape in shapes] != list(_OUTPUTS.values()) or {shape[0] for shape in shapes} != {1}:
+            raise ArtifactError(f"model {self.path}", f"answers one picture by arrays of the shapes {shapes}", _AGAIN)
+        if not all(np.isfinite(one).all() for one in (outputs.logits, outputs.features, outputs.feature_map)):
+            raise ArtifactError(f"model {self.path}", "answers a grey picture by NaN or infinity", _AGAIN)
+        classes, width = len(self.classes_), outputs.feature_map.shape[1]
+        head = self.sidecar.head
+        if head is not None and (head[0].shape, head[1].shape) != ((classes, width), (classes,)):
+            rule = (
+                f"has a head of shapes {head[0].shape} and {head[1].shape}, for {classes} classes and maps of {width} "
+                f"channels they must be {(classes, width)} and {(classes,)}"
+            )
+            raise ArtifactError(f"sidecar of model {self.path}", rule, _AGAIN)
+        self.judge_outputs(outputs)  # raises where the features have another width than the refusal's
+
+    def _run(self, batch: Images, seconds: float) -> list[npt.NDArray[Any]]:
+        """Return all outputs of a batch; raise ArtifactError where the model fails, or does not end in time."""
+        import onnxruntime  # loaded by now
+
+        options = onnxruntime.RunOptions()
+        clock = threading.Timer(seconds, setattr, (options, "terminate", True))
+        clock.daemon = True
+        clock.start()
+        try:
+            return self._session.run(None, {_INPUT: batch}, options)
+        except _refusals() as error:
+            if options.terminate:
+                rule = f"is not done with {len(batch)} pictures after {seconds:g} s"
+                raise ArtifactError(f"model {self.path}", rule, f"it may loop for ever; {_AGAIN}") from error
+            rule = f"cannot be run by onnxruntime ({_first_line(error)})"
+            raise ArtifactError(f"model {self.path}", rule, _AGAIN) from error
+        finally:
+            clock.cancel()
 
     def _batches(self, pictures: Sequence[Images] | Images) -> list[Images]:
         size = self.image_size
@@ -152,7 +220,6 @@ def open_session(data: bytes, *, threads: int, name: str) -> Session:
     """Open a model's bytes for inference on the CPU; raise ArtifactError where onnxruntime cannot."""
     # Here, since importing it takes 0.1 s and the sidecar may be all that is wanted.
     import onnxruntime
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -162,10 +229,26 @@ def open_session(data: bytes, *, threads: int, name: str) -> Session:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session: Session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except tuple(getattr(state, refusal) for refusal in _REFUSALS) as error:
-        rule = f"cannot be opened by onnxruntime ({str(error).strip().splitlines()[0]})"
+    except _refusals() as error:
+        rule = f"cannot be opened by onnxruntime ({_first_line(error)})"
         raise ArtifactError(f"model {name}", rule, "export the run again, or update onnxruntime") from error
     return session
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (*(getattr(state, refusal) for refusal in _REFUSALS), MemoryError, RuntimeError)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _described(values: Sequence[Any]) -> str:
+    """Return inputs or outputs in words."""
+    shown = [f"'{value.name:.40}' {value.type} {value.shape}"[:120] for value in values[:4]]
+    return ", ".join(shown) + (f" and {len(values) - 4} more" if len(values) > 4 else "") or "nothing"
 
 
 def _as_list(pictures: Pictures) -> list[Images]:

@@ -252,6 +252,11 @@ CASES: dict[str, tuple[Case, set[int]]] = {
         lambda s: s.ask("POST", "/v2/models/..%2Fx/infer", b"{}", Content_Type="application/json"),
         {404},
     ),
+    "a text among 50,000 numbers": (infer(tensor(shape=[1, 1, 50_001, 3], data=["x" * 30_000, *[1] * 50_000])), {400}),
+    "10,000 empty lists": (infer(tensor(data=[[]] * 10_000)), {400}),
+    "numbers of 4,000 digits": (infer(tensor(shape=[1, 1, 9, 3], data=[10**3999] * 27)), {400}),
+    "10,000 pictures of one pixel": (infer(tensor(shape=[10_000, 1, 1, 3], data=[1] * 30_000)), {413}),
+    "one pixel wide": (raw(png(1, 4_000_000, zlib.compress(bytes(4 * 4_000_000)))), {413}),
     "JSON of 3 MB": (infer(b" " * (3 << 20)), {413}),
 }
 

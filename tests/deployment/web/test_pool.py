@@ -78,8 +78,46 @@ def test_a_process_that_dies_is_replaced_and_only_its_killer_suffers() -> None:
         assert "ends the process" in str(answers[2].error)
         assert pool.pids != before
         assert metrics.total(metrics.replaced) == 2, "once with the others, once alone"
+        await outsider_kills(pool)
+        assert (await pool.ask(picture("after"))).status == 200, "killed while idle: nobody is to blame"
+
+    run(test)
+
+
+async def outsider_kills(pool: Pool) -> None:
+    os.kill(pool.pids[0], signal.SIGKILL)
+    while Path(f"/proc/{pool.pids[0]}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+        await asyncio.sleep(0.01)
+
+
+def test_what_kills_alone_is_given_to_no_other_process() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        assert (await pool.ask(picture("kill"))).status == 422
+        assert metrics.total(metrics.replaced) == 1
+        assert (await pool.ask(picture("after"))).status == 200
+        assert metrics.total(metrics.replaced) == 1
+
+    run(test)
+
+
+def test_what_an_outsider_interrupts_may_be_asked_again() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        task = asyncio.create_task(pool.ask(picture("hang")))
+        await asyncio.sleep(0.3)
         os.kill(pool.pids[0], signal.SIGKILL)
-        assert (await pool.ask(picture("after"))).status == 200, "what an outsider kills is asked again"
+        answer = await task
+        assert (answer.status, answer.error and answer.error.retry) == (503, 2)
+        assert metrics.total(metrics.replaced) == 1
+
+    run(test)
+
+
+def test_those_that_came_with_a_killer_are_answered_one_by_one() -> None:
+    async def test(pool: Pool, metrics: Metrics) -> None:
+        names = ["slow", *("kill" if number % 4 == 1 else f"{number}" for number in range(8))]
+        answers = await asyncio.gather(*(pool.ask(picture(name)) for name in names))
+        assert [answer.status for answer in answers] == [422 if name == "kill" else 200 for name in names]
+        assert metrics.total(metrics.replaced) == 3, "once together, and each killer once"
 
     run(test)
 

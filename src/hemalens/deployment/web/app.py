@@ -23,7 +23,7 @@ from hemalens.deployment.web.gate import Gate, error_body
 from hemalens.deployment.web.limits import Limits
 from hemalens.deployment.web.metrics import Metrics
 from hemalens.deployment.web.pool import Pool
-from hemalens.deployment.web.tensors import INPUT, OUTPUTS
+from hemalens.deployment.web.tensors import EXTENSIONS, HEAD_LENGTH, INPUT, OUTPUTS, read_framing
 from hemalens.deployment.web.work import Answer, InferTask, PictureTask, UnpackTask, Upload, Work, unreadable_row
 
 __all__ = ["serving_app"]
@@ -65,19 +65,17 @@ class _Service:
         head = json.dumps({"model": self.name, "classes": self.classes, "intended_use": INTENDED_USE})
         return b'%s, "predictions": [%s]}' % (head[:-1].encode(), rows)
 
-    async def infer(self, request: Request) -> bytes:
-        """Return the answer to a tensor request, as JSON."""
+    async def infer(self, request: Request) -> Answer:
+        """Return the answer to a tensor request."""
         self.pool.check_room()
-        kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        if kind != "application/json":
-            raise RequestError(415, f"content-type {kind!r:.80}", "must be application/json", "send tensors as JSON")
+        framing = read_framing(request.headers)
         with Held(self.budget) as held:
             chunks = read_body(request.headers, request.receive, self.limits, held, most=self.limits.infer_bytes)
             body = b"".join([chunk async for chunk in chunks])
-            answer = await self._in_time(self.pool.ask(InferTask(body)))
+            answer = await self._in_time(self.pool.ask(InferTask(body, framing)))
         if answer.error is not None:
             raise answer.error
-        return answer.body
+        return answer
 
     async def _answer(self, uploads: list[Upload], held: Held, *, heat_maps: bool) -> list[Answer]:
         """Return an answer for each picture, those in zips too, in order."""
@@ -254,7 +252,7 @@ def _protocol(service: _Service) -> APIRouter:
 
     @routes.get("", summary="Name the server", responses=schemas.responses({"type": "object"}, {}, _COMMON))
     async def server() -> dict[str, Any]:
-        return {"name": "hemalens", "version": version(), "extensions": []}
+        return {"name": "hemalens", "version": version(), "extensions": list(EXTENSIONS)}
 
     @routes.get("/health/live", summary="Tell that the server is up", responses=live)
     async def is_live() -> dict[str, bool]:
@@ -292,7 +290,10 @@ def _protocol(service: _Service) -> APIRouter:
     )
     async def infer(name: str, request: Request) -> Response:
         check(name)
-        return Response(await service.infer(request), media_type="application/json")
+        answer = await service.infer(request)
+        if answer.head is None:
+            return Response(answer.body, media_type="application/json")
+        return Response(answer.body, 200, {HEAD_LENGTH: str(answer.head)}, "application/octet-stream")
 
     return routes
 

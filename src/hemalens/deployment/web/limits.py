@@ -5,8 +5,6 @@ Standard library only.
 
 from dataclasses import dataclass
 
-from hemalens.data.decode import MAX_PIXELS
-
 __all__ = ["Limits"]
 
 
@@ -25,17 +23,20 @@ class Limits:
         batch_seconds: for one batch in one process, which is ended then.
         drain_seconds: for the requests under way when the server is told to stop.
         body_bytes: of one request.
-        infer_bytes: of one tensor request, as JSON.
+        infer_bytes: of one tensor request.
+        json_bytes: of the JSON of one, which takes up to 15 times as much memory.
         held_bytes: of all requests under way.
         unpacked_bytes: of all members of a zip.
         pictures: in one request, zips unpacked.
-        pixels: of one picture, checked before it is decoded.
+        pixels: of one picture, checked before it is decoded; less by what a pixel of its kind costs (headers: weight).
         waiting: pictures that wait for a process before further requests are turned away.
         abreast: pictures of one request in the queue at a time, so that a large request does not hold up the others.
         batch: pictures in one batch.
         batch_cost: pixels in one batch of several pictures.
         window: seconds that a batch waits for pictures of requests that are arriving.
         connections: open at a time.
+        members: in a zip, counted before its directory is read.
+        worker_bytes: of address space that a worker may take above what it has when it is ready.
     """
 
     header_seconds: float = 10.0
@@ -49,13 +50,16 @@ class Limits:
     drain_seconds: int = 30
     body_bytes: int = 64 << 20
     infer_bytes: int = 16 << 20
+    json_bytes: int = 8 << 20
     held_bytes: int = 512 << 20
-    unpacked_bytes: int = 128 << 20
+    unpacked_bytes: int = 64 << 20
     pictures: int = 512
-    pixels: int = MAX_PIXELS
+    pixels: int = 16_000_000
     waiting: int = 1024
     abreast: int = 32
     batch: int = 16
     batch_cost: int = 8_000_000
     window: float = 0.002
     connections: int = 4096
+    members: int = 4096
+    worker_bytes: int = 448 << 20

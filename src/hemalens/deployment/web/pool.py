@@ -1,10 +1,11 @@
 """Pictures of many requests to batches, and batches to worker processes: a queue with an end, nobody waits for ever.
 
-A process that dies or does not come back is replaced; what it was given is tried once more, one by one, and what ends
-its process again is answered with an error. Needs the standard library only.
+A process that dies or does not come back is replaced. What it was given is tried once more, each by itself; what was
+alone, and then ends its process, is answered with an error and given to no other. Needs the standard library only.
 """
 
 import asyncio
+import io
 import logging
 import multiprocessing
 import pickle
@@ -13,35 +14,39 @@ import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 from hemalens.core.errors import ConfigError, RequestError
 from hemalens.data.parallel import end_with_parent
 from hemalens.deployment.web.limits import Limits
 from hemalens.deployment.web.metrics import Metrics
-from hemalens.deployment.web.work import Answer, PictureTask, Task, Work, unreadable_row
+from hemalens.deployment.web.work import Answer, Task, Work, refuse, too_much
 
 __all__ = ["Pool"]
 
 _READY = b"ready"
 _START_SECONDS = 120.0  # for a process to import and open the model, on a busy machine
 _STARTS = 3
+_LAST_SECONDS = 1.0
 _PAUSE_SECONDS = 5.0
 _SIZE_BYTES, _BUFFER = 8, 1 << 20
+_KILLER = ("ends the process that opens it, or keeps it too long", "save it anew with another program")
 _LOGGER = logging.getLogger(__name__)
 
 
 class _LostError(Exception):
-    """A worker process died or was ended."""
+    """A worker process died or was ended; ``late`` where it was ended for keeping its tasks too long."""
+
+    late = False
 
 
 class _Waiting:
-    """A task in the queue and the place where its answer is awaited."""
+    """A task in the queue, the place where its answer is awaited, and whether it must be alone in its batch."""
 
-    __slots__ = ("answer", "cost", "task")
+    __slots__ = ("alone", "answer", "cost", "task")
 
     def __init__(self, task: Task, answer: "asyncio.Future[Answer]") -> None:
-        self.task, self.answer, self.cost = task, answer, task.cost
+        self.task, self.answer, self.cost, self.alone = task, answer, task.cost, False
 
 
 class _Process:
@@ -57,6 +62,15 @@ class _Process:
     @property
     def pid(self) -> int | None:
         return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    @property
+    def killed(self) -> bool:
+        """Tell whether it was killed outright, as by an outsider or for want of memory, and did not end by itself."""
+        return self._process.exitcode == -signal.SIGKILL
 
     async def start(self) -> None:
         """Wait until the model is open."""
@@ -89,6 +103,12 @@ class _Process:
         """Kill the process; an ``ask`` under way then raises _LostError."""
         self._process.kill()
 
+    def reap(self) -> None:
+        """Wait until a process that is lost is gone; may be called from another thread."""
+        self._process.join(_LAST_SECONDS)  # it may be ending by itself, which is not to be mistaken for being killed
+        self.end()
+        self._process.join()
+
     def close(self) -> None:
         """End the process and wait until it is gone; may be called from another thread."""
         self.end()
@@ -116,12 +136,24 @@ def _main(theirs: socket.socket, work: Work) -> None:
     end_with_parent()
     work.open()
     with suppress(OSError), theirs, theirs.makefile("rb", buffering=_BUFFER) as tasks:
-        theirs.sendall(b"".join(_framed(_READY)))
+        for piece in _framed(_READY):
+            theirs.sendall(piece)
         while size := int.from_bytes(tasks.read(_SIZE_BYTES)):
-            if len(data := tasks.read(size)) < size:  # the server is gone
+            data = bytearray(size)
+            if cast("io.BufferedReader", tasks).readinto(data) < size:  # the server is gone
                 return
             batch = pickle.loads(data)  # noqa: S301 - of the server itself
-            theirs.sendall(b"".join(_framed(work(batch))))
+            del data  # nothing is kept twice
+            for piece in _answered(work, batch):
+                theirs.sendall(piece)
+
+
+def _answered(work: Work, batch: Sequence[Task]) -> tuple[bytes, bytes]:
+    """Return the answers as they go through the socket; where even these take too much memory, refusals."""
+    try:
+        return _framed(work(batch))
+    except MemoryError:
+        return _framed([refuse(task, too_much()) for task in batch])
 
 
 class Pool:
@@ -163,8 +195,7 @@ class Pool:
             process.end()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for process in self._processes.values():
-            await asyncio.to_thread(process.close)
-            process.hang_up()
+            await _finish(process)
         self._processes.clear()
         for waiting in self._queue:
             if not waiting.answer.done():
@@ -198,27 +229,37 @@ class Pool:
         """Give one process batch after batch."""
         while True:
             batch = await self._collect()
+            if not self._processes[place].alive:  # ended by somebody else while it had nothing to do
+                self._return(batch)
+                await self._replace(place)
+                continue
             try:
                 await self._run(place, batch)
-            except _LostError:
+            except _LostError as lost:
+                dead = self._processes[place]
+                await asyncio.to_thread(dead.reap)
+                self._blame(batch, lost, killed=dead.killed)
                 await self._replace(place)
-                for one in batch:
-                    await self._alone(place, one)
-            finally:
+            except asyncio.CancelledError:
                 for one in batch:
                     if not one.answer.done():
                         one.answer.set_exception(_stopped())
+                raise
 
-    async def _alone(self, place: int, one: _Waiting) -> None:
-        """Try a task of a batch that ended its process again, by itself."""
-        if one.answer.done():
-            return
-        try:
-            await self._run(place, [one])
-        except _LostError:
-            await self._replace(place)
-            if not one.answer.done():
-                one.answer.set_result(_killer(one.task))
+    def _blame(self, batch: Sequence[_Waiting], lost: _LostError, *, killed: bool) -> None:
+        """Answer what was alone when its process was lost; give back what was not, to be tried by itself."""
+        if len(batch) > 1:
+            for one in batch:
+                one.alone = True
+            self._return(batch)
+        elif not batch[0].answer.done():
+            error = _lost() if killed and not lost.late else RequestError(422, "request", *_KILLER)
+            batch[0].answer.set_result(refuse(batch[0].task, error))
+
+    def _return(self, batch: Sequence[_Waiting]) -> None:
+        """Put tasks back where they came from."""
+        self._queue.extendleft(reversed(batch))
+        self._filled.set()
 
     async def _collect(self) -> list[_Waiting]:
         """Wait for tasks and return a batch of them: as many as wait, or one that is large."""
@@ -231,12 +272,16 @@ class Pool:
             batch: list[_Waiting] = []
             cost = 0
             while self._queue and len(batch) < self._limits.batch:
-                if batch and cost + self._queue[0].cost > self._limits.batch_cost:
+                following = self._queue[0]
+                if batch and (following.alone or cost + following.cost > self._limits.batch_cost):
                     break
                 one = self._queue.popleft()
-                if not one.answer.done():  # its request may have ended meanwhile
-                    batch.append(one)
-                    cost += one.cost
+                if one.answer.done():  # its request may have ended meanwhile
+                    continue
+                batch.append(one)
+                cost += one.cost
+                if one.alone:
+                    break
             if batch:
                 return batch
 
@@ -247,7 +292,10 @@ class Pool:
             async with asyncio.timeout(self._limits.batch_seconds):
                 answers = await process.ask([one.task for one in batch])
         except TimeoutError as error:
-            raise _LostError from error
+            process.end()
+            late = _LostError()
+            late.late = True
+            raise late from error
         self._metrics.batch.observe(len(batch))
         for one, answer in zip(batch, answers, strict=True):
             if not one.answer.done():
@@ -255,9 +303,7 @@ class Pool:
 
     async def _replace(self, place: int) -> None:
         self._metrics.replaced.inc()
-        dead = self._processes.pop(place)
-        await asyncio.to_thread(dead.close)
-        dead.hang_up()
+        await _finish(self._processes.pop(place))
         while place not in self._processes:
             try:
                 await self._new(place)
@@ -268,12 +314,15 @@ class Pool:
     async def _new(self, place: int) -> None:
         """Start a process and wait until it is up, with as many tries as it takes to be sure that it never will."""
         for _ in range(_STARTS):
-            process = await asyncio.to_thread(_Process, self._work)
+            starting = asyncio.create_task(asyncio.to_thread(_Process, self._work))
             try:
+                process = await asyncio.shield(starting)
                 await process.start()
             except _LostError:
-                await asyncio.to_thread(process.close)
-                process.hang_up()
+                await _finish(process)
+            except asyncio.CancelledError:  # the pool closes, and does not know of this process yet
+                await _finish(await starting)
+                raise
             else:
                 self._processes[place] = process
                 return
@@ -281,13 +330,16 @@ class Pool:
         raise ConfigError("worker processes", rule, "mend the script; is there memory for another process?")
 
 
-def _killer(task: Task) -> Answer:
-    """Return the answer to a task that ended its process twice."""
-    rule, step = "ends the process that opens it, or keeps it too long", "save it anew with another program"
-    if isinstance(task, PictureTask):
-        error = RequestError(422, f"picture {task.upload.name!r}", rule, step)
-        return Answer(422, unreadable_row(task.upload.name, error), "unreadable", error)
-    return Answer(422, error=RequestError(422, "request", rule, step))
+async def _finish(process: _Process) -> None:
+    """End a process and let go of it, even where this is cancelled meanwhile."""
+    try:
+        await asyncio.shield(asyncio.to_thread(process.close))
+    finally:
+        process.hang_up()
+
+
+def _lost() -> RequestError:
+    return RequestError(503, "process", "was ended while it worked on this", "ask again in a moment", retry=2)
 
 
 def _stopped() -> RequestError:

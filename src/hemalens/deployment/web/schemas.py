@@ -6,7 +6,7 @@ Standard library only.
 from collections.abc import Sequence
 from typing import Any
 
-from hemalens.deployment.web.tensors import INPUT, OUTPUTS
+from hemalens.deployment.web.tensors import HEAD_LENGTH, INPUT, OUTPUTS
 
 __all__ = ["ERRORS", "infer_body", "infer_errors", "metadata_schema", "predict_operation", "responses"]
 
@@ -119,7 +119,7 @@ def _predict_answers(classes: Sequence[str], model: str) -> dict[int | str, dict
 
 def infer_body() -> dict[str, Any]:
     """Return what the protocol's ``infer`` takes."""
-    free = {"type": "object"}
+    free = {"type": ["object", "null"]}
     side = {"type": "integer", "minimum": 1}
     tensor = {
         "type": "object",
@@ -134,9 +134,17 @@ def infer_body() -> dict[str, Any]:
             },
             "datatype": {"const": "UINT8"},
             "data": {"type": "array", "description": "Whole numbers 0-255, flat or nested as the shape says."},
-            "parameters": free,
+            "parameters": {
+                "type": ["object", "null"],
+                "properties": {
+                    "binary_data_size": {
+                        "type": "integer",
+                        "description": "Bytes behind the JSON in the place of data (binary_tensor_data).",
+                    }
+                },
+            },
         },
-        "required": ["name", "shape", "datatype", "data"],
+        "required": ["name", "shape", "datatype"],
     }
     wanted = {
         "type": "object",
@@ -146,16 +154,19 @@ def infer_body() -> dict[str, Any]:
     schema = {
         "type": "object",
         "properties": {
-            "id": _TEXT,
+            "id": {"type": ["string", "null"]},
             "parameters": free,
             "inputs": {"type": "array", "items": tensor, "minItems": 1, "maxItems": 1},
-            "outputs": {"type": "array", "items": wanted},
+            "outputs": {"type": ["array", "null"], "items": wanted},
         },
         "required": ["inputs"],
     }
     pixels = [[[200, 180, 210], [120, 60, 150]]]
     example = {"inputs": [{"name": INPUT, "shape": [1, 1, 2, 3], "datatype": "UINT8", "data": [pixels]}]}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
+    content: dict[str, Any] = {"application/json": {"schema": schema, "example": example}}
+    behind = f"JSON as above, of as many bytes as the header {HEAD_LENGTH} says, and the tensor's bytes behind it."
+    content["application/octet-stream"] = {"schema": {"type": "string", "format": "binary", "description": behind}}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def infer_errors(classes: Sequence[str], model: str) -> dict[int | str, dict[str, Any]]:

@@ -5,6 +5,8 @@ A hostile file can only harm the process that opens it. Needs numpy, Pillow and 
 
 import io
 import json
+import resource
+import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ import numpy as np
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from hemalens.core.errors import DecodeError, RequestError
+from hemalens.core.errors import DecodeError, RequestError, TooLargeError
 from hemalens.core.heatmaps import class_activation_map, normalise, overlay
 from hemalens.core.page import picture_uri
 from hemalens.core.refusal import Judgement
@@ -27,12 +29,26 @@ from hemalens.data.sources.archives import DAMAGED_ZIP, leads_out
 from hemalens.data.sources.entries import escape, set_aside
 from hemalens.deployment.classifier import Classifier
 from hemalens.deployment.web.limits import Limits
-from hemalens.deployment.web.tensors import answer_tensors, read_tensors
+from hemalens.deployment.web.tensors import Framing, answer_tensors, read_tensors
 
-__all__ = ["Answer", "InferTask", "PictureTask", "Task", "UnpackTask", "Upload", "Work", "unreadable_row"]
+__all__ = [
+    "Answer",
+    "InferTask",
+    "PictureTask",
+    "Task",
+    "UnpackTask",
+    "Upload",
+    "Work",
+    "limit_memory",
+    "refuse",
+    "too_much",
+    "unpack",
+    "unreadable_row",
+]
 
 _SHOWN_SIDE = 256  # pixels of a picture that is sent back for the page
 _ZIP_STEP = "pack it again"
+_MEMBER = b"PK\x01\x02"  # begins each entry of a zip's directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +80,10 @@ class PictureTask:
 
 @dataclass(frozen=True, slots=True)
 class InferTask:
-    """A tensor request of the Open Inference Protocol, as JSON."""
+    """A tensor request of the Open Inference Protocol, and how its body is to be read."""
 
     body: bytes
+    framing: Framing = field(default_factory=Framing)
     cost: int = field(default=1 << 31, init=False)  # alone in its batch
 
 
@@ -88,6 +105,7 @@ class Answer:
     Attributes:
         status: 200, or the HTTP status that fits where this is all that was asked for.
         body: JSON: a row, or the answer itself; where a request was refused, ``error`` says why.
+        head: bytes of the body that are JSON, where tensors follow behind; else None.
         kind: answered, abstained, unreadable, or empty where no picture was judged.
         error: why it was refused, in the house's form.
         uploads: the members of a zip.
@@ -98,6 +116,7 @@ class Answer:
     kind: str = ""
     error: RequestError | None = None
     uploads: tuple[Upload, ...] = ()
+    head: int | None = None
 
 
 class Work:
@@ -114,20 +133,27 @@ class Work:
         self._classifier = Classifier.open(self.model, threads=1)
         size = self._classifier.image_size
         self._judge([np.zeros((size, size, 3), np.uint8)])
+        limit_memory(self.limits.worker_bytes)
 
     def __call__(self, tasks: Sequence[Task]) -> list[Answer]:
         """Return the answers to tasks, in order."""
         pictures = [task for task in tasks if isinstance(task, PictureTask)]
-        answers = iter(self._answer_pictures(pictures))
-        return [next(answers) if isinstance(task, PictureTask) else self._single(task) for task in tasks]
+        try:
+            answers = iter(self._answer_pictures(pictures))
+            return [next(answers) if isinstance(task, PictureTask) else self._single(task) for task in tasks]
+        except MemoryError:
+            if len(tasks) > 1:  # together too much: one by one
+                return [answer for task in tasks for answer in self([task])]
+            return [refuse(tasks[0], too_much())]
 
     def _single(self, task: InferTask | UnpackTask) -> Answer:
         try:
             if isinstance(task, UnpackTask):
                 return Answer(200, uploads=unpack(task.upload, self.limits))
-            request = read_tensors(task.body, self.limits.pixels)
-            judged, logits, _ = self._judge(list(request.pictures))
-            return Answer(200, answer_tensors(request, judged, logits, self._opened().classes_, self.model.stem))
+            request = read_tensors(task.body, self.limits, task.framing)
+            judged, logits, _ = self._judge(request.pictures)
+            body, head = answer_tensors(request, judged, logits, self._opened().classes_, self.model.stem)
+            return Answer(200, body, head=head)
         except RequestError as error:
             return Answer(error.status, error=error)
 
@@ -161,14 +187,14 @@ class Work:
         header = read_header(upload.data)
         try:
             side = None if task.heat_map else self._opened().image_size
-            return decode(upload.data, name=upload.name, max_pixels=self.limits.pixels, side=side)
+            most = self.limits.pixels // (1 if header is None else header.weight)
+            return decode(upload.data, name=upload.name, max_pixels=most, side=side)
         except DecodeError as error:
-            large = f"the limit is {self.limits.pixels:,}" in error.rule
-            status = 415 if header is None else 413 if large else 422
+            status = 415 if header is None else 413 if isinstance(error, TooLargeError) else 422
             step = error.step if header is not None else "send it as PNG, JPEG, BMP, TIFF, WebP, GIF or PNM"
             raise RequestError(status, error.what, error.rule, step) from error
 
-    def _judge(self, pictures: Sequence[Images]) -> tuple[Judgement, FloatArray, FloatArray]:
+    def _judge(self, pictures: Sequence[Images] | Images) -> tuple[Judgement, FloatArray, FloatArray]:
         """Return judgement, logits (N, C) and maps (N, D, h, w)."""
         classifier = self._opened()
         outputs = classifier.run(pictures)
@@ -219,15 +245,19 @@ def unpack(upload: Upload, limits: Limits) -> tuple[Upload, ...]:
         RequestError: it is damaged (422), or holds too many files or bytes (413).
     """
     what = f"zip {upload.name!r}"
+    # What the end record says of their number may be a lie; zipfile asks for this mark before each, 20 us apiece.
+    if (members := upload.data.count(_MEMBER)) > limits.members:
+        rule = f"holds {members:,} members, the limit is {limits.members:,}"
+        raise RequestError(413, what, rule, "cut it up, or use: hemalens predict FILE.zip")
     try:
         with zipfile.ZipFile(io.BytesIO(upload.data)) as archive:
-            members = [info for info in archive.infolist() if not info.is_dir()]
-            members = [info for info in members if set_aside(info.filename.replace("\\", "/")) is None]
-            if len(members) > limits.pictures:
-                rule = f"holds {len(members):,} pictures, the limit is {limits.pictures:,}"
+            found = [info for info in archive.infolist() if not info.is_dir()]
+            found = [info for info in found if set_aside(info.filename.replace("\\", "/")) is None]
+            if len(found) > limits.pictures:
+                rule = f"holds {len(found):,} pictures, the limit is {limits.pictures:,}"
                 raise RequestError(413, what, rule, "cut it up, or use: hemalens predict FILE.zip")
             left, uploads = limits.unpacked_bytes, []
-            for info in members:
+            for info in found:
                 one = _member(archive, info, left, limits)
                 left -= len(one.data)
                 uploads.append(one)
@@ -255,6 +285,28 @@ def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, left: int, limits: 
         rule = f"unpacks to more than {limits.unpacked_bytes:,} bytes"
         raise RequestError(413, f"zip member {name!r}", rule, "cut it up, or use: hemalens predict FILE.zip")
     return Upload(name, data)
+
+
+def limit_memory(more: int) -> None:
+    """Let this process take no more than so many bytes of address space beyond what it has; only Linux holds to it."""
+    if sys.platform == "linux":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + more
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        resource.setrlimit(resource.RLIMIT_AS, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+def too_much() -> RequestError:
+    """Return the error of what does not fit into a worker's memory."""
+    return RequestError(413, "request", "takes more memory than a worker process may have", "send less at a time")
+
+
+def refuse(task: Task, error: RequestError) -> Answer:
+    """Return the answer to a task that is refused: a row for a picture, else the error alone."""
+    if not isinstance(task, PictureTask):
+        return Answer(error.status, error=error)
+    named = RequestError(error.status, f"picture {task.upload.name!r}", error.rule, error.step, retry=error.retry)
+    return Answer(error.status, unreadable_row(task.upload.name, named), "unreadable", named)
 
 
 def unreadable_row(name: str, error: RequestError) -> bytes:
