@@ -66,31 +66,35 @@ class _GroupDecision(BaseModel):
     only: int | None = None
 
 
-def review_app(session: ReviewSession, token: str, *, stop: Callable[[], None]) -> FastAPI:
-    """Return the application that shows a review; it closes the session when it is shut down.
+@asynccontextmanager
+async def running(session: ReviewSession) -> AsyncIterator[None]:
+    """Write decisions to the table now and then; close the session at the end."""
+
+    async def merge_now_and_then() -> None:
+        while True:
+            await asyncio.sleep(_MERGE_SECONDS)
+            try:
+                await asyncio.to_thread(session.merge)
+            except UserError as error:  # a full disk may have room later; the journal holds everything till then
+                _LOGGER.warning("%s", error)
+
+    task = asyncio.create_task(merge_now_and_then())
+    try:
+        yield
+    finally:
+        task.cancel()
+        session.close()
+
+
+def review_app(session: ReviewSession, token: str, *, stop: Callable[[], None]) -> ASGIApp:
+    """Return the application that shows a review.
 
     Args:
         session: the review in progress.
         token: what every path begins with; unguessable.
         stop: called when the person is done.
     """
-
-    @asynccontextmanager
-    async def merging(_: FastAPI) -> AsyncIterator[None]:
-        async def merge_now_and_then() -> None:
-            while True:
-                await asyncio.sleep(_MERGE_SECONDS)
-                try:
-                    await asyncio.to_thread(session.merge)
-                except UserError as error:  # a full disk may have room later; the journal holds everything till then
-                    _LOGGER.warning("%s", error)
-
-        task = asyncio.create_task(merge_now_and_then())
-        yield
-        task.cancel()
-        session.close()
-
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=merging)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(_routes(session, stop), prefix=f"/{token}")
 
     @app.middleware("http")
@@ -102,7 +106,8 @@ def review_app(session: ReviewSession, token: str, *, stop: Callable[[], None]) 
 
     @app.exception_handler(UserError)
     async def explain(_: Request, error: UserError) -> Response:
-        return JSONResponse({"error": str(error)}, 404 if isinstance(error, DecodeError) else 409)
+        status = error.status if isinstance(error, RequestError) else 404 if isinstance(error, DecodeError) else 409
+        return JSONResponse({"error": str(error)}, status)
 
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False)
     return app

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from hemalens.cli import app
 from hemalens.core.errors import ConfigError
 from hemalens.deployment.serve import serve
+from hemalens.deployment.web.access import Access
 from tests.deployment.conftest import Exported
 from tests.deployment.web.conftest import Cells, Server, encode, form, read_reply
 
@@ -53,9 +54,9 @@ def test_a_port_that_is_taken_and_a_host_that_is_none_are_named(exported: Export
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"address 127.0.0.1:{port}: cannot be used"):
-            serve(exported.onnx, port=port, announce=print)
+            serve(exported.onnx, Access(port=port), announce=print)
     with pytest.raises(ConfigError, match=r"address 256\.0\.0\.1:0: cannot be used"):
-        serve(exported.onnx, host="256.0.0.1", port=0, announce=print)
+        serve(exported.onnx, Access(host="256.0.0.1", port=0), announce=print)
     with pytest.raises(ConfigError, match="workers 0"):
         serve(exported.onnx, workers=0, announce=print)
 
