@@ -47,7 +47,7 @@ def review(
         ConfigError: the port is taken.
     """
     from hemalens.core.server import HttpServer, ServerLimits, reserved
-    from hemalens.data.review_app import review_app, running
+    from hemalens.data.review_app import review_app
 
     given = classes or ((read_provenance(audit) or {}).get("options") or {}).get("classes")
     opened, _ = open_audited(source, audit, classes=given)
@@ -56,5 +56,5 @@ def review(
         server: HttpServer
         app = review_app(session, token, stop=lambda: server.stop())
         server = HttpServer(app, _HOST, port, limits=ServerLimits(drain_seconds=3, connections=256))
-        server.run(lambda: announce(f"http://{_HOST}:{port}/{token}/"), during=running(session))
+        server.run(lambda: announce(f"http://{_HOST}:{port}/{token}/"), during=app.router.lifespan_context(app))
     return session.outcome()

@@ -40,6 +40,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_BODY_BYTES = 1 << 20  # a decision has 40
 _LOGGER = logging.getLogger(__name__)
 _MERGE_SECONDS = 1.0  # how long issues.csv may lag behind the journal
 _ASSETS = {
@@ -66,35 +67,33 @@ class _GroupDecision(BaseModel):
     only: int | None = None
 
 
-@asynccontextmanager
-async def running(session: ReviewSession) -> AsyncIterator[None]:
-    """Write decisions to the table now and then; close the session at the end."""
-
-    async def merge_now_and_then() -> None:
-        while True:
-            await asyncio.sleep(_MERGE_SECONDS)
-            try:
-                await asyncio.to_thread(session.merge)
-            except UserError as error:  # a full disk may have room later; the journal holds everything till then
-                _LOGGER.warning("%s", error)
-
-    task = asyncio.create_task(merge_now_and_then())
-    try:
-        yield
-    finally:
-        task.cancel()
-        session.close()
-
-
-def review_app(session: ReviewSession, token: str, *, stop: Callable[[], None]) -> ASGIApp:
-    """Return the application that shows a review.
+def review_app(session: ReviewSession, token: str, *, stop: Callable[[], None]) -> FastAPI:
+    """Return the application that shows a review; it closes the session when it is shut down.
 
     Args:
         session: the review in progress.
         token: what every path begins with; unguessable.
         stop: called when the person is done.
     """
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @asynccontextmanager
+    async def merging(_: FastAPI) -> AsyncIterator[None]:
+        async def merge_now_and_then() -> None:
+            while True:
+                await asyncio.sleep(_MERGE_SECONDS)
+                try:
+                    await asyncio.to_thread(session.merge)
+                except UserError as error:  # a full disk may have room later; the journal holds everything till then
+                    _LOGGER.warning("%s", error)
+
+        task = asyncio.create_task(merge_now_and_then())
+        try:
+            yield
+        finally:
+            task.cancel()
+            session.close()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=merging, max_body_size=_BODY_BYTES)
     app.include_router(_routes(session, stop), prefix=f"/{token}")
 
     @app.middleware("http")
@@ -106,8 +105,7 @@ def review_app(session: ReviewSession, token: str, *, stop: Callable[[], None]) 
 
     @app.exception_handler(UserError)
     async def explain(_: Request, error: UserError) -> Response:
-        status = error.status if isinstance(error, RequestError) else 404 if isinstance(error, DecodeError) else 409
-        return JSONResponse({"error": str(error)}, status)
+        return JSONResponse({"error": str(error)}, 404 if isinstance(error, DecodeError) else 409)
 
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS), www_redirect=False)
     return app
