@@ -53,8 +53,11 @@ def review(
     opened, _ = open_audited(source, audit, classes=given)
     token = secrets.token_urlsafe(24)
     with closing(ReviewSession(opened, audit, classes=given)) as session, reserved(_HOST, port) as port:
-        server: HttpServer
-        app = review_app(session, token, stop=lambda: server.stop())
+
+        def stop() -> None:
+            server.stop()
+
+        app = review_app(session, token, stop=stop)
         server = HttpServer(app, _HOST, port, limits=ServerLimits(drain_seconds=3, connections=256))
         server.run(lambda: announce(f"http://{_HOST}:{port}/{token}/"), during=app.router.lifespan_context(app))
     return session.outcome()

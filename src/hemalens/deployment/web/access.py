@@ -42,9 +42,9 @@ class Access:
     host: str = "127.0.0.1"
     port: int = 8000
     names: tuple[str, ...] = ()
-    token_file: Path | None = None
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
+    token_file: str | Path | None = None
+    tls_cert: str | Path | None = None
+    tls_key: str | Path | None = None
     requests_per_minute: int | None = None
     metrics_address: str | None = None
 
@@ -117,11 +117,11 @@ def same_token(header: bytes, token: str) -> bool:
     return hmac.compare_digest(given.strip(), token.encode()) and scheme.lower() == b"bearer"
 
 
-def read_token(path: Path) -> str:
+def read_token(path: str | Path) -> str:
     """Return the token that a file holds; raise ConfigError where it holds none."""
     what, step = f"token file {path}", f"make one: {_MAKE_TOKEN}"
     try:
-        text = path.read_bytes()[:4096].decode("ascii", "replace").strip()
+        text = Path(path).read_bytes()[:4096].decode("ascii", "replace").strip()
     except OSError as error:
         raise ConfigError(what, f"cannot be read ({error.strerror})", step) from error
     if not _TOKEN.fullmatch(text):
@@ -129,7 +129,7 @@ def read_token(path: Path) -> str:
     return text
 
 
-def read_tls(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
+def read_tls(cert: str | Path | None, key: str | Path | None) -> tuple[Path, Path] | None:
     """Return a certificate and its key once they are known to fit; raise ConfigError where they do not."""
     if cert is None and key is None:
         return None
@@ -141,7 +141,7 @@ def read_tls(cert: Path | None, key: Path | None) -> tuple[Path, Path] | None:
     except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
         rule = f"cannot be used ({getattr(error, 'reason', None) or getattr(error, 'strerror', None) or error})"
         raise ConfigError(what, rule, "give PEM files that belong together, the key without a password") from error
-    return cert, key
+    return Path(cert), Path(key)
 
 
 def _no_password() -> str:
