@@ -1,8 +1,8 @@
 """Every upload is answered, and attacks stop nobody: ordinary clients over real sockets beside an attack list.
 
-Uploads of 60 KB to 60 MB are sent by curl, urllib, requests, Chromium and as chunked bodies cut at random places, some of
-them over a relay that passes 1 Mbit/s. Then each attack runs while an honest client asks for an answer again and
-again, workers are killed and stopped under 256 clients, and 20,000 requests show whether memory and files stay flat.
+Uploads of 60 KB to 60 MB are sent by curl, urllib, requests, Chromium and as chunked bodies cut at random places,
+some of them over a relay that passes 1 Mbit/s. Then each attack runs while an honest client asks again and again,
+workers are killed and stopped under 256 clients, and 20,000 requests show whether memory and files stay flat.
 
     python benchmarks/bench_uploads.py [requests of the last part]
 """
@@ -182,7 +182,7 @@ class Served:
             with contextlib.suppress(OSError):
                 memory[pid] = int(re.search(r"VmRSS:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1]) // 1024
         server = memory.pop(self.process.pid)
-        files = len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        files = len([*Path(f"/proc/{self.process.pid}/fd").iterdir()])
         return {"server_mb": server, "largest_worker_mb": max(memory.values(), default=0), "files": files}
 
     def end(self) -> dict[str, Any]:
@@ -265,10 +265,12 @@ class Honest:
             self.longest = max(self.longest, time.perf_counter() - begin)
 
     def __enter__(self) -> "Honest":
+        """Begin to ask."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """Stop, once the last answer is here."""
         self._stop.set()
         self._thread.join()
 
@@ -318,7 +320,7 @@ def under_attack(served: Served, model: str) -> dict[str, Any]:
 
     for name, make in attacks(model, 5.0).items():
 
-        async def attack(make: Any = make) -> None:
+        async def attack(make: Callable[[int], Any] = make) -> None:
             await asyncio.gather(*make(served.port))
 
         gather(name, lambda attack=attack: asyncio.run(attack()))
