@@ -5,6 +5,7 @@ clients that read nothing of their answers. The application times the bodies of 
 """
 
 import asyncio
+import logging
 import os
 import resource
 import signal
@@ -170,6 +171,9 @@ class HttpServer:
             self._server.stop()  # type: ignore[no-untyped-call]  # of Granian's, without types
             await asyncio.wait({serving}, timeout=self._limits.drain_seconds)
         finally:
+            if not serving.done():  # what is cut off now is no fault to tell of
+                logging.getLogger("_granian").setLevel(logging.CRITICAL + 1)
+                asyncio.get_running_loop().set_exception_handler(lambda *_: None)
             serving.cancel()
             await asyncio.wait({serving})
 
