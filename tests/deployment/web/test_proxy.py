@@ -1,5 +1,6 @@
 """The proxy of the how-to, as typed there, before a running server."""
 
+import os
 import re
 import shutil
 import socket
@@ -35,7 +36,8 @@ def test_the_how_tos_nginx_passes_uploads_on(exported: Exported, cells: Cells, t
         typed = typed.replace(old, new)
     kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     folders = "".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in kinds)
-    config = f"daemon off; pid {tmp_path}/pid; error_log stderr;"
+    config = "user root;" if os.geteuid() == 0 else ""  # its workers could not write to the test's folder
+    config += f"daemon off; pid {tmp_path}/pid; error_log stderr;"
     config += f"events {{}} http {{ access_log off; {folders} {typed} }}"
     (tmp_path / "nginx.conf").write_text(config)
     proxy = subprocess.Popen(["nginx", "-e", "stderr", "-c", tmp_path / "nginx.conf"], stderr=subprocess.DEVNULL)
