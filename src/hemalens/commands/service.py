@@ -85,7 +85,7 @@ def serve(
     ] = None,
     tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate for HTTPS, PEM.")] = None,
     tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its key, PEM.")] = None,
-    rate: Annotated[
+    requests_per_minute: Annotated[
         int | None, typer.Option("--requests-per-minute", min=1, help="Of one client; no limit by default.")
     ] = None,
     metrics_address: Annotated[
@@ -101,11 +101,11 @@ def serve(
     access = find_stage("hemalens.deployment.web.access", "Access")(
         host=host,
         port=port,
-        names=tuple(allow_hosts or ()),
+        allow_hosts=tuple(allow_hosts or ()),
         token_file=token_file,
         tls_cert=tls_cert,
         tls_key=tls_key,
-        requests_per_minute=rate,
+        requests_per_minute=requests_per_minute,
         metrics_address=metrics_address,
     )
     summary = stage(model, access, workers=workers, announce=announce_service)

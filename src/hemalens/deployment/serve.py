@@ -68,7 +68,7 @@ def serve(
         metrics=metrics,
         show_metrics=access.metrics_address is None,
     )
-    names = [*access.names, *(() if access.host in _EVERYWHERE else (access.host,))]
+    names = [*access.allow_hosts, *(() if access.host in _EVERYWHERE else (access.host,))]
     gate = Gate(app, names=names, limits=limits, metrics=metrics, token=token, per_minute=access.requests_per_minute)
     with ExitStack() as held:
         port = held.enter_context(reserved(access.host, access.port))

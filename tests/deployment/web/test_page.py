@@ -185,6 +185,7 @@ def test_the_token_is_asked_for_once_and_kept_for_the_tab(
         assert page.locator(".failed").count() == 0, "not asked again"
         page.evaluate("sessionStorage.clear()")
         choose(page, files[0])
+        playwright.expect(page.locator("#token")).to_be_visible()
         page.keyboard.press("Escape")
         playwright.expect(page.locator(".failed .reason")).to_contain_text("token: is missing or wrong")
         assert not any(token in address for address in page.asked)

@@ -25,7 +25,7 @@ GUIDE = Path(__file__).parents[3] / "docs" / "how-to" / "serve.md"
 def test_the_how_tos_nginx_passes_uploads_on(exported: Exported, cells: Cells, tmp_path: Path) -> None:
     cert, key = certified(tmp_path)
     (tmp_path / "token").write_text(TOKEN)
-    server = Server(exported.onnx, {}, token_file=str(tmp_path / "token"), names=["127.0.0.1"])
+    server = Server(exported.onnx, {}, token_file=str(tmp_path / "token"), allow_hosts=["127.0.0.1"])
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     typed = re.search(r"```nginx\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)[1]

@@ -31,7 +31,7 @@ class Access:
     Attributes:
         host: address or name to listen on; 127.0.0.1 is this machine alone.
         port: to listen on; any that is free where 0.
-        names: under which the server may be asked for, beside addresses, localhost and ``host``.
+        allow_hosts: names under which the server may be asked for, beside addresses, localhost and ``host``.
         token_file: file that holds the token that requests must bring; None for no token.
         tls_cert: file with the certificate and those above it, PEM; needs ``tls_key``.
         tls_key: file with its key, PEM, without a password.
@@ -41,7 +41,7 @@ class Access:
 
     host: str = "127.0.0.1"
     port: int = 8000
-    names: tuple[str, ...] = ()
+    allow_hosts: tuple[str, ...] = ()
     token_file: str | Path | None = None
     tls_cert: str | Path | None = None
     tls_key: str | Path | None = None
