@@ -171,8 +171,8 @@ class Served:
 
     def workers(self) -> list[int]:
         """Return the process ids of the workers that are there."""
-        pid = self.process.pid
-        found = [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()  # each thread has its own children
+        found = [int(one) for task in tasks for one in (task / "children").read_text().split()]
         return [one for one in found if "spawn_main" in Path(f"/proc/{one}/cmdline").read_text()]
 
     def state(self) -> dict[str, int]:
@@ -190,7 +190,11 @@ class Served:
         begin = time.perf_counter()
         self.process.send_signal(signal.SIGTERM)
         out, _ = self.process.communicate(timeout=60)
-        return {"exit": self.process.returncode, "seconds": round(time.perf_counter() - begin, 1), **json.loads(out)}
+        return {
+            "exit": self.process.returncode,
+            "stopped_in_s": round(time.perf_counter() - begin, 1),
+            **json.loads(out),
+        }
 
 
 # ---------------------------------------------------------------- what is measured
@@ -298,7 +302,8 @@ async def crowd(served: Served, clients: int, seconds: float) -> Counter[int]:
         for turn in range(int(seconds // 5)):
             await asyncio.sleep(4)
             for pid in served.workers()[:1]:
-                os.kill(pid, signal.SIGSTOP if turn % 2 else signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP if turn % 2 else signal.SIGKILL)
 
     await asyncio.gather(harm(), *(client() for _ in range(clients)))
     return found
