@@ -20,6 +20,7 @@ from hemalens.core.errors import UserError
 from hemalens.core.provenance import version
 from hemalens.data.synthetic import synthetic_set
 from hemalens.deployment import submission, submission_check
+from hemalens.deployment.web.access import Access
 
 STAGES = {
     "audit": "hemalens.data.audit",
@@ -108,6 +109,8 @@ def test_options_and_defaults_are_those_of_the_function(command: str) -> None:
         assert (offered.pop("review"), offered.pop("port")) == (False, review["port"].default)
     if command == "serve":  # announced on stderr; the limits are for tests and programs
         assert (behind.pop("announce"), behind.pop("limits")) == (inspect.Parameter.empty, None)
+        assert behind.pop("access") is None  # a record, whose fields are options
+        behind |= {name: one.default for name, one in inspect.signature(Access).parameters.items()}
     assert offered.keys() == behind.keys()
     for option, default in behind.items():
         assert offered[option] == (None if default == () else default), option

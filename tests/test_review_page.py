@@ -205,3 +205,23 @@ def test_the_page_is_closed_to_the_outside_named_throughout_and_fits_narrow_scre
     assert page.locator("button, select, progress, [tabindex='0'], dialog[open]").evaluate_all(nameless) == 0
     assert {url.startswith(served.address) for url in page.asked} == {True}
     assert page.faults == []
+
+
+def test_slow_loading_and_saving_say_so_and_unsaved_decisions_hold_the_page(page, served: Served) -> None:
+    held = []
+    page.route("**/api/*", lambda route: held.append(route))
+    page.locator(".card").first.focus()
+    page.keyboard.press("d")
+    said(page, "saving…")
+    with page.expect_event("dialog") as waiting:
+        page.evaluate("setTimeout(() => location.reload())")
+    assert waiting.value.type == "beforeunload"
+    waiting.value.dismiss()
+    held.pop().continue_()
+    said(page, "dropped")
+    page.keyboard.press("n")
+    said(page, "loading…")
+    held.pop().continue_()
+    playwright.expect(page.locator("#said")).to_be_empty()
+    page.unroute("**/api/*")
+    show(page, served.address)  # nothing is unsaved: nobody asks

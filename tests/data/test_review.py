@@ -47,7 +47,7 @@ def test_a_port_that_is_taken_is_named(folder: Path) -> None:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port}: cannot be used .*; choose another --port"):
+        with pytest.raises(ConfigError, match=f"address 127.0.0.1:{port}: cannot be used .*; choose another"):
             review(folder / "cells.npz", folder / "audit", port=port, announce=refused)
 
 

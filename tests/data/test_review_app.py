@@ -137,3 +137,12 @@ def test_a_shutdown_writes_the_decisions_and_frees_the_audit(folder: Path) -> No
         client.post("/secret/api/decide", json={"decisions": {place: "relabel:platelet"}})
     assert "relabel:platelet" in (folder / "audit" / "issues.csv").read_text()
     ReviewSession(open_source(folder / "cells"), folder / "audit").close()
+
+
+def test_bodies_have_a_limit_also_for_who_holds_the_token(client: TestClient) -> None:
+    huge = b'{"issue": "' + b"a" * (1 << 20) + b'", "group": "", "decision": "keep"}'
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/secret/api/group", content=huge, headers=headers).status_code == 413
+    pieces = (huge[start : start + 4096] for start in range(0, len(huge), 4096))
+    assert client.post("/secret/api/group", content=pieces, headers=headers).status_code == 413
+    assert client.get("/secret/api/findings").status_code == 200

@@ -81,6 +81,17 @@ def serve(
         typer.Option("--allow-host", help="Name under which the server is reached, behind a proxy say; repeatable."),
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode and infer; one a core.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option("--token-file", help="File with a token that every request must bring.")
+    ] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate for HTTPS, PEM.")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its key, PEM.")] = None,
+    requests_per_minute: Annotated[
+        int | None, typer.Option("--requests-per-minute", min=1, help="Of one client; no limit by default.")
+    ] = None,
+    metrics_address: Annotated[
+        str | None, typer.Option("--metrics-address", help="HOST:PORT for /metrics, in place of the main one.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Serve a page to drop pictures on, and an API; nothing that is sent is kept.
@@ -88,9 +99,17 @@ def serve(
     Example: `hemalens serve --model model.onnx --port 8000`
     """
     stage = find_stage("hemalens.deployment.serve", "serve")
-    summary = stage(
-        model, host=host, port=port, allow_hosts=allow_hosts or (), workers=workers, announce=announce_service
+    access = find_stage("hemalens.deployment.web.access", "Access")(
+        host=host,
+        port=port,
+        allow_hosts=tuple(allow_hosts or ()),
+        token_file=token_file,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
+        requests_per_minute=requests_per_minute,
+        metrics_address=metrics_address,
     )
+    summary = stage(model, access, workers=workers, announce=announce_service)
     counts = f"{summary['pictures']} pictures in {summary['requests']} requests"
     show(summary, as_json, [f"{counts}, {summary['seconds']:.0f} s"])
 

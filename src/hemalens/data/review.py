@@ -5,14 +5,12 @@ served to this machine alone. No torch.
 """
 
 import secrets
-import socket
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from hemalens.core.artifacts import read_provenance
-from hemalens.core.errors import ConfigError
 from hemalens.core.records import open_record
 from hemalens.data.clean import open_audited
 from hemalens.data.review_session import ReviewSession
@@ -49,42 +47,18 @@ def review(
         ArtifactError: the audit is incomplete, of another source, or being reviewed already.
         ConfigError: the port is taken.
     """
-    import uvicorn
-
+    from hemalens.core.server import HttpServer, ServerLimits, reserved
     from hemalens.data.review_app import review_app
 
     given = classes or open_record(audit, "audit").options.get("classes")
     opened, _ = open_audited(source, audit, classes=given)
     token = secrets.token_urlsafe(24)
-    with closing(ReviewSession(opened, audit, classes=given)) as session, closing(_listen(port)) as listener:
+    with closing(ReviewSession(opened, audit, classes=given)) as session, reserved(_HOST, port) as port:
 
         def stop() -> None:
-            server.should_exit = True
+            server.stop()
 
-        config = uvicorn.Config(
-            review_app(session, token, stop=stop),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            lifespan="on",
-            timeout_graceful_shutdown=3,
-        )
-        server = uvicorn.Server(config)
-        announce(f"http://{_HOST}:{listener.getsockname()[1]}/{token}/")
-        # An interrupt is the usual end; uvicorn has shut the application down before it passes it on.
-        with suppress(KeyboardInterrupt):
-            server.run(sockets=[listener])
+        app = review_app(session, token, stop=stop)
+        server = HttpServer(app, _HOST, port, limits=ServerLimits(drain_seconds=3, connections=256))
+        server.run(lambda: announce(f"http://{_HOST}:{port}/{token}/"), during=app.router.lifespan_context(app))
     return session.outcome()
-
-
-def _listen(port: int) -> socket.socket:
-    """Return a socket that listens on this machine alone."""
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((_HOST, port))
-        listener.listen(128)
-    except OSError as error:
-        listener.close()
-        raise ConfigError(f"port {port}", f"cannot be used ({error.strerror})", "choose another --port") from error
-    return listener

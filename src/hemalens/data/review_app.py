@@ -40,6 +40,7 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_BODY_BYTES = 1 << 20  # a decision has 40
 _LOGGER = logging.getLogger(__name__)
 _MERGE_SECONDS = 1.0  # how long issues.csv may lag behind the journal
 _ASSETS = {
@@ -86,11 +87,13 @@ def review_app(session: ReviewSession, token: str, *, stop: Callable[[], None]) 
                     _LOGGER.warning("%s", error)
 
         task = asyncio.create_task(merge_now_and_then())
-        yield
-        task.cancel()
-        session.close()
+        try:
+            yield
+        finally:
+            task.cancel()
+            session.close()
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=merging)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=merging, max_body_size=_BODY_BYTES)
     app.include_router(_routes(session, stop), prefix=f"/{token}")
 
     @app.middleware("http")

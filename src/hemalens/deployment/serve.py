@@ -1,42 +1,40 @@
 """A model to a page and an API: pictures come by HTTP, classes, probabilities, refusals and heat maps go back.
 
-Nothing that is sent is kept. Needs FastAPI, uvicorn and onnxruntime; no torch, unless the model is a RUN not yet
+Nothing that is sent is kept. Needs FastAPI, Granian and onnxruntime; no torch, unless the model is a RUN not yet
 exported. The parts are in ``web``.
 """
 
-import resource
-import signal
+import logging
 import socket
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import uvicorn
-
 from hemalens.core.errors import ConfigError
+from hemalens.core.server import HttpServer, reserved, resolved
 from hemalens.data.parallel import available_cores
 from hemalens.deployment.classifier import open_model
 from hemalens.deployment.sidecar import EMBEDDED
+from hemalens.deployment.web.access import Access, is_loopback, read_tls, read_token, split_address
 from hemalens.deployment.web.app import serving_app
+from hemalens.deployment.web.gate import Gate
 from hemalens.deployment.web.limits import Limits
 from hemalens.deployment.web.metrics import Metrics
-from hemalens.deployment.web.protocol import timed_protocol
+from hemalens.deployment.web.pool import Pool
 from hemalens.deployment.web.work import Work
 
 __all__ = ["serve"]
 
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not chosen
+_LOGGER = logging.getLogger(__name__)
 
 
 def serve(
     model: str | Path = EMBEDDED,
+    access: Access | None = None,
     *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-    allow_hosts: Sequence[str] = (),
     workers: int | None = None,
     announce: Callable[[str], None],
     limits: Limits | None = None,
@@ -45,93 +43,59 @@ def serve(
 
     Args:
         model: ``embedded``, an .onnx file that ``hemalens export`` wrote, or a RUN directory.
-        host: address or name to listen on; 127.0.0.1 is this machine alone.
-        port: to listen on; any that is free where 0.
-        allow_hosts: names under which the server may be asked for, beside addresses, localhost and ``host``.
+        access: where the server is reached and by whom, ``Access()`` where None.
         workers: processes that decode and infer; None for one a core.
         announce: called with the page's address once it can be opened.
         limits: sizes and deadlines, ``Limits()`` where None.
 
     Raises:
         ArtifactError: the model is not there or damaged.
-        ConfigError: host or port cannot be used, or processes cannot start.
+        ConfigError: an address, the token or the certificate cannot be used, or processes cannot start.
     """
-    limits = limits or Limits()
+    access, limits = access or Access(), limits or Limits()
     if workers is not None and workers < 1:
         raise ConfigError(f"workers {workers}", "must be 1 or more", "leave --workers out for one a core")
+    token = None if access.token_file is None else read_token(access.token_file)
+    tls = read_tls(access.tls_cert, access.tls_key)
     classifier = open_model(model)
     metrics, started = Metrics(), time.monotonic()
-    names = [*allow_hosts, *(() if host in _EVERYWHERE else (host,))]
-    with closing(_listen(host, port)) as listener:
-        address = _address(host, listener.getsockname()[1])
-        _allow_connections(limits.connections)
-        app = serving_app(
-            Work(classifier.path, limits),
-            classifier.sidecar.classes,
-            workers=workers or available_cores(),
-            hosts=names,
-            limits=limits,
-            metrics=metrics,
-            started=lambda: announce(address),
+    pool = Pool(Work(classifier.path, limits), workers=workers or available_cores(), limits=limits, metrics=metrics)
+    app = serving_app(
+        pool,
+        classifier.path.stem,
+        classifier.sidecar.classes,
+        limits=limits,
+        metrics=metrics,
+        show_metrics=access.metrics_address is None,
+    )
+    names = [*access.allow_hosts, *(() if access.host in _EVERYWHERE else (access.host,))]
+    gate = Gate(app, names=names, limits=limits, metrics=metrics, token=token, per_minute=access.requests_per_minute)
+    with ExitStack() as held:
+        port = held.enter_context(reserved(access.host, access.port))
+        address = f"{'https' if tls else 'http'}://{_shown(access.host)}:{port}/"
+        if access.metrics_address is not None:
+            held.enter_context(metrics.answered_at(*split_address(access.metrics_address)))
+        if not is_loopback(resolved(access.host, port)[1]) and not (token and tls):
+            lack = " and ".join(word for word, there in (("--token-file", token), ("--tls-cert", tls)) if not there)
+            _LOGGER.warning(
+                "%s: other machines can reach it; add %s, or put a proxy that has them before it", address, lack
+            )
+        HttpServer(gate, access.host, port, limits=limits, tls=tls).run(
+            lambda: announce(address), during=_running(pool)
         )
-        config = uvicorn.Config(
-            app,
-            http=timed_protocol(limits),
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            log_level="error",
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            limit_concurrency=limits.connections,
-            h11_max_incomplete_event_size=limits.header_bytes,
-            timeout_graceful_shutdown=limits.drain_seconds,
-        )
-        _run(uvicorn.Server(config), listener)
     requests, pictures = metrics.total(metrics.requests), metrics.total(metrics.pictures)
     seconds = round(time.monotonic() - started, 2)
     return {"address": address, "model": str(model), "requests": requests, "pictures": pictures, "seconds": seconds}
 
 
-def _run(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Run until a signal; uvicorn drains, then sends itself the signal again, which is not to end this process."""
-
-    def nothing(number: int, frame: FrameType | None) -> None: ...
-
-    before = signal.signal(signal.SIGTERM, nothing)
+@asynccontextmanager
+async def _running(pool: Pool) -> AsyncIterator[None]:
+    await pool.start()
     try:
-        with suppress(KeyboardInterrupt):
-            server.run(sockets=[listener])
+        yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        await pool.close()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    listener = None
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(place)
-        listener.listen(2048)
-    except (OSError, UnicodeError) as error:
-        if listener is not None:
-            listener.close()
-        rule = f"cannot be used ({getattr(error, 'strerror', None) or error})"
-        raise ConfigError(f"address {host}:{port}", rule, "choose another --host or --port") from error
-    return listener
-
-
-def _address(host: str, port: int) -> str:
-    shown = socket.gethostname() if host in _EVERYWHERE else f"[{host}]" if ":" in host else host
-    return f"http://{shown}:{port}/"
-
-
-def _allow_connections(number: int) -> None:
-    """Raise the limit of open files as far as connections need it and the system lets it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = number + 256
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+def _shown(host: str) -> str:
+    return socket.gethostname() if host in _EVERYWHERE else f"[{host}]" if ":" in host else host

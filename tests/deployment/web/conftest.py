@@ -24,10 +24,11 @@ CODE = """
 import sys, json
 from hemalens.console import announce_service
 from hemalens.deployment.serve import serve
+from hemalens.deployment.web.access import Access
 from hemalens.deployment.web.limits import Limits
 if __name__ == "__main__":
-    limits = Limits(**json.loads(sys.argv[2]))
-    print(json.dumps(serve(sys.argv[1], port=0, workers=2, announce=announce_service, limits=limits)))
+    limits, access = Limits(**json.loads(sys.argv[2])), Access(port=0, **json.loads(sys.argv[3]))
+    print(json.dumps(serve(sys.argv[1], access, workers=2, announce=announce_service, limits=limits)))
 """
 QUICK = {"header_seconds": 2.0, "body_seconds": 2.0, "write_seconds": 2.0, "body_bytes": 4 << 20, "pictures": 40}
 QUICK |= {"unpacked_bytes": 8 << 20, "pixels": 4_000_000, "infer_bytes": 2 << 20}
@@ -52,11 +53,11 @@ class Reply:
 class Server:
     """`hemalens serve` in a process of its own."""
 
-    def __init__(self, model: Path, limits: dict[str, Any]) -> None:
-        command = [sys.executable, "-c", CODE, str(model), json.dumps(limits)]
+    def __init__(self, model: Path, limits: dict[str, Any], **access: Any) -> None:
+        command = [sys.executable, "-c", CODE, str(model), json.dumps(limits), json.dumps(access)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         line = self.process.stderr.readline()
-        found = re.fullmatch(r"serving at (http://127\.0\.0\.1:(\d+)/)\n", line)
+        found = re.fullmatch(r"serving at (https?://127\.0\.0\.1:(\d+)/)\n", line)
         assert found, line + self.process.stderr.read()
         self.address, self.port = found[1], int(found[2])
         self.model = model.stem

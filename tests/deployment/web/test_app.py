@@ -129,7 +129,7 @@ def test_every_answer_forbids_what_a_page_does_not_need(server: Server) -> None:
         assert reply.headers["x-content-type-options"] == "nosniff"
         assert reply.headers["cache-control"] == "no-store"
         assert "access-control-allow-origin" not in reply.headers
-        assert "server" not in reply.headers
+        assert reply.headers["server"] == "hemalens"
     page = server.ask("GET", "/").body.decode()
     assert "<style" not in page
     assert " style=" not in page

@@ -236,7 +236,7 @@ CASES: dict[str, tuple[Case, set[int]]] = {
     "negative length": (sent(HEAD + b"Content-Length: -3\r\n\r\nabc"), {CUT, 400}),
     "websocket": (get("/", Connection="upgrade", Upgrade="websocket", Sec_WebSocket_Key="x"), {200, 400, CUT}),
     "unknown method": (sent(b"BREW / HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"), {CUT, 400, 405}),
-    "wrong parameter": (lambda s: s.predict(("a.png", GOOD), query="?heat_maps=<script>"), {422}),
+    "wrong parameter": (lambda s: s.predict(("a.png", GOOD), query="?heat_maps=%3Cscript%3E"), {422}),
     # tensors
     "deep JSON": (infer(b"[" * 100_000), {400}),
     "no JSON": (infer(b"\xff\xfe"), {400}),

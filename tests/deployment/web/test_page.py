@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.deployment.conftest import Exported
 from tests.deployment.web.conftest import Cells, Server, encode
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright to drive Chromium")
@@ -158,3 +159,36 @@ def test_a_server_that_is_gone_is_said_so(browser, page, cells: Cells) -> None:
     choose(page, ("a.png", encode(cells.kept[0])))
     done(page, 1)
     playwright.expect(page.locator(".failed .reason")).to_contain_text("the server does not answer")
+
+
+def test_the_token_is_asked_for_once_and_kept_for_the_tab(
+    open_page, exported: Exported, cells: Cells, tmp_path: Path
+) -> None:
+    token = "a-token-of-the-tests"
+    (tmp_path / "token").write_text(token)
+    guarded = Server(exported.onnx, {}, token_file=str(tmp_path / "token"))
+    try:
+        page = open_page()
+        page.goto(guarded.address)
+        files = [(f"{place}.png", encode(cells.kept[0])) for place in range(20)]  # three requests, two at once
+        choose(page, *files)
+        page.locator("#token").fill("not-the-right-token")
+        page.keyboard.press("Enter")
+        playwright.expect(page.get_by_text("It does not take the one")).to_be_visible()
+        page.locator("#token").fill(token)
+        page.get_by_role("button", name="Go on").click()
+        done(page, 20)
+        assert page.locator(".failed").count() == 0
+        page.reload()
+        choose(page, files[0])
+        done(page, 1)
+        assert page.locator(".failed").count() == 0, "not asked again"
+        page.evaluate("sessionStorage.clear()")
+        choose(page, files[0])
+        playwright.expect(page.locator("#token")).to_be_visible()
+        page.keyboard.press("Escape")
+        playwright.expect(page.locator(".failed .reason")).to_contain_text("token: is missing or wrong")
+        assert not any(token in address for address in page.asked)
+        assert [fault for fault in page.faults if "401" not in fault] == []
+    finally:
+        guarded.kill()

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from hemalens.cli import app
 from hemalens.core.errors import ConfigError
 from hemalens.deployment.serve import serve
+from hemalens.deployment.web.access import Access
 from tests.deployment.conftest import Exported
 from tests.deployment.web.conftest import Cells, Server, encode, form, read_reply
 
@@ -53,9 +54,9 @@ def test_a_port_that_is_taken_and_a_host_that_is_none_are_named(exported: Export
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"address 127.0.0.1:{port}: cannot be used"):
-            serve(exported.onnx, port=port, announce=print)
+            serve(exported.onnx, Access(port=port), announce=print)
     with pytest.raises(ConfigError, match=r"address 256\.0\.0\.1:0: cannot be used"):
-        serve(exported.onnx, host="256.0.0.1", port=0, announce=print)
+        serve(exported.onnx, Access(host="256.0.0.1", port=0), announce=print)
     with pytest.raises(ConfigError, match="workers 0"):
         serve(exported.onnx, workers=0, announce=print)
 
@@ -74,3 +75,28 @@ def test_the_command_serves_until_it_is_interrupted(exported: Exported) -> None:
         process.communicate()
     result = CliRunner().invoke(app, ["serve", "--help"])
     assert "--allow-host" in result.output
+
+
+def test_a_request_that_does_not_end_holds_the_server_no_longer_than_it_drains(exported: Exported) -> None:
+    server = Server(exported.onnx, {"drain_seconds": 1, "body_seconds": 100})
+    try:
+        with server.connect() as line:
+            line.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx")
+            time.sleep(0.3)
+            begin = time.monotonic()
+            assert server.end(signal.SIGTERM)[0] == 0
+            assert time.monotonic() - begin < 50
+    finally:
+        server.kill()
+
+
+def test_a_signal_while_it_starts_ends_it(exported: Exported) -> None:
+    code = "import signal, os, threading; threading.Timer(5, os.kill, (os.getpid(), signal.SIGTERM)).start()\n"
+    code += "from contextlib import asynccontextmanager; import asyncio\n"
+    code += "from hemalens.core.server import HttpServer, ServerLimits, reserved\n"
+    code += "@asynccontextmanager\nasync def slow():\n    await asyncio.sleep(600)\n    yield\n"
+    code += "with reserved('127.0.0.1', 0) as port:\n"
+    code += "    HttpServer(print, '127.0.0.1', port, limits=ServerLimits()).run(print, during=slow())\n"
+    code += "print('ended')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr

@@ -7,6 +7,8 @@ const CLASSES = [...document.querySelectorAll("#relabel [data-label]")];
 let page = null; // what the server said last: items, total, first, previous, next, counts
 let cards = []; // the cards on the page, in order
 let current = 0; // place in cards
+const SAVING = "saving…";
+let unsaved = 0; // decisions that the server has not confirmed
 let waiting = Promise.resolve(); // requests go one after the other, in the order of the keys
 
 // ---------------------------------------------------------------- the server
@@ -27,8 +29,16 @@ async function ask(address, body) {
   return said;
 }
 
-function inTurn(work) {
-  waiting = waiting.then(work).catch((error) => say(`Not done: ${error.message}`, true));
+// What takes longer than a blink says so.
+function inTurn(work, words = "loading…") {
+  const saves = words === SAVING;
+  if (saves) unsaved += 1;
+  const slow = setTimeout(() => say(words), 200);
+  waiting = waiting.then(work).catch((error) => say(`Not done: ${error.message}`, true)).finally(() => {
+    clearTimeout(slow);
+    if (saves) unsaved -= 1;
+    if ($("said").textContent === words) say("");
+  });
   return waiting;
 }
 
@@ -228,7 +238,7 @@ function decide(card, decision) {
     apply(await ask("api/decide", { decisions: { [item.place]: decision } }));
     const more = last && page.next !== null ? " That was the last one here: n for the next page." : "";
     say(`${item.sample_id}: ${verdict(decision)[1]}.${more}`);
-  });
+  }, SAVING);
 }
 
 function decideGroup(item, decision, only = null) {
@@ -239,7 +249,7 @@ function decideGroup(item, decision, only = null) {
     const number = Object.keys(said.decisions).length;
     say(only === null ? `Group of ${number}: ${verdict(decision)[1]}.`
       : `${item.sample_id}: kept, the other ${number - 1} of its group dropped.`);
-  });
+  }, SAVING);
 }
 
 function undo() {
@@ -252,7 +262,7 @@ function undo() {
     if (where >= 0) go(where);
     const others = number > 1 ? ` and ${number - 1} more` : "";
     say(`Undone: ${said.names[0]}${others}${where < 0 ? " (not on this page)" : ""}.`);
-  });
+  }, SAVING);
 }
 
 let turning = null; // the card that is being relabelled
@@ -296,7 +306,7 @@ async function finish() {
     $("done-counts").textContent = `${kept}; ${said.dropped} dropped. The decisions are in issues.csv. Next:`;
     $("done-command").textContent = said.command;
     $("done").showModal();
-  });
+  }, SAVING);
 }
 
 function enlarge(card) {
@@ -346,6 +356,9 @@ $("cards").addEventListener("click", (event) => {
   else card.focus();
 });
 
+window.addEventListener("beforeunload", (event) => {
+  if (unsaved) event.preventDefault(); // the browser asks whether to leave
+});
 $("issue").addEventListener("change", () => load());
 $("show").addEventListener("change", () => load());
 $("undo").addEventListener("click", undo);

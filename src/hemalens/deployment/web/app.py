@@ -5,8 +5,7 @@ Needs FastAPI; no torch. Bodies are read and limited in ``bodies``, pictures are
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -19,12 +18,12 @@ from hemalens.core.provenance import version
 from hemalens.deployment.sidecar import INTENDED_USE
 from hemalens.deployment.web import schemas
 from hemalens.deployment.web.bodies import Budget, Held, read_body, read_uploads
-from hemalens.deployment.web.gate import Gate, error_body
+from hemalens.deployment.web.gate import error_body, refusal
 from hemalens.deployment.web.limits import Limits
 from hemalens.deployment.web.metrics import Metrics
 from hemalens.deployment.web.pool import Pool
 from hemalens.deployment.web.tensors import EXTENSIONS, HEAD_LENGTH, INPUT, OUTPUTS, read_framing
-from hemalens.deployment.web.work import Answer, InferTask, PictureTask, UnpackTask, Upload, Work, unreadable_row
+from hemalens.deployment.web.work import Answer, InferTask, PictureTask, UnpackTask, Upload, unreadable_row
 
 __all__ = ["serving_app"]
 
@@ -43,10 +42,9 @@ _COMMON = (400, 403, 421)
 class _Service:
     """What the addresses share."""
 
-    def __init__(self, work: Work, classes: Sequence[str], *, workers: int, limits: Limits, metrics: Metrics) -> None:
-        self.classes, self.limits, self.metrics = list(classes), limits, metrics
-        self.name = work.model.stem
-        self.pool = Pool(work, workers=workers, limits=limits, metrics=metrics)
+    def __init__(self, pool: Pool, name: str, classes: Sequence[str], *, limits: Limits, metrics: Metrics) -> None:
+        self.pool, self.name, self.classes = pool, name, list(classes)
+        self.limits, self.metrics = limits, metrics
         self.budget = Budget(limits.held_bytes)
 
     async def predict(self, request: Request, *, heat_maps: bool) -> bytes:
@@ -125,55 +123,41 @@ class _Service:
 
 
 def serving_app(
-    work: Work,
+    pool: Pool,
+    name: str,
     classes: Sequence[str],
     *,
-    workers: int,
-    hosts: Sequence[str] = (),
-    limits: Limits | None = None,
-    metrics: Metrics | None = None,
-    started: Callable[[], None] | None = None,
-) -> Gate:
-    """Return the application, guarded; its processes start and end with its lifespan.
+    limits: Limits,
+    metrics: Metrics,
+    show_metrics: bool = True,
+) -> FastAPI:
+    """Return the application, to be guarded by a ``Gate``.
 
     Args:
-        work: what the processes do.
+        pool: processes that do the work; started and ended by the caller.
+        name: the model's.
         classes: the model's, in its order.
-        workers: processes.
-        hosts: further names under which the server may be asked for.
-        limits: as ``Limits`` has them by default.
-        metrics: counters to use, fresh ones where None.
-        started: called when all processes are ready.
+        limits: of requests.
+        metrics: counters to use.
+        show_metrics: whether to answer them at ``/metrics``.
     """
-    limits, metrics = limits or Limits(), metrics or Metrics()
-    service = _Service(work, classes, workers=workers, limits=limits, metrics=metrics)
-
-    @asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
-        app.state.pool = service.pool
-        await service.pool.start()
-        if started is not None:
-            started()
-        yield
-        await service.pool.close()
-
+    service = _Service(pool, name, classes, limits=limits, metrics=metrics)
     app = FastAPI(
         title="hemalens",
         version=version(),
         description=f"Blood-cell pictures to classes. {INTENDED_USE}",
         docs_url=None,  # the interactive pages load their code from another server
         redoc_url=None,
-        lifespan=running,
         redirect_slashes=False,
     )
     _add_predict(app, service)
-    app.include_router(_page(service))
+    app.include_router(_page(service, show_metrics=show_metrics))
     app.include_router(_protocol(service))
     _explain_errors(app)
-    return Gate(app, hosts=hosts, metrics=metrics)
+    return app
 
 
-def _page(service: _Service) -> APIRouter:
+def _page(service: _Service, *, show_metrics: bool) -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     context: dict[str, object] = {"title": "Classify blood cells", "name": service.name, "classes": service.classes}
     context |= {"limits": service.limits, "intended_use": INTENDED_USE}
@@ -184,9 +168,11 @@ def _page(service: _Service) -> APIRouter:
     async def show() -> Response:
         return Response(page, media_type="text/html")
 
-    @routes.get("/metrics")
-    async def metrics() -> Response:
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
+    if show_metrics:
+
+        @routes.get("/metrics")
+        async def metrics() -> Response:
+            return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     @routes.get("/assets/{name}")
     async def asset(name: str) -> Response:
@@ -303,10 +289,7 @@ def _explain_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestError)
     async def refused(_: Request, error: RequestError) -> Response:
-        headers = {} if error.retry is None else {"Retry-After": str(error.retry)}
-        if error.status == 408:
-            headers["Connection"] = "close"
-        return Response(error_body(str(error)), error.status, headers, "application/json")
+        return refusal(error)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

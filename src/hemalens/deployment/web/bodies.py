@@ -25,6 +25,7 @@ __all__ = ["Budget", "Held", "read_body", "read_uploads"]
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _LONGEST_NAME = 255
+_LONGEST_NUMBER = 19  # digits
 _MULTIPART = "multipart/form-data"
 _RAW = ("application/octet-stream", "application/zip", "application/x-zip-compressed")
 _TYPES = "send multipart/form-data with one or more files, or one picture as image/jpeg, image/png, ..."
@@ -95,8 +96,12 @@ async def read_body(
 ) -> AsyncIterator[bytes]:
     """Yield a body as it arrives; raise as ``read_uploads`` does."""
     announced = headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > most:
-        raise _too_large(int(announced), most)
+    if announced.isascii() and announced.isdigit():
+        digits = announced.lstrip("0")[
+            :_LONGEST_NUMBER
+        ]  # Python refuses to read thousands, and more is too large anyway
+        if int(digits or 0) > most:
+            raise _too_large(int(digits), most)
     loop = asyncio.get_running_loop()
     begin = loop.time()
     received, more = 0, True

@@ -1,27 +1,25 @@
 """What the server takes and how long it waits: every number of it in one place.
 
-Standard library only.
+Needs the server; no torch.
 """
 
 from dataclasses import dataclass
+
+from hemalens.core.server import ServerLimits
 
 __all__ = ["Limits"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """Limits of the server; seconds, bytes and counts.
+class Limits(ServerLimits):
+    """Limits of the server, beside those of its connections; seconds, bytes and counts.
 
     Attributes:
-        header_seconds: from the first byte of a request to the end of its headers.
-        header_bytes: of a request's line and headers, and of what is sent ahead while another request is answered.
         body_seconds: without progress; each ``body_rate`` bytes that arrive buy one second more.
         body_rate: bytes a second a client must reach on the average.
         longest_body_seconds: for any body, however it progresses.
-        write_seconds: a client may leave an answer unread.
         work_seconds: for all pictures of one request.
         batch_seconds: for one batch in one process, which is ended then.
-        drain_seconds: for the requests under way when the server is told to stop.
         body_bytes: of one request.
         infer_bytes: of one tensor request.
         json_bytes: of the JSON of one, which takes up to 15 times as much memory.
@@ -34,20 +32,15 @@ class Limits:
         batch: pictures in one batch.
         batch_cost: pixels in one batch of several pictures.
         window: seconds that a batch waits for pictures of requests that are arriving.
-        connections: open at a time.
         members: in a zip, counted before its directory is read.
         worker_bytes: of address space that a worker may take above what it has when it is ready.
     """
 
-    header_seconds: float = 10.0
-    header_bytes: int = 64 << 10
     body_seconds: float = 10.0
     body_rate: int = 32 << 10
     longest_body_seconds: float = 120.0
-    write_seconds: float = 12.0
     work_seconds: float = 30.0
     batch_seconds: float = 20.0
-    drain_seconds: int = 30
     body_bytes: int = 64 << 20
     infer_bytes: int = 16 << 20
     json_bytes: int = 8 << 20
@@ -60,6 +53,5 @@ class Limits:
     batch: int = 16
     batch_cost: int = 8_000_000
     window: float = 0.002
-    connections: int = 4096
     members: int = 4096
     worker_bytes: int = 448 << 20

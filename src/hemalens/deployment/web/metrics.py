@@ -3,9 +3,12 @@
 Needs prometheus-client.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, start_http_server
+
+from hemalens.core.errors import ConfigError
 
 __all__ = ["Metrics"]
 
@@ -45,3 +48,18 @@ class Metrics:
     def text(self) -> bytes:
         """Return all of it in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    @contextmanager
+    def answered_at(self, host: str, port: int) -> Iterator[int]:
+        """Answer for them at an address of their own, in a thread; yield the port, one that is free where 0."""
+        try:
+            server, thread = start_http_server(port, host, self._registry)
+        except OSError as error:
+            rule = f"cannot be used ({error.strerror})"
+            raise ConfigError(f"metrics address {host}:{port}", rule, "choose another --metrics-address") from error
+        try:
+            yield server.server_port
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()

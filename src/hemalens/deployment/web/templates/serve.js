@@ -7,6 +7,7 @@ const GROUP = 8; // pictures in one request, so that answers come as they are re
 const GROUP_BYTES = 8 << 20;
 const AT_ONCE = 2; // requests
 const TRIES = 6; // while the server is busy
+const TOKEN = "hemalens token"; // where the token is kept until the tab is closed
 let rows = []; // the answers, in the order of the files
 let classes = [];
 let waiting = []; // groups of files that were not sent yet
@@ -17,17 +18,40 @@ let generation = 0; // of answers: what comes after a "Clear" is of no use any m
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 
+let asking = null; // the question for the token, one for all requests that wait for it
+
+// Ask for the token that the server wants, unless another one was given meanwhile; false where nobody gives it.
+function askToken(used) {
+  if ((sessionStorage.getItem(TOKEN) ?? "") !== used) return true;
+  asking ??= new Promise((resolve) => {
+    $("token-wrong").hidden = !used;
+    $("token-dialog").returnValue = "";
+    $("token-dialog").addEventListener("close", () => {
+      const given = $("token-dialog").returnValue === "give" ? $("token").value.trim() : "";
+      if (given) sessionStorage.setItem(TOKEN, given);
+      $("token").value = "";
+      asking = null;
+      resolve(Boolean(given));
+    }, { once: true });
+    $("token-dialog").showModal();
+  });
+  return asking;
+}
+
 async function ask(files) {
   const form = new FormData();
   for (const file of files) form.append("files", file, file.name);
   for (let attempt = 1; ; attempt += 1) {
+    const token = sessionStorage.getItem(TOKEN) ?? "";
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
     let response;
     try {
-      response = await fetch("v1/predict?heat_maps=true", { method: "POST", body: form });
+      response = await fetch("v1/predict?heat_maps=true", { method: "POST", body: form, headers });
     } catch {
       throw new Error("the server does not answer: is it still running, and is the file still there?");
     }
-    if (response.status === 503 && attempt < TRIES) {
+    if (response.status === 401 && await askToken(token)) continue;
+    if ([429, 503].includes(response.status) && attempt < TRIES) {
       await pause(Number(response.headers.get("Retry-After")) || attempt);
       continue;
     }
@@ -237,7 +261,7 @@ $("download").addEventListener("click", download);
 $("clear").addEventListener("click", clear);
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, dialog")) return;
   const button = { o: $("choose"), d: $("download"), x: $("clear") }[event.key];
   if (!button || button.disabled) return;
   event.preventDefault();
