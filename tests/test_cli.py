@@ -354,7 +354,7 @@ def test_an_interrupt_says_how_to_go_on(
     code, out, err = call("audit", source, "--out", tmp_path / "out")
     assert (code, out) == (130, "")
     assert is_one_line(err), err
-    assert "give the same command again" in err
+    assert "repeat the command to continue" in err
 
 
 def test_a_missing_library_names_the_extra_to_install(

@@ -80,18 +80,18 @@ def test_a_score_over_some_of_the_classes_says_so() -> None:
     assert lines == ["macro F1 (labels of 1 of 2 classes): 50.00 % [25.00, 75.50]"]
 
 
-def test_abstentions_are_told_of_known_and_unknown_classes() -> None:
+def test_abstention_is_shown_for_known_and_unknown_classes() -> None:
     found = {
         "coverage": 0.75,
         "accuracy_kept": 0.995,
         "unknown_classes": {"n": 1200, "abstained": INTERVAL, "auroc": {}},
     }
     assert abstention_lines(evaluation(n=400, abstention=found)) == [
-        "abstained: on 25.0 % of 400; of its answers 99.50 % are right",
-        "abstained: on 50.0 % of 1,200 cells of classes that it does not know",
+        "abstained on 25.0 % of 400 samples; 99.50 % of its answers are correct",
+        "abstained on 50.0 % of 1,200 samples of classes that it does not know",
     ]
     assert abstention_lines(evaluation(n=4, abstention={"coverage": 0.0, "accuracy_kept": None})) == [
-        "abstained: on 100.0 % of 4"
+        "abstained on 100.0 % of 4 samples"
     ]
 
 
@@ -105,5 +105,5 @@ def test_corruptions_are_one_line_with_the_alexnet_where_it_knew_the_classes() -
 
 
 def test_an_adaptation_is_one_line_where_there_was_one() -> None:
-    assert adaptation_lines({"adaptation": {"words": "zoomed by 1.25"}}) == ["adapted: zoomed by 1.25"]
+    assert adaptation_lines({"adaptation": {"words": "zoomed by 1.25"}}) == ["adaptation: zoomed by 1.25"]
     assert adaptation_lines({}) == []

@@ -87,7 +87,7 @@ def main() -> None:
             f"defect: {type(error).__name__}: {error}; please report it with the output of --debug", 1, debug=debug
         )
     if code == _INTERRUPTED:  # typer makes it of a KeyboardInterrupt inside a command, without a word
-        _fail("stopped; give the same command again to go on (train: add --resume)", code, debug=False)
+        _fail("interrupted; repeat the command to continue (train: add --resume)", code, debug=False)
     sys.exit(code or 0)
 
 

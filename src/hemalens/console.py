@@ -108,7 +108,7 @@ def review_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def rate_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Return the suggestion and every so-many-th point of the curve, so that the table stays small."""
+    """Return the suggestion and every n-th point of the curve, so that the table stays small."""
     curve = summary["curve"]
     step = max(1, -(-len(curve) // SHOWN))
     lines = [f"suggested lr {summary['suggestion']:.2g} (the recipe has {summary['configured']:g})", "       lr   loss"]
@@ -116,11 +116,11 @@ def rate_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def parity_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Return how an export compares with torch, on what, and what became of 8 bits where they were asked for."""
-    equal = f"{summary['labels_equal']} of {summary['n']} labels as torch's"
-    lines = [f"{equal}, logits within {summary['logits_max_difference']:.1g}, on {summary['images']}"]
+    """Return how an export compares with torch and, where asked for, whether it uses 8-bit integers."""
+    equal = f"same label as torch for {summary['labels_equal']} of {summary['n']} images"
+    lines = [f"{equal}, logits within {summary['logits_max_difference']:.1g}; compared on {summary['images']}"]
     if tried := summary["int8"]:
-        lines.append(f"8 bits {'kept' if tried['kept'] else 'refused'}: {tried['reason']}")
+        lines.append(f"8-bit integers {'used' if tried['kept'] else 'not used'}: {tried['reason']}")
     return lines
 
 
@@ -138,20 +138,20 @@ def score_lines(summary: Mapping[str, Any]) -> list[str]:
 
 
 def abstention_lines(summary: Evaluation) -> list[str]:
-    """Return on how many labelled samples the model abstains, what that gains, and how it meets unknown classes."""
+    """Return how often the model abstains on labelled samples, how the rest is answered, and on unknown classes."""
     found = summary.abstention
-    lines = [f"abstained: on {100 * (1 - found.coverage):.1f} % of {summary.n:,}"]
+    lines = [f"abstained on {100 * (1 - found.coverage):.1f} % of {summary.n:,} samples"]
     if found.accuracy_kept is not None:
-        lines[0] += f"; of its answers {100 * found.accuracy_kept:.2f} % are right"
+        lines[0] += f"; {100 * found.accuracy_kept:.2f} % of its answers are correct"
     if unknown := found.unknown_classes:
         share = f"{100 * unknown.abstained.value:.1f} %"
-        lines.append(f"abstained: on {share} of {unknown.n:,} cells of classes that it does not know")
+        lines.append(f"abstained on {share} of {unknown.n:,} samples of classes that it does not know")
     return lines
 
 
 def adaptation_lines(summary: Mapping[str, Any]) -> list[str]:
-    """Return how the images were adapted to the model, where that was asked for."""
-    return [f"adapted: {summary['adaptation']['words']}"] if "adaptation" in summary else []
+    """Return how the images were rescaled for the model, where that was asked for."""
+    return [f"adaptation: {summary['adaptation']['words']}"] if "adaptation" in summary else []
 
 
 def package_lines(summary: Mapping[str, Any]) -> list[str]:

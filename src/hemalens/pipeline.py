@@ -64,7 +64,7 @@ def run(
         ratios: shares of train, val and test.
         seed: of the split and the training.
         overwrite: begin anew in a directory that holds another run.
-        progress: told about the steps.
+        progress: called for the steps.
     """
     opened = open_source(source)
     parse_ratios(ratios)
@@ -139,7 +139,7 @@ def demo(
         settings: ``key=value`` texts over the recipe ``demo``.
         seed: of the rendering, the split and the training.
         overwrite: begin anew.
-        progress: told about the steps.
+        progress: called for the steps.
     """
     cells = out / "cells"
     rendered = cells / "synthetic.npz"
@@ -182,13 +182,13 @@ def _begun(out: Path, plan: Mapping[str, Any], *, overwrite: bool) -> dict[str, 
         record = read_json(path)
         parts = [record.get(key) for key in ("plan", "begun", "done")]
         if not all(isinstance(part, dict) for part in (*parts, *(record.get("plan") or {}).values())):
-            raise ArtifactError(f"file {path}", "is no record of a run", "add --overwrite to begin anew")
+            raise ArtifactError(f"file {path}", "is no record of a run", "add --overwrite to start again")
         for part, wanted in plan.items():
             for key, value in wanted.items():
                 if record["plan"].get(part, {}).get(key) != value:
                     rule = f"holds a run with another {key}"
                     raise ArtifactError(
-                        f"directory {out}", rule, "choose another --out, or add --overwrite to begin anew"
+                        f"directory {out}", rule, "choose another --out, or add --overwrite to start again"
                     )
         return record
     check_vacant(out, overwrite=overwrite)
@@ -209,7 +209,7 @@ def _check_splits(splits: Path) -> None:
     found = set(file_record(splits, "split").table(splits.name, {"split": pl.String})["split"].to_list())
     for name in SPLITS:
         if name not in found:
-            step = "bring more samples, or begin anew with larger shares, for example --ratios 6:2:2 --overwrite"
+            step = "use more samples, or start again with larger shares, for example --ratios 6:2:2 --overwrite"
             raise SourceError(f"split {name} in {splits}", "has no sample", step)
 
 

@@ -36,7 +36,7 @@ def test_the_share_asked_for_is_refused_of_validation_and_of_new_cells(abstentio
     assert judged.abstained.mean() == pytest.approx(0.05, abs=0.015)
     unlike = np.array(["unlike" in reason for reason in judged.reasons])
     unsure = np.array(["confidence" in reason for reason in judged.reasons])
-    assert unlike.mean() == pytest.approx(unsure.mean(), abs=0.015)  # neither witness does it all
+    assert unlike.mean() == pytest.approx(unsure.mean(), abs=0.015)  # neither criterion does it all
 
 
 @pytest.mark.parametrize("rate", [0.01, 0.2])

@@ -61,9 +61,9 @@ def test_there_is_a_temperature_for_sets_that_say_little() -> None:
 
 def test_the_share_asked_for_lies_below_the_threshold() -> None:
     confidence = np.random.default_rng(0).random(1000)
-    for refused in (0.0, 0.05, 0.5):
-        threshold = abstention_threshold(confidence, refused=refused)
-        assert (confidence < threshold).mean() == pytest.approx(refused, abs=0.002)
+    for share in (0.0, 0.05, 0.5):
+        threshold = abstention_threshold(confidence, share=share)
+        assert (confidence < threshold).mean() == pytest.approx(share, abs=0.002)
     assert (confidence < abstention_threshold(confidence)).mean() == pytest.approx(0.05, abs=0.002)
 
 

@@ -1,12 +1,12 @@
-"""Scores of strangeness: equal to those of pytorch-ood and scikit-learn, and high where a sample is strange."""
+"""The distance from the training samples: that of pytorch-ood and scikit-learn, and large where a sample is strange."""
 
 import numpy as np
 import pytest
 import torch
-from pytorch_ood.detector import KNN, EnergyBased, Mahalanobis, MaxSoftmax, ViM
+from pytorch_ood.detector import Mahalanobis
 from sklearn.covariance import ledoit_wolf
 
-from hemalens.core.scores import Gaussians, Neighbours, VirtualLogit, energy, least_confidence, shrunk_covariance
+from hemalens.core.scores import Gaussians, shrunk_covariance
 
 WIDTH, CLASSES = 12, 4
 
@@ -18,19 +18,6 @@ def clusters(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     centres = 6 * np.random.default_rng(98).normal(size=(CLASSES, WIDTH))
     labels = draw.integers(0, CLASSES, n)
     return (draw.normal(size=(n, WIDTH)) @ mixing + centres[labels]).astype(np.float32), labels
-
-
-def head() -> tuple[np.ndarray, np.ndarray]:
-    draw = np.random.default_rng(5)
-    return draw.normal(size=(CLASSES, WIDTH)).astype(np.float32), draw.normal(size=CLASSES).astype(np.float32)
-
-
-def test_confidence_and_energy_are_those_of_pytorch_ood() -> None:
-    logits = np.random.default_rng(0).normal(0, 8, (50, 6)).astype(np.float32)
-    scaled = torch.from_numpy(logits)
-    np.testing.assert_allclose(least_confidence(logits) - 1, MaxSoftmax.score(scaled), atol=1e-6)
-    np.testing.assert_allclose(energy(logits), EnergyBased.score(scaled), atol=1e-4)
-    assert np.isfinite(energy(np.array([[1e4, -1e4]]))).all()
 
 
 def test_distance_is_that_of_pytorch_ood_where_little_is_shrunk() -> None:
@@ -77,33 +64,8 @@ def test_a_feature_that_never_changes_in_training_gives_a_stranger_away() -> Non
     assert found.score(strange) > 1.5 * found.score(features).max()
 
 
-def test_the_nearest_neighbours_are_those_of_pytorch_ood() -> None:
-    (features, labels), (others, _) = clusters(300), clusters(40, seed=3)
-    oracle = KNN(None, k=7).fit_features(torch.from_numpy(features), torch.from_numpy(labels))
-    mine = Neighbours.fit(features, labels, per_class=300, k=7)
-    np.testing.assert_allclose(mine.score(others), oracle.predict_features(torch.from_numpy(others)), atol=1e-3)
-
-
-def test_a_bank_holds_as_many_of_each_class_and_is_the_same_again() -> None:
-    features, labels = clusters(400)
-    bank = Neighbours.fit(features, labels, per_class=9, k=3)
-    assert bank.bank.shape == (9 * CLASSES, WIDTH)
-    np.testing.assert_array_equal(bank.bank, Neighbours.fit(features, labels, per_class=9, k=3).bank)
-    assert Neighbours.fit(features[:5], labels[:5], per_class=9, k=50).k == 5
-
-
-def test_vim_is_that_of_pytorch_ood() -> None:
-    (features, labels), (others, _), (weight, bias) = clusters(500), clusters(40, seed=4), head()
-    oracle = ViM(None, 5, torch.from_numpy(weight), torch.from_numpy(bias))
-    oracle.fit_features(torch.from_numpy(features), torch.from_numpy(labels))
-    mine = VirtualLogit.fit(features, weight, bias, rank=5).score(others, others @ weight.T + bias)
-    np.testing.assert_allclose(mine, oracle.predict_features(torch.from_numpy(others)), rtol=1e-3, atol=1e-3)
-
-
-def test_every_score_is_higher_far_from_the_training_samples() -> None:
-    (features, labels), (weight, bias) = clusters(800), head()
+def test_the_score_is_higher_far_from_the_training_samples() -> None:
+    features, labels = clusters(800)
     far = 40 * np.random.default_rng(7).normal(size=(200, WIDTH)).astype(np.float32)
-    for score in (Gaussians.fit(features, labels), Neighbours.fit(features, labels, per_class=100, k=5)):
-        assert np.median(score.score(far)) > np.quantile(score.score(features), 0.95)
-    vim = VirtualLogit.fit(features, weight, bias, rank=5)
-    assert vim.scale > 0
+    found = Gaussians.fit(features, labels)
+    assert np.median(found.score(far)) > np.quantile(found.score(features), 0.95)

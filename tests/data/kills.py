@@ -125,7 +125,7 @@ def accepted(stage: str, out: Path) -> bool:
 def kills(folder: Path, count: int, seed: int) -> dict[str, Any]:
     """Kill each stage at so many moments, and run it again."""
     prepared(folder)
-    auditing.render_audit = lambda view: "<html></html>"  # 0.3 s otherwise, at each of a hundred moments
+    auditing.render_audit = lambda view, summary: "<html></html>"  # 0.3 s otherwise, at each of a hundred moments
     moments = random.Random(seed)
     outcome: dict[str, Any] = {"wrong": [], "killed": 0, "calls": {}}
     for stage in stages(folder, folder):

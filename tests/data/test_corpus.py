@@ -142,7 +142,7 @@ def test_each_pile_ends_in_one_line_or_audited_to_its_end(
     pile: Pile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "hemalens.data.audit.audit.render_audit", lambda view: "<html></html>"
+        "hemalens.data.audit.audit.render_audit", lambda view, summary: "<html></html>"
     )  # 0.3 s for each otherwise
     home = tmp_path / "home"
     home.mkdir()

@@ -51,7 +51,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pageless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hemalens.data.audit.audit.render_audit", lambda view: "<html></html>")
+    monkeypatch.setattr("hemalens.data.audit.audit.render_audit", lambda view, summary: "<html></html>")
 
 
 def test_stages_killed_at_any_call_leave_nothing_that_is_taken_for_whole_and_run_again(tmp_path: Path) -> None:

@@ -56,16 +56,16 @@ def test_the_zoom_undoes_another_magnification(tmp_path: Path, magnification: fl
     assert scale.n_images == 60
     assert list(scale.to_json()["distances"]) == [f"{zoom:g}" for zoom in ZOOMS]
     if magnification == 1.0:
-        assert scale.words() == "not needed, of 60 images 0 % are unlike any training cell"
+        assert scale.words() == "not needed: 0 % of 60 images are unlike the training cells"
     else:
-        assert scale.words().startswith(f"zoomed by {scale.zoom:g}: of 60 images 100 % are unlike any training cell")
+        assert scale.words().startswith(f"zoomed by {scale.zoom:g}: 100 % of 60 images are unlike the training cells")
 
 
 def test_nothing_is_said_of_few_images_or_by_a_model_that_knows_no_training_cells(tmp_path: Path) -> None:
     source = stored(tmp_path / "few.npz", discs(RADIUS, FEWEST - 1))
     with pytest.raises(SourceError, match="has 49 readable images, at least 50 are needed"):
         find_scale(source, SIZE, abstention(), dark_area)
-    with pytest.raises(ArtifactError, match="kept nothing of its training cells"):
+    with pytest.raises(ArtifactError, match="has no statistics of its training cells"):
         find_scale(source, SIZE, known(None), dark_area)
 
 
@@ -94,7 +94,7 @@ def test_images_stay_where_the_gain_may_be_chance() -> None:
     unsure = choose_scale({1.0: away(far), 1.25: away(far + draw.normal(-0.02, 1, 80))}, at_zero(3.0))
     assert (unsure.zoom, unsure.unlike) == (1.0, 1.0)
     assert unsure.words() == (
-        "not possible, of 80 images 100 % are unlike any training cell, and at no zoom are they certain to be nearer"
+        "not possible: 100 % of 80 images are unlike the training cells, and no zoom makes them clearly more alike"
     )
     assert choose_scale({1.0: away(far), 1.25: away(far - 2)}, at_zero(3.0)).zoom == 1.25
 

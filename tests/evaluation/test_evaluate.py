@@ -158,7 +158,7 @@ def test_temperature_and_threshold_come_from_the_validation_samples(trained: Tra
     summary = evaluate(trained.run, trained.source, tmp_path / "out", splits=trained.splits)
     logits, _ = read_validation(trained.run)
     val = evaluate(trained.run, trained.source, tmp_path / "val", splits=trained.splits, split="val")
-    # Each of two witnesses takes a whole number of the 30 samples.
+    # Each of two criteria takes a whole number of the 30 samples.
     assert 1 - val["abstention"]["coverage"] == pytest.approx(0.05, abs=2 / len(logits))
     assert val["abstention"]["threshold"] == summary["abstention"]["threshold"]
     assert val["temperature"] == summary["temperature"]

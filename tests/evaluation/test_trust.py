@@ -1,8 +1,9 @@
-"""What is said of trust: calibration helps where it should, sets are counted rightly, refusing is scored as done."""
+"""What is said of trust: calibration helps where it should, sets and abstention are counted as they are."""
 
 import numpy as np
 import pytest
 
+from hemalens.console import abstention_lines
 from hemalens.core.abstention import confidence_rule, fit_abstention, judge
 from hemalens.core.metrics import softmax
 from hemalens.evaluation.trust import Answers, calibration_scores, conformal_scores, distance_histogram, trust_scores
@@ -11,7 +12,7 @@ CLASSES = ("a", "b", "c")
 
 
 def answers(n: int, seed: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits whose softmax, without the scale, is the chance of each label."""
+    """Logits whose softmax, without the scale, is the probability of each label."""
     draw = np.random.default_rng(seed)
     logits = draw.normal(0, 2, (n, 3))
     labels = (draw.random((n, 1)) > softmax(logits).cumsum(axis=1)).sum(axis=1).clip(0, 2)
@@ -63,7 +64,7 @@ def test_without_validation_samples_sets_are_those_of_the_thresholds_that_a_mode
         assert without[name] == with_them[name]
 
 
-def test_refusing_is_scored_as_it_is_done() -> None:
+def test_abstention_is_scored_as_it_is_done_and_shown() -> None:
     logits, labels = answers(2000, 3)
     rule = confidence_rule(*answers(2000, 4))
     unknown = np.arange(2000) < 100
@@ -78,6 +79,9 @@ def test_refusing_is_scored_as_it_is_done() -> None:
     assert abstention["unknown_classes"]["n"] == 100
     assert abstention["unknown_classes"]["abstained"]["value"] == judged.abstained[unknown].mean()
     assert abstention["unknown_classes"]["auroc"]["confidence"]["value"] == pytest.approx(0.5, abs=0.1)
+    assert abstention_lines({"n": 1900, "abstention": abstention})[1].endswith(
+        "of 100 samples of classes that it does not know"
+    )
     assert abstention["threshold"] == rule.confidence_limit
     curve = found["risk_coverage"]["confidence"]
     assert curve["least_aurc"] < curve["aurc"] < 1 - right[~unknown].mean()

@@ -145,7 +145,7 @@ def test_an_export_that_differs_is_not_written(
 
 def test_names_that_would_take_the_place_of_other_files_are_refused(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "model.json").write_text(json.dumps({"model": "compact"}))
-    with pytest.raises(ArtifactError, match=r"model\.json: is in the way"):
+    with pytest.raises(ArtifactError, match=r"model\.json: exists already"):
         export(exported.run, tmp_path / "model.onnx", overwrite=True)
     with pytest.raises(ConfigError, match=r"must be named \.onnx"):
         export(exported.run, tmp_path / "model.pt")

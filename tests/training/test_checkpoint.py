@@ -251,7 +251,7 @@ def test_two_hashes_exchanged_leave_no_checkpoint_and_are_both_named(
         assert latest_checkpoint(tmp_path) is None
     for file in files:
         assert f"{file}: is damaged" in caplog.text
-    assert f"no checkpoint in {tmp_path} is whole: training starts anew" in caplog.text
+    assert f"no checkpoint in {tmp_path} is whole: training starts from the beginning" in caplog.text
 
 
 @pytest.mark.parametrize("kind", ["sgd", "adamw"])

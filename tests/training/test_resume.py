@@ -89,7 +89,7 @@ def test_where_every_checkpoint_is_damaged_training_starts_anew_and_says_so(
         resumed = fit(train_set, val, 3, config, checkpoints=tmp_path / "cut")
     for name in names:
         assert f"{name}: is damaged" in caplog.text
-    assert f"no checkpoint in {tmp_path / 'cut'} is whole: training starts anew" in caplog.text
+    assert f"no checkpoint in {tmp_path / 'cut'} is whole: training starts from the beginning" in caplog.text
     assert [row["epoch"] for row in resumed.history] == [1, 2, 3]
     assert same(resumed, whole)
 

@@ -17,14 +17,14 @@ def verify(
         list[str], typer.Argument(metavar="PATH...", help="Directories, files, .onnx models, zips, or embedded.")
     ],
     public_key: Annotated[
-        Path | None, typer.Option(help="Public key (PEM) of who signed the .onnx files among them.")
+        Path | None, typer.Option(help="Public key (PEM) of the signer, to verify the .onnx files with.")
     ] = None,
     accept: Annotated[
-        bool, typer.Option("--accept", help="You changed a file on purpose: record it as it is now.")
+        bool, typer.Option("--accept", help="Record files that you changed on purpose as they are now.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare every recorded hash of a directory, file, model or zip with what lies there now.
+    """Check that directories, files, models and zips are still as recorded, by their SHA-256 hashes.
 
     Example: `hemalens verify runs/first model.onnx submission.zip`
     """
@@ -36,4 +36,4 @@ def verify(
         wrong = summary["differs"] + summary["missing"]
         what = f"{wrong} of {wrong + summary['ok']} recorded files"
         rule = f"{'is' if wrong == 1 else 'are'} not there as recorded"
-        raise ArtifactError(what, rule, "put back what changed, or write it anew with its stage")
+        raise ArtifactError(what, rule, "restore the files, or write them again with their stage")

@@ -26,25 +26,26 @@ def audit(
     source: SourceArgument,
     out: OutDirectory,
     against: Annotated[
-        str | None, typer.Option(help="Another source, for example a test set: what both have is reported as leakage.")
+        str | None, typer.Option(help="Another source, for example a test set: images in both are reported as leakage.")
     ] = None,
     splits: Annotated[
-        Path | None, typer.Option(help="splits.csv of this source: what is in two splits is reported as leakage.")
+        Path | None, typer.Option(help="splits.csv of this source: images in two splits are reported as leakage.")
     ] = None,
     classes: ClassesOption = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that read images; one a core by default.")
+        int | None, typer.Option(min=0, help="Processes that read images; one per core by default.")
     ] = None,
     label_issues: Annotated[
         bool,
         typer.Option(
-            "--label-issues", help="Train on parts of the set to find labels that may be wrong; takes minutes."
+            "--label-issues",
+            help="Find labels that may be wrong, by models trained on parts of the set; takes minutes.",
         ),
     ] = False,
     probabilities: Annotated[
         Path | None,
         typer.Option(
-            help="Class probabilities to doubt labels by, from models that did not train on the image; .csv or .npy."
+            help="Class probabilities to check labels with, by models not trained on the same image; .csv or .npy."
         ),
     ] = None,
     engine: Annotated[
@@ -56,7 +57,7 @@ def audit(
         bool,
         typer.Option(
             "--review",
-            help="Then open a page to decide on each finding; an audit that is there already is not repeated.",
+            help="Then open a page to decide on each finding; an existing audit is not repeated.",
         ),
     ] = False,
     port: Annotated[
@@ -64,7 +65,7 @@ def audit(
     ] = 0,
     as_json: JsonOption = False,
 ) -> None:
-    """Look for copies, foreign images, wrong labels and other faults in a source, and list them; nothing is changed.
+    """Find copies, foreign images, wrong labels and other faults in a source and list them; the source is not changed.
 
     Example: `hemalens audit cells/ --out audit/ --review`
     """
@@ -105,12 +106,12 @@ def audit(
 def clean(
     source: SourceArgument,
     audit: Annotated[
-        Path, typer.Option(help="Directory that `hemalens audit` wrote, with the decisions in its issues.csv.")
+        Path, typer.Option(help="Directory that `hemalens audit` wrote; its issues.csv holds the decisions.")
     ],
     out: Annotated[Path, typer.Option("--out", help="FILE.npz, or a directory of class folders.")],
     restore: Annotated[
         list[str] | None,
-        typer.Option(help="sample_id of a dropped or relabelled sample to take back; may be given several times."),
+        typer.Option(help="sample_id of a dropped or relabelled sample to restore; may be repeated."),
     ] = None,
     classes: ClassesOption = None,
     overwrite: OverwriteOption = False,
@@ -145,7 +146,7 @@ def split(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Share samples out among train, val and test: each class in proportion, copies of an image and groups together.
+    """Divide samples into train, val and test: classes in proportion, copies of an image and groups kept together.
 
     Example: `hemalens split clean/ --out splits.csv --ratios 83:13:4`
     """
@@ -161,7 +162,7 @@ def _out_of_fold(source: str, out: Path, given: Path | None, options: dict[str, 
     from hemalens.core.artifacts import check_vacant, find_table
 
     if given is not None:
-        raise ConfigError("option --label-issues", "trains for what --probabilities brings", "leave one of them out")
+        raise ConfigError("option --label-issues", "computes what --probabilities would give", "use one of them")
     check_vacant(out, overwrite=options["overwrite"])  # before the minutes of training, not after them
     stage = find_stage("hemalens.training.out_of_fold", "out_of_fold", "option --label-issues")
     folder = out.resolve().with_name(f"{out.resolve().name}-out-of-fold")

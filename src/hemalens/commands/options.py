@@ -37,9 +37,10 @@ ClassesOption = Annotated[str | None, typer.Option(help="Class names in label or
 RecipeOption = Annotated[str, typer.Option(help="Name of a recipe, or a TOML file.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="key=value over the recipe; may be repeated.")]
 AdaptOption = Annotated[
-    bool, typer.Option("--adapt", help="First bring the images to the size of the training cells; says how.")
+    bool,
+    typer.Option("--adapt", help="Rescale images until cells have the size of the training cells; prints the scale."),
 ]
-SeedOption = Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of all random draws.")]
 RatiosOption = Annotated[str, typer.Option(help="Shares of train, val and test.")]
 
 

@@ -12,7 +12,7 @@ __all__ = ["evaluate", "explain", "report"]
 
 ModelArgument = Annotated[Path, typer.Argument(help="RUN directory, .onnx file, or embedded.")]
 SplitsOption = Annotated[Path | None, typer.Option(help="splits.csv of this source.")]
-SideOption = Annotated[
+SplitOption = Annotated[
     str | None, typer.Option(help="test, val, train or all; test where --splits is given, else all.")
 ]
 
@@ -22,16 +22,18 @@ def evaluate(
     source: SourceArgument,
     out: OutDirectory,
     splits: SplitsOption = None,
-    split: SideOption = None,
-    audit: Annotated[Path | None, typer.Option(help="Audit whose background batches are scored apart.")] = None,
+    split: SplitOption = None,
+    audit: Annotated[
+        Path | None, typer.Option(help="Directory of an audit; scores its background batches separately.")
+    ] = None,
     corruptions: Annotated[
-        bool, typer.Option("--corruptions", help="Also score corrupted copies of each (MedMNIST-C).")
+        bool, typer.Option("--corruptions", help="Also score corrupted copies of each image (MedMNIST-C).")
     ] = False,
     adapt: AdaptOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Score a model on a source, with intervals, calibration and distortions.
+    """Score a model on a source: accuracy with intervals, calibration, abstention, and accuracy on distorted images.
 
     Example: `hemalens evaluate runs/first val_set.npz --out evaluation/`
 
@@ -61,12 +63,14 @@ def explain(
     source: SourceArgument,
     out: OutDirectory,
     splits: SplitsOption = None,
-    split: SideOption = None,
-    limit: Annotated[int, typer.Option(min=1, help="Samples to explain at most; the worst mistakes come first.")] = 96,
+    split: SplitOption = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Largest number of samples to explain; the worst mistakes come first.")
+    ] = 96,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw what in each image speaks for the predicted class, and check whether that means something.
+    """Draw heat maps of the evidence for each prediction, and test whether they are better than random maps.
 
     Example: `hemalens explain runs/first val_set.npz --out explained/`
     """
@@ -75,18 +79,18 @@ def explain(
         summary = stage(
             model, source, out, splits=splits, split=split, limit=limit, overwrite=overwrite, progress=progress
         )
-    lines = [f"{summary.n_explained} samples explained; against random maps: {summary.check.verdict}"]
+    lines = [f"{summary.n_explained} samples explained; compared with random maps: {summary.check.verdict}"]
     show(summary.to_json(), as_json, [*lines, f"look at {out / 'explain.html'}"])
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="RUN directories; several make a table.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="RUN directories; several are compared in tables.")
+    ],
     out: OutDirectory,
     evaluations: Annotated[
         list[Path] | None,
-        typer.Option(
-            "--evaluation", help="Directory of `hemalens evaluate` that lies outside the run; may be repeated."
-        ),
+        typer.Option("--evaluation", help="Directory that `hemalens evaluate` wrote outside the run; may be repeated."),
     ] = None,
     elsewhere: Annotated[
         list[Path] | None,
@@ -95,7 +99,7 @@ def report(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the report and the model card of one or more runs; several make the tables of experiments.
+    """Write the report and the model card of one or more runs; several runs are compared in tables.
 
     Example: `hemalens report runs/baseline runs/compact --out report/`
     """

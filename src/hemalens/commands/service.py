@@ -25,14 +25,18 @@ def export(
     run: Annotated[Path, typer.Argument(help="RUN directory.")],
     out: Annotated[Path, typer.Option("--out", help="The .onnx file to write; its sidecar goes beside it.")],
     source: Annotated[
-        str | None, typer.Option(help="What the run was trained on; looked for where it was by default.")
+        str | None, typer.Option(help="Source that the run was trained on; by default the recorded path.")
     ] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit integers, if faster here and as good.")] = False,
-    sign_key: Annotated[Path | None, typer.Option(help="Private key (PEM, elliptic curve) to sign it with.")] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Use 8-bit integers if they are faster here and as accurate.")
+    ] = False,
+    sign_key: Annotated[
+        Path | None, typer.Option(help="Private key (PEM, elliptic curve) to sign the model with.")
+    ] = None,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a model as ONNX with its preprocessing inside, and prove that it says what torch says.
+    """Write a model as ONNX with its preprocessing inside, and check that its answers equal those of torch.
 
     Example: `hemalens export runs/first --out model.onnx`
     """
@@ -46,13 +50,13 @@ def predict(
     source: SourceArgument,
     out: Annotated[Path, typer.Option("--out", help="The .csv or .parquet to write.")],
     model: Annotated[str, typer.Option(help="RUN directory, .onnx file, or embedded.")] = "embedded",
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one a core by default.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode; one per core by default.")] = None,
     engine: Annotated[str, typer.Option(help="local, or ray for the machines of a cluster.")] = "local",
     adapt: AdaptOption = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Predict a class for every image of a source, however many. Give it again to go on after a stop.
+    """Predict the class of every image of a source. After an interruption, repeat the command to continue.
 
     Example: `hemalens predict cells/ --out predictions.csv --model model.onnx`
     """
@@ -78,23 +82,28 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = 8000,
     allow_hosts: Annotated[
         list[str] | None,
-        typer.Option("--allow-host", help="Name under which the server is reached, behind a proxy say; repeatable."),
+        typer.Option(
+            "--allow-host", help="Name under which the server is reached, for example behind a proxy; may be repeated."
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that decode and infer; one a core.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that decode and predict; one per core by default.")
+    ] = None,
     token_file: Annotated[
-        Path | None, typer.Option("--token-file", help="File with a token that every request must bring.")
+        Path | None, typer.Option("--token-file", help="File with a token that every request must send.")
     ] = None,
-    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate for HTTPS, PEM.")] = None,
-    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Its key, PEM.")] = None,
+    tls_cert: Annotated[Path | None, typer.Option("--tls-cert", help="Certificate for HTTPS (PEM).")] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", help="Private key of the certificate (PEM).")] = None,
     requests_per_minute: Annotated[
-        int | None, typer.Option("--requests-per-minute", min=1, help="Of one client; no limit by default.")
+        int | None, typer.Option("--requests-per-minute", min=1, help="Limit for each client; none by default.")
     ] = None,
     metrics_address: Annotated[
-        str | None, typer.Option("--metrics-address", help="HOST:PORT for /metrics, in place of the main one.")
+        str | None,
+        typer.Option("--metrics-address", help="HOST:PORT that serves /metrics instead of the main address."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Serve a page to drop images on, and an API; nothing that is sent is kept.
+    """Serve a web page that classifies images dropped on it, and an API; no image is stored.
 
     Example: `hemalens serve --model model.onnx --port 8000`
     """
@@ -119,19 +128,19 @@ def package(
     out: Annotated[Path | None, typer.Option("--out", help="The .zip to write.")] = None,
     check: Annotated[Path | None, typer.Option(help="A zip to run on SOURCE as the competition would.")] = None,
     runtime: Annotated[
-        str | None, typer.Option(help="numpy, onnx or torch; numpy by default, with --check what the zip names.")
+        str | None, typer.Option(help="numpy, onnx or torch; by default numpy, with --check what the zip asks for.")
     ] = None,
     tta: Annotated[bool, typer.Option("--tta", help="Average over the 8 symmetries of each image.")] = False,
-    distorted: Annotated[bool, typer.Option("--distorted", help="With --check: score distorted copies too.")] = False,
-    seconds: Annotated[float, typer.Option(min=1, help="With --check: limit of time.")] = 600.0,
-    memory_gb: Annotated[float, typer.Option(min=0.5, help="With --check: limit of memory.")] = 8.0,
+    distorted: Annotated[bool, typer.Option("--distorted", help="With --check: also score distorted copies.")] = False,
+    seconds: Annotated[float, typer.Option(min=1, help="With --check: time limit in seconds.")] = 600.0,
+    memory_gb: Annotated[float, typer.Option(min=0.5, help="With --check: memory limit in GB.")] = 8.0,
     trust: Annotated[
-        bool, typer.Option("--trust", help="With --check: run it with all your rights where no sandbox works.")
+        bool, typer.Option("--trust", help="With --check: if no sandbox works, run without one, with all your rights.")
     ] = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the competition's zip of a run, of several their average; or check such a zip on a source.
+    """Write the competition's zip from a run, or from several runs to be averaged; or check such a zip on a source.
 
     Example: `hemalens package runs/first --out submission.zip`, `hemalens package --check submission.zip val_set.npz`
     """

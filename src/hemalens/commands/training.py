@@ -28,7 +28,7 @@ def find_lr(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Search a learning rate by a range test on the training samples; no model is kept.
+    """Find a learning rate by a range test on the training samples; no model is kept.
 
     Example: `hemalens find-lr clean/ --splits splits.csv --set model=baseline`
     """
@@ -55,7 +55,7 @@ def overfit_check(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show whether the network can learn a few samples of each class by heart: the first step before regularising.
+    """Check that the network can memorise a few samples of each class: the first step before regularising.
 
     Example: `hemalens overfit-check clean/ --splits splits.csv --out overfit/`
     """
@@ -84,11 +84,11 @@ def train(
     splits: Annotated[Path | None, typer.Option(help="splits.csv of this source; drawn 83:13:4 by default.")] = None,
     recipe: RecipeOption = "compact",
     settings: SetOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last whole checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the last complete checkpoint.")] = False,
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Train a model and keep the epoch that is best on the validation samples.
+    """Train a model and keep the epoch with the best validation score.
 
     Example: `hemalens train clean/ --splits splits.csv --out runs/first --set epochs=5`
     """

@@ -30,7 +30,7 @@ def run(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Take a source the whole way: audit, clean, split, train, evaluate, report. Give it again to go on after a stop.
+    """Run all stages: audit, clean, split, train, evaluate, report. After an interruption, repeat the command.
 
     Example: `hemalens run training_set.npz --out out/`
     """
@@ -57,7 +57,7 @@ def demo(
     overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Render the embedded synthetic set and take it the whole way. Needs no data and no network.
+    """Run all stages on synthetic cells that are rendered first. Needs no data and no network.
 
     Example: `hemalens demo --out demo/`
     """

@@ -1,8 +1,8 @@
 """A network's features and logits to answers and abstentions: what is unlike any training cell, and what is unsure.
 
-Two witnesses may abstain: the distance of the features from the nearest class of training cells, measured in how these
-vary from cell to cell and under other light, dye and size, and the calibrated confidence. Their limits are set on
-validation samples, so that both together abstain on a stated share of these. Needs numpy and SciPy; no torch.
+Two criteria can make a model abstain: the distance of the features from the nearest class of training cells, measured
+in how these vary from cell to cell and under other light, dye and size, and the calibrated confidence. Their limits are
+set on validation samples, so that both together abstain on a stated share of these. Needs numpy and SciPy; no torch.
 """
 
 import base64
@@ -130,7 +130,7 @@ def fit_abstention(
         val_logits: (M, C).
         val_labels: (M,), 0..C-1.
         varied_features: (N, D), of the training samples after changes that the network was trained to see through.
-        rejection_rate: share of validation samples that both witnesses together are to abstain on.
+        rejection_rate: share of validation samples that both criteria together are to abstain on.
     """
     width = train_features.shape[1]
     rank = max(1, _LARGEST_BASIS // width)
@@ -151,7 +151,7 @@ def confidence_rule(val_logits: FloatArray, val_labels: IntArray, *, rejection_r
     """
     temperature = fit_temperature(val_logits, val_labels)
     probabilities = softmax(val_logits / temperature)
-    limit = abstention_threshold(probabilities.max(axis=1), refused=rejection_rate)
+    limit = abstention_threshold(probabilities.max(axis=1), share=rejection_rate)
     return Abstention(temperature, rejection_rate, 0.0, limit, _set_thresholds(probabilities, val_labels), None)
 
 
@@ -196,8 +196,8 @@ def _limits(distance: FloatArray, confidence: FloatArray, rate: float) -> tuple[
     for _ in range(40):
         share = (low + high) / 2
         limits = float(np.quantile(distance, 1.0 - share)), float(np.quantile(confidence, share))
-        refused = ((distance > limits[0]) | (confidence < limits[1])).mean()
-        low, high = (share, high) if refused <= rate else (low, share)
+        abstained = ((distance > limits[0]) | (confidence < limits[1])).mean()
+        low, high = (share, high) if abstained <= rate else (low, share)
     return float(np.quantile(distance, 1.0 - low)), float(np.quantile(confidence, low))
 
 

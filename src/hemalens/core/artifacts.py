@@ -138,11 +138,11 @@ def parse_table(data: bytes, path: Path, columns: Mapping[str, type[pl.DataType]
         table = pl.read_parquet(data) if parquet else from_spreadsheet(pl.read_csv(data, infer_schema=False))
         missing = [name for name in columns if name not in table.columns]
         if missing:
-            raise ArtifactError(f"table {path}", f"lacks the column {missing[0]!r}", "write it anew with its stage")
+            raise ArtifactError(f"table {path}", f"lacks the column {missing[0]!r}", "write it again with its stage")
         return table.with_columns(pl.col(name).cast(kind) for name, kind in columns.items())
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError, ValueError) as error:
         rule = f"cannot be read ({[*str(error).splitlines(), type(error).__name__][0]})"
-        raise ArtifactError(f"table {path}", rule, "mend the line or write it anew") from error
+        raise ArtifactError(f"table {path}", rule, "correct the line or write the file again") from error
 
 
 def provenance_path(output: Path) -> Path:

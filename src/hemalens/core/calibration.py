@@ -42,9 +42,9 @@ def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
     return float(np.exp(found.x))
 
 
-def abstention_threshold(confidence: FloatArray, *, refused: float = _ABSTAINED) -> float:
-    """Return the confidence that a share ``refused`` of the validation samples stays below (N,) -> threshold."""
-    return float(np.quantile(confidence, refused)) if len(confidence) else 0.0
+def abstention_threshold(confidence: FloatArray, *, share: float = _ABSTAINED) -> float:
+    """Return the confidence that a ``share`` of the validation samples stays below (N,) -> threshold."""
+    return float(np.quantile(confidence, share)) if len(confidence) else 0.0
 
 
 def lac_scores(probabilities: FloatArray) -> FloatArray:

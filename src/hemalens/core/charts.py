@@ -29,7 +29,6 @@ __all__ = [
     "INK",
     "bar_counts",
     "class_colours",
-    "figure_png",
     "figure_svg",
     "house_style",
     "print_svg",
@@ -153,15 +152,6 @@ def figure_svg(figure: Figure, *, label: str) -> str:
 def print_svg(svg: str) -> str:
     """Return an inline ``<svg>`` as a drawing of its own for paper: our ink, in the font it was laid out for."""
     return svg.replace("currentColor", INK).replace(_PLAIN, f"'{_FONT}'")
-
-
-def figure_png(figure: Figure, *, dpi: int = 150) -> bytes:
-    """Return a figure as PNG bytes on white paper."""
-    buffer = io.BytesIO()
-    with house_style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def bar_counts(before: Mapping[str, int], after: Mapping[str, int] | None = None) -> Figure:

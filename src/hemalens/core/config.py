@@ -158,4 +158,4 @@ def read_recipe(path: Path) -> dict[str, Any]:
             f"recipe {path}", f"cannot be read ({error.strerror})", "name a recipe or a TOML file"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path}", f"is not TOML ({error})", "mend the file") from None
+        raise ConfigError(f"recipe {path}", f"is not TOML ({error})", "correct the file") from None

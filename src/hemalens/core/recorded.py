@@ -90,7 +90,7 @@ class Recorded:
         found = self.name_of(name)
         if found is None:
             rule = f"is neither there nor in {self.path.name}"
-            raise ArtifactError(f"file {self.home / name}", rule, f"write it anew: {self._stage()}")
+            raise ArtifactError(f"file {self.home / name}", rule, f"write it again: {self._stage()}")
         return found
 
     def has(self, name: str) -> bool:
@@ -132,12 +132,12 @@ class Recorded:
         value = parse_json(self.bytes(name), what)
         for key in kinds:
             if key not in value:
-                raise ArtifactError(what, f"lacks the key {key!r}", "write it anew with its stage")
+                raise ArtifactError(what, f"lacks the key {key!r}", "write it again with its stage")
             kind = kinds[key] if isinstance(kinds, Mapping) else object
             if not isinstance(value[key], kind) or (
                 isinstance(value[key], bool) and kind is not bool and kind is not object
             ):
-                raise ArtifactError(what, f"holds {value[key]!r:.40} as {key!r}", "write it anew with its stage")
+                raise ArtifactError(what, f"holds {value[key]!r:.40} as {key!r}", "write it again with its stage")
         return value
 
     def read(self, name: str, kind: type[_Kind]) -> _Kind:
@@ -160,11 +160,11 @@ class Recorded:
 
     def unrecorded(self, name: str) -> ArtifactError:
         """Return the error for a file that lies where the record knows none."""
-        rule = f"is not in {self.path.name}, so nobody knows where it is from"
+        rule = f"is not in {self.path.name}, so its origin is unknown"
         return ArtifactError(f"file {self.home / name}", rule, f"remove it, {self._or_accept(name)}")
 
     def _or_accept(self, name: str) -> str:
-        return f"write it anew ({self._stage()}), or accept it as it is: hemalens verify {self.home / name} --accept"
+        return f"write it again ({self._stage()}), or accept it as it is: hemalens verify {self.home / name} --accept"
 
     def _stage(self) -> str:
         return f"hemalens {self.command} ..."
@@ -198,8 +198,8 @@ def file_record(file: Path, command: str | None = None) -> Recorded:
     """Return the record beside an output file that ``command`` (any, where None) wrote, or raise ArtifactError."""
     path = provenance_path(file)
     if not path.is_file():
-        rule = f"has no {path.name} beside it, so nobody knows where it is from"
-        step = "put that back, or write the file anew with its stage"
+        rule = f"has no {path.name} beside it, so its origin is unknown"
+        step = "put that back, or write the file again with its stage"
         raise ArtifactError(f"file {file}", rule, step)
     record = _read(file.parent, path)
     if command is not None and record.command != command:

@@ -14,7 +14,7 @@ from hemalens.core.errors import ArtifactError
 
 __all__ = ["canonical_json", "parse_json", "read_json"]
 
-_STEP = "write it anew with its stage"
+_STEP = "write it again with its stage"
 _DEEPEST = 64  # what we write has at most 8 levels; Python's own limit is met near 1,000 and ends as a RecursionError
 _MOST_DIGITS = 300  # more overflow wherever they become a float
 _LARGEST_FILE = 1 << 30

@@ -66,7 +66,7 @@ def clean(
             written anew.
         classes: class names in label order, as given to ``audit``.
         overwrite: replace an earlier output.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ArtifactError: the audit is incomplete, of another source, or a decision in it is not known.

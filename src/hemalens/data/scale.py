@@ -56,12 +56,14 @@ class Scale:
     def words(self) -> str:
         """Return in one sentence what was done and why."""
         before, after = self.distances[1.0], self.distances[self.zoom]
-        found = f"of {self.n_images} images {100 * self.unlike:.0f} % are unlike any training cell"
+        found = f"{100 * self.unlike:.0f} % of {self.n_images} images are unlike the training cells"
         if self.unlike <= _AT_HOME:
-            return f"not needed, {found}"
+            return f"not needed: {found}"
         if self.zoom == 1.0:
-            return f"not possible, {found}, and at no zoom are they certain to be nearer"
-        return f"zoomed by {self.zoom:g}: {found}; their median distance falls from {before:.1f} to {after:.1f}"
+            return f"not possible: {found}, and no zoom makes them clearly more alike"
+        return (
+            f"zoomed by {self.zoom:g}: {found}; the zoom lowers their median distance from {before:.1f} to {after:.1f}"
+        )
 
 
 def zoomed(image: Images, zoom: float, size: int) -> Images:
@@ -95,19 +97,19 @@ def find_scale(
         size: pixels per side that the network sees.
         abstention: what the model knows of its training cells.
         features: images (N, size, size, 3) uint8 to features (N, D).
-        progress: told about the zooms.
+        progress: called for each zoom.
 
     Raises:
         ArtifactError: the model knows nothing of its training cells.
         SourceError: fewer than 50 images can be read.
     """
     if abstention.gaussians is None:
-        rule = "kept nothing of its training cells by which the size of others could be told"
-        raise ArtifactError("model", rule, "train it again, or leave --adapt away")
+        rule = "has no statistics of its training cells, so the scale of other images cannot be found"
+        raise ArtifactError("model", rule, "train it again, or leave --adapt out")
     images = _readable(source)
     if len(images) < FEWEST:
-        rule = f"has {len(images)} readable images, at least {FEWEST} are needed to tell the size of its cells"
-        raise SourceError(f"source {source.spec}", rule, "give more of that laboratory, or leave --adapt away")
+        rule = f"has {len(images)} readable images, at least {FEWEST} are needed to find the scale of its cells"
+        raise SourceError(f"source {source.spec}", rule, "add images of the same laboratory, or leave --adapt out")
     found = {}
     for done, zoom in enumerate(ZOOMS):
         progress("measuring scale", done, len(ZOOMS))

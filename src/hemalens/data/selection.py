@@ -20,7 +20,7 @@ def open_assigned(
         source: any SOURCE with labels, or one that is open already.
         splits: a ``splits.csv`` of this source; without it the source's own splits, or 83:13:4 drawn from the seed.
         seed: of the draw.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         SourceError: fewer than two classes.
@@ -48,5 +48,5 @@ def choose_split(source: Source, assigned: Sequence[str], split: str) -> tuple[I
     fewest = 2 if split == "train" else 1
     if len(chosen) < fewest:
         rule = f"has {len(chosen)} labelled samples, at least {fewest} are needed"
-        raise SourceError(f"split {split} of {source.spec}", rule, "split with other ratios, or bring more samples")
+        raise SourceError(f"split {split} of {source.spec}", rule, "split with other ratios, or use more samples")
     return labels[chosen], chosen

@@ -63,7 +63,7 @@ def split(
         audit: an audit of the same images, whatever their ids: what it measured is not measured again. The splits are
             the same without it.
         overwrite: replace an earlier table.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ConfigError: wrong ratios.

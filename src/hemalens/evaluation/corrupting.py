@@ -45,7 +45,7 @@ def corrupted_copies(
 
 
 def _corrupt_part(size: int, seed: int, source: Source, indices: Sequence[int]) -> list[Images]:
-    """Return every corrupted copy (55, size, size, 3) of each image."""
+    """Return every corrupted copy (sets, size, size, 3) of each image."""
     made = []
     for row, index in enumerate(indices):
         image = resize(source.image(row).pixels, REFERENCE_SIDE)

@@ -80,11 +80,11 @@ def evaluate(
         corruptions: also score corrupted copies of every image (MedMNIST-C).
         adapt: first bring the images to the size of the training cells, told from their features, not from labels.
         overwrite: replace an earlier evaluation.
-        progress: told about the steps.
+        progress: called for the steps.
     """
     side = check_split(split, splits)
     if adapt and corruptions:
-        step = "leave one of them away"
+        step = "leave one of them out"
         raise ConfigError("--adapt with --corruptions", "corrupted copies are scored at their own size", step)
     examinee = open_examinee(model)
     opened = open_source(source)

@@ -80,7 +80,7 @@ def explain(
         split: which one; ``test`` where splits are given, ``all`` where not.
         limit: samples to explain at most.
         overwrite: replace earlier explanations.
-        progress: told about the steps.
+        progress: called for the steps.
     """
     side = check_split(split, splits)
     if limit < 1:

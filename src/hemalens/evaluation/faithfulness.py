@@ -61,7 +61,7 @@ def check_maps(
         maps: (N, h, w).
         classes: the class that each map is of (N,).
         seed: of the random maps.
-        progress: told about the two rounds.
+        progress: called for the two rounds.
     """
     if not len(images):
         return MapCheck(n=0, verdict="not shown")

@@ -67,7 +67,7 @@ def measure_robustness(
         source: where the samples are.
         scored: what is scored, and by what.
         workers: processes that corrupt; None for one a core, 0 for this process.
-        progress: told after every chunk of samples.
+        progress: called after every chunk of samples.
     """
     started = time.monotonic()
     logits = corrupted_logits(source, scored, workers=workers, progress=progress)

@@ -214,7 +214,7 @@ def distance_histogram(judgement: Judgement, answers: Answers) -> Distances:
 
 
 def _orders(judgement: Judgement) -> dict[str, FloatArray]:
-    """Return the witnesses by which samples can be put in order, the least trusted last."""
+    """Return the criteria by which samples can be put in order, the least trusted last."""
     found = {"confidence": -judgement.confidence}
     return found if np.isnan(judgement.distance).any() else found | {"distance": judgement.distance}
 

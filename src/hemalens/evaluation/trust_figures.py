@@ -50,7 +50,7 @@ def risk_coverage_curve(curves: Mapping[str, RiskCoverage], *, abstention: Abste
     """Draw the error among the answers that are kept against the share of samples that are answered.
 
     Args:
-        curves: witness by which samples get no answer -> its curve.
+        curves: criterion by which samples get no answer -> its curve.
         abstention: coverage and accuracy at the model's limits are marked by a point.
     """
     with house_style():

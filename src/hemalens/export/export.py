@@ -80,7 +80,7 @@ def export(
         int8: quantise to 8 bits, if that is faster here and loses at most 0.5 points on the validation images.
         sign_key: private key in PEM (elliptic curve, no password) to sign the model with: ``FILE.onnx.sig``.
         overwrite: replace an earlier export.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ArtifactError: the run is not finished, a file is in the way, or the export differs from torch.
@@ -190,9 +190,9 @@ def _try_int8(
     before, after = _accuracy(logits, images.labels), _accuracy(found, images.labels)
     rates = time_in_turn({"fp32": data, "int8": smaller}, small[:_TIMED])
     lost, faster = 100.0 * (before - after), rates["int8"] / rates["fp32"]
-    why = [f"it is slower here ({faster:.2f} times as fast)"] if faster <= 1.0 else []
+    why = [f"they are slower here ({faster:.2f} times as fast)"] if faster <= 1.0 else []
     why += (
-        [f"it loses {lost:.2f} points of accuracy, at most {_LOST_POINTS} are allowed"] if lost > _LOST_POINTS else []
+        [f"they lose {lost:.2f} points of accuracy, at most {_LOST_POINTS} are allowed"] if lost > _LOST_POINTS else []
     )
     return smaller, {
         "kept": not why,
@@ -217,7 +217,7 @@ def _check_names(out: Path) -> Path:
     beside = sidecar_path(out)
     if beside.exists() and "onnx_sha256" not in read_json(beside):
         step = "choose another name or directory in --out"
-        raise ArtifactError(f"file {beside}", "is in the way: the sidecar would take its place", step)
+        raise ArtifactError(f"file {beside}", "exists already; the sidecar needs this name", step)
     return beside
 
 
@@ -264,7 +264,7 @@ def _stand_ins(size: int) -> _Loaded:
 
 def _check_parity(run: Path, parity: dict[str, Any]) -> None:
     wrong = parity["n"] - parity["labels_equal"]
-    rules = [f"says another label than torch for {wrong} of {parity['n']} images"] if wrong else []
+    rules = [f"predicts another label than torch for {wrong} of {parity['n']} images"] if wrong else []
     if parity["logits_max_difference"] > parity["logits_tolerance"]:
         rules.append(f"has logits {parity['logits_max_difference']:.2g} off, {parity['logits_tolerance']:.2g} allowed")
     if parity["resize"]["max_difference"]:

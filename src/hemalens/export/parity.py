@@ -48,7 +48,7 @@ def compare(
         images: called for images (H, W, 3) uint8, one after the other, the same each time.
         size: S.
         total: N.
-        progress: told about the images.
+        progress: called for the images.
     """
     ours = onnx_logits(data, images(), total=total, progress=progress)
     resized = np.empty((total, size, size, 3), np.uint8)

@@ -57,7 +57,7 @@ def verify(
         paths: directories that stages wrote, single outputs, .onnx files, zips of ``package``, or ``embedded``.
         public_key: of who signed the .onnx files among them; each must then be signed.
         accept: record what differs as it is now, with the time: for who changed a file on purpose.
-        progress: told about the files.
+        progress: called for the files.
 
     Raises:
         ArtifactError: there is no record, or one that is damaged; what was accepted must be written by its stage.

@@ -55,7 +55,7 @@ def predict(
         engine: ``local``, or ``ray`` for the machines of a Ray cluster, which all must see the source.
         adapt: first bring the images to the size of the training cells, told from their features, not from labels.
         overwrite: replace an earlier output.
-        progress: told about the samples.
+        progress: called for the samples.
 
     Raises:
         ArtifactError: the output exists, the model is not there, or unfinished parts are of something else.
@@ -111,7 +111,7 @@ def _begin(parts: Path, plan: dict[str, Any], *, overwrite: bool) -> int:
     if path.is_file() and read_json(path) != plan:
         if not overwrite:
             rule = "holds unfinished predictions of another source or model, or of an earlier state of them"
-            raise ArtifactError(f"directory {parts}", rule, "add --overwrite to begin anew, or choose another --out")
+            raise ArtifactError(f"directory {parts}", rule, "add --overwrite to start again, or choose another --out")
         shutil.rmtree(parts)
     elif parts.exists() and not path.is_file():
         shutil.rmtree(parts)  # killed before its plan was written: it holds nothing

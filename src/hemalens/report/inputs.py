@@ -293,7 +293,7 @@ def _find_dropped(root: Path) -> tuple[dict[str, int] | None, dict[str, str]]:
                 reasons = record.table(name, dict.fromkeys(("sample_id", "issue"), pl.String))["issue"].to_list()
                 return dict(Counter(map(str, reasons)).most_common()), _digests(record, (name,), "")
         step = "clean again, or remove it"
-        raise ArtifactError(f"file {root / name}", "is in no record beside it, so nobody knows where it is from", step)
+        raise ArtifactError(f"file {root / name}", "is in no record beside it, so its origin is unknown", step)
     return None, {}
 
 

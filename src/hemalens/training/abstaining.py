@@ -45,7 +45,7 @@ def learn_abstention(
         validation: images at the network's size; they set temperature and limits.
         steps: the augmentation it was trained under.
         seed: of the choice of training images, at most 1,000 a class, and of their changes.
-        progress: told about the images.
+        progress: called for the images.
     """
     labels, indices = choose_split(source, assigned, "train")
     chosen = _balanced(labels, seed)

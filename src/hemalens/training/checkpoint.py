@@ -129,22 +129,22 @@ def latest_checkpoint(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any
     """Return tensors and state of the newest checkpoint that is whole, None where there is none.
 
     A damaged one is passed over with a warning that names it; another warning says where all are damaged, since
-    training starts anew then.
+    training starts from the beginning then.
     """
     found = sorted(directory.glob(_DATA), reverse=True)
     for path in found:
         try:
             tensors, metadata = read_tensors(path)
             if _STATE not in metadata:
-                _LOG.warning("checkpoint passed over: file %s: holds no state of a training", path)
+                _LOG.warning("checkpoint skipped: file %s: holds no state of a training", path)
             elif metadata.get(_OF, "") != _plan_digest(directory):
-                _LOG.warning("checkpoint passed over: file %s: is of another training than %s", path, PLAN)
+                _LOG.warning("checkpoint skipped: file %s: is of another training than %s", path, PLAN)
             else:
                 return tensors, parse_json(metadata[_STATE].encode(), f"file {path}", step="use another checkpoint")
         except ArtifactError as error:
-            _LOG.warning("checkpoint passed over: %s", error)
+            _LOG.warning("checkpoint skipped: %s", error)
     if found:
-        _LOG.warning("no checkpoint in %s is whole: training starts anew", directory)
+        _LOG.warning("no checkpoint in %s is whole: training starts from the beginning", directory)
     return None
 
 

@@ -58,7 +58,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         seed: of the weights, the order, the augmentation and the choice of validation images.
         validation_share: of the images given to ``fit``, drawn by class, copies in one split: these are not trained on
             but choose the epoch and set temperature and abstention.
-        progress: told about the steps of ``fit``.
+        progress: called for the steps of ``fit``.
 
     Attributes:
         classes_: the distinct labels of y, sorted, (C,).
@@ -210,7 +210,7 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         source = open_images(images, [names[index] for index in numbers], classes=names, groups=known, name="X")
         sides = choose_splits(source, shares=(1 - share, share, 0), seed=seed)
         if "val" not in sides:
-            step = "raise it, or bring more images"
+            step = "raise it, or use more images"
             raise SourceError(f"validation_share {share} of {count} images", "leaves none to validate on", step)
         samples = (replace(sample, split=side) for sample, side in zip(source.samples, sides, strict=True))
         return replace(source, samples=tuple(samples)), classes

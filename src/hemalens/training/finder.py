@@ -73,7 +73,7 @@ def find_lr(
         recipe: name of a recipe or a TOML file; its ``lr`` and ``schedule`` do not matter here.
         settings: ``key=value`` texts over the recipe.
         overwrite: replace an earlier output.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ConfigError: an unknown recipe, key or value.
@@ -131,7 +131,7 @@ def range_test(
         lowest: rate of the first step.
         highest: rate of the last step.
         steps: how many at most.
-        progress: told after each step.
+        progress: called after each step.
 
     Raises:
         TrainingError: the loss falls under no rate.

@@ -82,7 +82,7 @@ def extract_features(
         views: how many of the 8 flips and quarter turns of every image; the first is the image itself.
         size: pixels per side that the network sees; 0 for those of the images.
         cache: a directory; features of the same weights, images and views are read from there if they are whole.
-        progress: told about the images.
+        progress: called for the images.
     """
     path = cache / f"features-{_key(module, feed, views, size)}.safetensors" if cache is not None else None
     if path is not None and path.exists():

@@ -74,7 +74,7 @@ def fit(
         config: everything else.
         checkpoints: directory for the state after each epoch, the best weights within.
         world: the processes that train together; the first one writes.
-        progress: told after each step.
+        progress: called after each step.
         note: called with each epoch's row of the history, with those before a resumption again.
 
     Raises:

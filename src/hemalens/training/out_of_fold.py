@@ -80,7 +80,7 @@ def out_of_fold(
         classes: class names in label order, instead of the source's own.
         workers: processes that measure the images; None for one a core.
         overwrite: replace what was made of another source or by another configuration.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ConfigError: fewer than two folds, or an unknown recipe, key or value.
@@ -168,7 +168,7 @@ def _share_out(
     drawn = choose_folds([source.classes[label] for label in labels[indices]], units, folds, seed=seed)
     if present < 2 or len(indices) < 2 * folds or not np.bincount(drawn, minlength=folds).all():
         rule = f"has {len(indices)} usable labelled samples of {present} classes, too few for {folds} folds"
-        raise SourceError(f"source {source.spec}", rule, "bring more samples, or another source")
+        raise SourceError(f"source {source.spec}", rule, "use more samples, or another source")
     return indices, drawn
 
 

@@ -55,7 +55,7 @@ def overfit_check(
         recipe: name of a recipe or a TOML file; the one of this name keeps nothing from being memorised.
         settings: ``key=value`` texts over the recipe, for example another ``model``.
         overwrite: replace an earlier output.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ConfigError: an unknown recipe, key or value.
@@ -65,7 +65,9 @@ def overfit_check(
     config = load_config(find_recipe(recipe), settings)
     check_config(config)
     if config.freeze == "features":
-        raise ConfigError("freeze features", "leaves only the last layer to learn by heart", "use --set freeze=none")
+        raise ConfigError(
+            "freeze features", "leaves only the last layer to memorise the samples", "use --set freeze=none"
+        )
     opened, assigned = open_assigned(source, splits, seed=config.seed, progress=progress)
     labels, chosen = choose_split(opened, assigned, "train")
     taken = stratified(labels, config.per_class, seed=config.seed)

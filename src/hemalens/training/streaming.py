@@ -192,7 +192,7 @@ def open_feed(
         labels: their classes (N,) int64.
         config: everything else.
         device: where batches go.
-        progress: told while the set is loaded.
+        progress: called while the set is loaded.
         window: that of an earlier run to go on from, or one that several processes agreed on; ``choose_window``'s where
             None.
     """

@@ -58,7 +58,7 @@ def train(
         settings: ``key=value`` texts over the recipe.
         resume: go on after the last whole checkpoint in ``out``.
         overwrite: replace an earlier run; with ``resume`` one that was of another configuration or other data.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ConfigError: an unknown recipe, key or value.
@@ -167,7 +167,7 @@ def _train(
 def _planned_window(plan: Path) -> int:
     window = read_json(plan).get("window", 0)
     if not isinstance(window, int) or window < 0:
-        raise ArtifactError(f"file {plan}", f"holds the window {window!r}", "add --overwrite to train anew")
+        raise ArtifactError(f"file {plan}", f"holds the window {window!r}", "add --overwrite to start again")
     return window
 
 
@@ -175,8 +175,10 @@ def _resumable(path: Path, plan: Mapping[str, Any], *, overwrite: bool) -> bool:
     """Tell whether the checkpoints beside a plan are of this very plan; refuse others unless they may be replaced."""
     if not path.is_file():
         if not overwrite and any(path.parent.glob("epoch-*.safetensors")):
-            step = "put it back, or add --overwrite to train anew"
-            raise ArtifactError(f"file {path}", "is missing beside checkpoints, so nobody knows what they are of", step)
+            step = "put it back, or add --overwrite to start again"
+            raise ArtifactError(
+                f"file {path}", "is missing beside checkpoints, so it is unknown what they belong to", step
+            )
         return False
     try:
         begun = read_json(path)

@@ -164,7 +164,7 @@ def _convention(
             mean, std = (), ()
         if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
             rule = "mean and std in its metadata must be JSON lists of three numbers, std above 0"
-            raise ConfigError(f"weights {path}", rule, "write them anew")
+            raise ConfigError(f"weights {path}", rule, "write them again")
         return mean, std
     if name in MODELS or is_folded(network):
         return _HALF, _HALF

@@ -252,7 +252,7 @@ def _modes() -> list[Case]:
         Case("clear.png", encode(clear), "converted", "alpha composited on white"),
         Case("clear.webp", encode(clear, "WEBP", lossless=True), "converted", "alpha composited on white"),
         Case("one-pixel.png", encode(cell(1, 1)), "sound"),
-        Case("needle.png", encode(np.zeros((1, 5_000, 3), np.uint8)), "refused", "100 times the other"),
+        Case("needle.png", encode(np.zeros((1, 5_000, 3), np.uint8)), "unreadable", "100 times the other"),
     ]
 
 

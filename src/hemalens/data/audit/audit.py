@@ -86,7 +86,7 @@ def audit(
         probabilities: out-of-fold class probabilities (``read_probabilities``), by which labels are doubted.
         engine: "local", or "ray" to measure through Ray Data; the tables are the same.
         overwrite: replace an earlier audit.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ArtifactError: ``splits`` is not of this source, or ``out`` exists.
@@ -99,9 +99,9 @@ def audit(
     options = {"classes": list(classes) if classes else None}
     inputs = {"source": opened.fingerprint()}
     inputs |= ({"against": other.fingerprint()} if other else {}) | ({"splits": sha256_file(splits)} if splits else {})
-    chances = None
+    label_probabilities = None
     if probabilities is not None:
-        chances = read_probabilities(probabilities, opened.samples, opened.classes)
+        label_probabilities = read_probabilities(probabilities, opened.samples, opened.classes)
         inputs |= {"probabilities": sha256_file(probabilities)}
     with output_directory(out, "audit", overwrite=overwrite, inputs=inputs, options=options):
         statistics = measure_source(opened, workers=workers, engine=engine, progress=progress)
@@ -111,7 +111,7 @@ def audit(
             measured = measure_source(other, workers=workers, engine=engine, progress=progress)
             compared = Against(escape(other.spec), measured, other.samples)
         progress("looking for outliers and copies", 0, 1)
-        seen = Inspection(statistics, opened.samples, sides, compared, opened.classes, chances)
+        seen = Inspection(statistics, opened.samples, sides, compared, opened.classes, label_probabilities)
         findings = find_all(seen)
         progress("looking for outliers and copies", 1, 1)
         view = AuditView(opened, statistics, seen.analysis, tuple(findings), other)

@@ -35,7 +35,7 @@ class Inspection:
         given_splits: the split of each sample; the samples' own where None.
         against: another source that must share nothing with this one.
         classes: the source's classes.
-        chances: class probabilities (N, C) by models that were not trained on the sample, None where there are none.
+        probabilities: of the classes (N, C) by models that were not trained on the sample; None where there are none.
         dropped: the samples that the findings so far suggest to drop.
     """
 
@@ -44,7 +44,7 @@ class Inspection:
     given_splits: Sequence[str | None] | None = None
     against: Against | None = None
     classes: Sequence[str] = ()
-    chances: FloatArray | None = None
+    probabilities: FloatArray | None = None
     dropped: set[int] = field(default_factory=set)
 
     @property
@@ -65,9 +65,9 @@ class Inspection:
     @cached_property
     def labels(self) -> LabelCheck | None:
         """What the probabilities say of the labels of samples that nothing else suggests to drop."""
-        if self.chances is None:
+        if self.probabilities is None:
             return None
-        return check_labels(self.samples, self.classes, self.chances, without=self.dropped)
+        return check_labels(self.samples, self.classes, self.probabilities, without=self.dropped)
 
 
 def find_all(inspection: Inspection) -> list[Finding]:

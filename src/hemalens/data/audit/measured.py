@@ -64,7 +64,7 @@ def measure_unknown(
         source: what ``open_source`` returned.
         known: what was measured before, of any samples.
         workers: processes that measure what is not known; None for one a core, 0 for this process.
-        progress: told about the images that are measured.
+        progress: called for the images that are measured.
     """
     rows = {}
     for row, measured in enumerate(known.measurements):

@@ -116,7 +116,7 @@ def measure_source(
         source: what ``open_source`` returned.
         workers: processes; None for one a core, 0 for this process.
         engine: "local" for processes of our own, "ray" for Ray Data; the results are the same.
-        progress: told after every chunk.
+        progress: called after every chunk.
 
     Raises:
         ConfigError: for Ray and a source that is held in memory.

@@ -56,7 +56,7 @@ def open_gzipped_tar(
         spec: how the user named it.
         classes: as for ``open_source``.
         cache: the folder whose ``unpacked`` holds the copy; $HEMALENS_CACHE or ~/.cache/hemalens where None.
-        progress: told about the packed bytes done and in all.
+        progress: called for the packed bytes done and in all.
 
     Raises:
         SourceError: it is damaged, grows like no pile of images does, does not fit on the disk, or holds no image.

@@ -52,7 +52,7 @@ def check(
         seconds: of the whole trial.
         memory_gb: of all its processes together, and of the address space of each, in the units of 2 ** 30 bytes.
         trust: run it with all rights of the user where no sandbox works.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ArtifactError: the submission is refused, with the reason.

@@ -70,7 +70,7 @@ def package(
         runtime: what runs the networks where the zip is unpacked: ``numpy``, ``onnx`` (onnxruntime) or ``torch``.
         tta: average over the 8 symmetries of each image; takes 8 times as long.
         overwrite: replace an earlier zip.
-        progress: told about the steps.
+        progress: called for the steps.
 
     Raises:
         ConfigError: another suffix or runtime, models of different classes, a network that the runtime cannot run.

@@ -22,8 +22,8 @@ _REFUSALS = {
     b"A": ("its Model needs arguments ({detail})", "the competition calls Model()"),
     b"P": ("its Model has no method predict", _CALL),
     b"M": (
-        "needs the package {detail} while {doing}, which the runtime {runtime} has not",
-        "pack it, do without, or check with another --runtime",
+        "needs the package {detail} while {doing}, which the runtime {runtime} does not have",
+        "pack it, leave it out, or check with another --runtime",
     ),
     b"F": (
         "does not find {detail} while {doing}",
@@ -34,7 +34,7 @@ _REFUSALS = {
     b"o": ("needs more than {memory:g} GB of memory while {doing}", "predict in smaller batches, or raise --memory-gb"),
     b"x": ("ends the process (sys.exit) while {doing}", "return, or raise an error"),
     b"I": ("changes the images that it is given", "work on a copy: X = numpy.array(X)"),
-    b"E": ("fails while {doing} ({detail})", "call it yourself with images as described, and mend it"),
+    b"E": ("fails while {doing} ({detail})", "call it yourself with images as described, and correct it"),
 }
 
 

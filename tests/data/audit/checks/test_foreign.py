@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hemalens.core.types import Images
-from hemalens.data.audit.checks.foreign import find_foreign, foreignness, loneliness
+from hemalens.data.audit.checks.foreign import find_foreign, foreignness, isolation
 from hemalens.data.audit.statistics import Statistics
 from hemalens.data.synthetic import SyntheticSet, synthetic_set
 from hemalens.data.synthetic.foreign import colour_chart, landscape
@@ -76,8 +76,8 @@ def test_a_set_without_any_stain_is_judged_by_loneliness_alone(cells: SyntheticS
 
 def test_images_with_one_thumbnail_have_finite_scores() -> None:
     alike = np.full((30, 16, 16, 3), 90, np.uint8)
-    lonely, stained, score = foreignness(alike)
-    assert np.isfinite(lonely).all()
+    isolated, stained, score = foreignness(alike)
+    assert np.isfinite(isolated).all()
     assert np.isfinite(score).all()
     assert not stained.any()
 
@@ -85,7 +85,7 @@ def test_images_with_one_thumbnail_have_finite_scores() -> None:
 def test_loneliness_is_large_far_from_all_others_and_small_beside_five() -> None:
     rng = np.random.default_rng(0)
     crowd, pocket, hermit = rng.normal(size=(400, 4)), rng.normal(size=(8, 4)) * 0.2 + 7, np.full((1, 4), -9.0)
-    lonely = loneliness(np.concatenate([crowd, pocket, hermit]))
-    assert int(np.argmax(lonely)) == 408
-    assert lonely[400:408].max() < lonely[408] - 2
-    assert abs(np.median(lonely)) < 1e-9
+    isolated = isolation(np.concatenate([crowd, pocket, hermit]))
+    assert int(np.argmax(isolated)) == 408
+    assert isolated[400:408].max() < isolated[408] - 2
+    assert abs(np.median(isolated)) < 1e-9

@@ -13,7 +13,7 @@ from hemalens.data.audit.checks.near_duplicates import (
     find_near_duplicates,
     near_duplicates,
 )
-from hemalens.data.audit.checks.near_images import near_images, usual_misfits
+from hemalens.data.audit.checks.near_images import near_images, usual_residuals
 from hemalens.data.audit.checks.structure_hash import oriented
 from hemalens.data.audit.statistics import Statistics, joined
 from hemalens.data.synthetic import SyntheticSet
@@ -74,7 +74,7 @@ def test_the_limit_falls_where_neighbours_are_near(originals: Statistics) -> Non
     blend = (originals.thumbnails[:100] * 0.5 + originals.thumbnails[:1] * 0.5).astype(np.uint8)
     alike = near_images(blend, np.arange(len(blend)))
     assert 0.01 <= alike.limit < usual <= 0.05
-    assert len(usual_misfits(originals.thumbnails[:5])) == 0
+    assert len(usual_residuals(originals.thumbnails[:5])) == 0
 
 
 def test_a_set_full_of_copies_has_the_limit_it_had_without_them(originals: Statistics) -> None:
@@ -127,8 +127,8 @@ def test_a_thousand_copies_of_one_image_are_one_group_and_few_looks(
     crowd = np.clip(originals.thumbnails[5].astype(np.int64) + wobble, 0, 255).astype(np.uint8)
     looked = []
     monkeypatch.setattr(
-        "hemalens.data.audit.checks.near_images.misfit",
-        lambda one, other, real=near_images.__globals__["misfit"]: looked.append(len(one)) or real(one, other),
+        "hemalens.data.audit.checks.near_images.residual",
+        lambda one, other, real=near_images.__globals__["residual"]: looked.append(len(one)) or real(one, other),
     )
     thumbnails = np.concatenate([originals.thumbnails, crowd])
     groups = near_images(thumbnails, np.arange(len(thumbnails))).groups

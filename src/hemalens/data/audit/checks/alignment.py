@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from hemalens.core.types import FloatArray, Images
 
-__all__ = ["misfit"]
+__all__ = ["residual"]
 
 _BLOCK = 512
 _SIDE = 16
@@ -19,7 +19,7 @@ _FARTHEST = 0.7
 _RIDGE = 1e-2
 
 
-def misfit(first: Images, second: Images) -> FloatArray:
+def residual(first: Images, second: Images) -> FloatArray:
     """Return the share of structure (P,) that the better of two fits leaves open, of thumbnails (P, 16, 16, 3) uint8.
 
     One image is explained by the other, its gradients and its gradients times their distance from the middle (a shift

@@ -1,6 +1,6 @@
 """Foreign images: what is no stained cell and resembles nothing else in the set, even where it occurs once.
 
-Two independent witnesses. Loneliness: the distance to the fifth nearest other image in whitened appearance space
+Two independent criteria. Isolation: the distance to the fifth nearest other image in whitened appearance space
 (Ramaswamy et al. 2000), on a log scale in robust deviations; a rare kind of cell has neighbours, a photograph of a cat
 has none. Stain: a Romanowsky dye absorbs green most. Equal images count once, so 1,600 copies do not vouch for each
 other.
@@ -18,16 +18,16 @@ from hemalens.data.audit.checks.duplicates import distinct, duplicate_groups
 from hemalens.data.audit.checks.finding import Finding, Suggestion
 from hemalens.data.audit.statistics import Statistics
 
-__all__ = ["find_foreign", "foreignness", "loneliness"]
+__all__ = ["find_foreign", "foreignness", "isolation"]
 
 _NEIGHBOURS = 5
-# Of 11,959 real cells none is lonelier than 5.9; of 137 foreign images none less than 7.4.
-_LONELY = 6.0
-# What a missing stain adds; and where dropping is certain: an unstained image lonelier than any cell, or one lonelier
-# than anything seen. Two real cells from another laboratory, cut by a black bar, reach 9.6 and stay for review.
+# Of 11,959 real cells none is more isolated than 5.9; of 137 foreign images none less than 7.4.
+_ISOLATED = 6.0
+# What a missing stain adds; and where dropping is certain: an unstained image more isolated than any cell, or one
+# beyond all cells seen. Two real cells from another laboratory, cut by a black bar, reach 9.6 and stay for review.
 _UNSTAINED = 3.0
 _CERTAIN = 10.0
-# The stain witness is heard where it speaks for the set as a whole: grey or fluorescent sets do without it.
+# The stain counts where the set as a whole is stained: grey or fluorescent sets do without it.
 _STAINED_SHARE = 0.8
 # Distances are taken to at most this many images, so that the cost grows linearly with the set.
 _REFERENCE = 20_000
@@ -42,34 +42,34 @@ def find_foreign(statistics: Statistics) -> list[Finding]:
     unique = distinct(statistics).tolist()
     if len(unique) < _FEWEST:
         return []
-    lonely, stained, score = foreignness(statistics.thumbnails[unique])
+    isolated, stained, score = foreignness(statistics.thumbnails[unique])
     members_of = {members[0]: members for members in duplicate_groups(statistics)}
     findings = []
-    for index in np.flatnonzero(score >= _LONELY).tolist():
+    for index in np.flatnonzero(score >= _ISOLATED).tolist():
         members = members_of.get(unique[index], [unique[index]])
         dye = "stained like a cell" if stained[index] else "no blood stain"
-        reason = f"{lonely[index]:.1f} robust deviations farther from other images than usual; {dye}"
+        reason = f"{isolated[index]:.1f} robust deviations farther from other images than usual; {dye}"
         group = f"foreign-{unique[index]}" if len(members) > 1 else ""
         findings += _findings(members, float(score[index]), group, reason)
     return sorted(findings, key=lambda finding: finding.index)
 
 
 def foreignness(thumbnails: Images) -> tuple[FloatArray, npt.NDArray[np.bool_], FloatArray]:
-    """Return loneliness (N,), whether stained (N,) bool, and their joint score (N,) of thumbnails (N, S, S, 3) uint8.
+    """Return isolation (N,), whether stained (N,) bool, and their joint score (N,) of thumbnails (N, S, S, 3) uint8.
 
-    From 6 on an image is foreign, from 10 on certainly so. In sets under 400 the tail of the loneliness is wider
+    From 6 on an image is foreign, from 10 on certainly so. In sets under 400 the tail of the isolation is wider
     (fewer images to be near to), and half a deviation a halving is taken off.
     """
-    lonely = loneliness(appearance(thumbnails))
+    isolated = isolation(appearance(thumbnails))
     stained = looks_stained(thumbnails)
     small = 0.5 * max(0.0, float(np.log2(400 / len(thumbnails))))
-    score = lonely - small
+    score = isolated - small
     if stained.mean() >= _STAINED_SHARE:
-        score = np.where(stained, score, np.maximum(score + small + _UNSTAINED, _LONELY))
-    return lonely, stained, score
+        score = np.where(stained, score, np.maximum(score + small + _UNSTAINED, _ISOLATED))
+    return isolated, stained, score
 
 
-def loneliness(features: FloatArray, *, seed: int = 0) -> FloatArray:
+def isolation(features: FloatArray, *, seed: int = 0) -> FloatArray:
     """Return the log distance to the fifth nearest neighbour of features (N, F), in robust deviations."""
     points = _whiten(features)
     reference = points
@@ -102,6 +102,6 @@ def _whiten(features: FloatArray) -> FloatArray:
 
 
 def _findings(members: Sequence[int], score: float, group: str, reason: str) -> list[Finding]:
-    certainty = round(1 / (1 + float(np.exp(-(score - _LONELY) / 1.3))), 4)
+    certainty = round(1 / (1 + float(np.exp(-(score - _ISOLATED) / 1.3))), 4)
     suggestion: Suggestion = "drop" if score >= _CERTAIN else "review"
     return [Finding(index, "foreign", certainty, group, suggestion, reason) for index in members]

@@ -58,25 +58,25 @@ def check_labels(
         samples: N samples, labelled or not.
         classes: the C class names in the order of the columns.
         probabilities: (N, C), each row by a model that was not trained on that sample; NaN where there are none.
-        without: places to leave out, such as images that are suggested to drop anyway.
+        without: indices to leave out, such as images that are suggested to drop anyway.
     """
     numbers = {name: number for number, name in enumerate(classes)}
     coded = np.array([-1 if s.label is None else numbers.get(s.label, -1) for s in samples], np.int64)
     usable = (coded >= 0) & np.isfinite(probabilities).all(axis=1)
     usable[list(without)] = False
     indices = np.flatnonzero(usable)
-    labels, chances = coded[indices], probabilities[indices].astype(np.float64)
+    labels, probabilities = coded[indices], probabilities[indices].astype(np.float64)
     if len(np.unique(labels)) < 2:
         return None
-    likely, score = chances.argmax(axis=1), doubt(labels, chances)
-    joint = confident_joint(labels, chances)
-    doubted = suspects(labels, chances)
+    likely, score = probabilities.argmax(axis=1), doubt(labels, probabilities)
+    joint = confident_joint(labels, probabilities)
+    doubted = suspects(labels, probabilities)
     findings, counts = [], np.zeros((len(classes), len(classes)), np.int64)
     for row in doubted[np.argsort(-score[doubted], kind="stable")].tolist():
         given, other = int(labels[row]), int(likely[row])
         counts[given, other] += 1
-        reason = f"looks like {classes[other]} ({100 * chances[row, other]:.0f} %) rather than {classes[given]} "
-        reason += f"({100 * chances[row, given]:.0f} %) to a model that was not trained on it"
+        reason = f"looks like {classes[other]} ({100 * probabilities[row, other]:.0f} %) rather than {classes[given]} "
+        reason += f"({100 * probabilities[row, given]:.0f} %) to a model that was not trained on it"
         findings.append(Finding(int(indices[row]), "label_issue", round(float(score[row]), 4), "", "review", reason))
     pairs = [(classes[a], classes[b], int(counts[a, b])) for a, b in np.argwhere(counts).tolist()]
     return LabelCheck(

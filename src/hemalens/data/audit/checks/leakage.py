@@ -89,7 +89,7 @@ def _image_leaks(pool: _Pool) -> list[Finding]:
                 score, what, other = 1.0, "the same pixels as", other if same is None else same
             else:
                 other = link.other if pool.splits[link.other] == pool.splits[other] else other
-                score, what = certainty(link.misfit, pool.near.limit), "nearly the same image as"
+                score, what = certainty(link.residual, pool.near.limit), "nearly the same image as"
             suggestion: Suggestion = "drop" if other >= pool.own else "review"
             reason = f"{_where(pool, index)}{what} {_named(pool, other)}{_more(pool, by_split, index)}"
             findings.append(

@@ -37,7 +37,7 @@ def find_near_duplicates(near: NearImages, statistics: Statistics, samples: Sequ
         name = _group("near", statistics, group)
         for index in group:
             link = near.links[index]
-            score = certainty(link.misfit, near.limit)
+            score = certainty(link.residual, near.limit)
             reason = _reason(link, near.limit, samples)
             if len(found) > 1:
                 reason += f"; the labels of the group differ: {', '.join(found)}"
@@ -60,14 +60,14 @@ def find_near_conflicts(near: NearImages, statistics: Statistics, samples: Seque
         reason = f"{len(group)} nearly equal images carry {len(found)} labels: {', '.join(found)}"
         for index in group:
             link = near.links[index]
-            score = certainty(link.misfit, near.limit)
+            score = certainty(link.residual, near.limit)
             findings.append(Finding(index, "label_conflict", score, name, "review", reason, link.other))
     return findings
 
 
-def certainty(misfit: float, limit: float) -> float:
+def certainty(residual: float, limit: float) -> float:
     """Return 1 for equal images, falling to 0.5 at the limit."""
-    return round(1 - misfit / limit / 2, 4)
+    return round(1 - residual / limit / 2, 4)
 
 
 def _labels(near: NearImages, statistics: Statistics, samples: Sequence[Sample]) -> list[list[str]]:
@@ -82,7 +82,9 @@ def _labels(near: NearImages, statistics: Statistics, samples: Sequence[Sample])
 
 def _reason(link: Link, limit: float, samples: Sequence[Sample]) -> str:
     turned = f" {ORIENTATIONS[link.turn]}" if link.turn else ""
-    shares = f"{100 * link.misfit:.1f} % of the structure differs, copies in this set may differ by {100 * limit:.1f} %"
+    shares = (
+        f"{100 * link.residual:.1f} % of the structure differs, copies in this set may differ by {100 * limit:.1f} %"
+    )
     return f"nearly the same as {samples[link.other].sample_id}{turned} ({shares})"
 
 

@@ -13,18 +13,18 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from hemalens.core.types import FloatArray, Images, IntArray
-from hemalens.data.audit.checks.alignment import misfit
+from hemalens.data.audit.checks.alignment import residual
 from hemalens.data.audit.checks.hash_search import near_hashes
 from hemalens.data.audit.checks.structure_hash import BITS, STORED, oriented, structure_hashes
 
-__all__ = ["Link", "NearImages", "near_images", "usual_misfits"]
+__all__ = ["Link", "NearImages", "near_images", "usual_residuals"]
 
 # Hashes this far apart are compared on pixels: 99.9 % of real cells cropped by 2 pixels of 96 are nearer.
 _RADIUS = 8
 # Never called a copy beyond the first, always within the second, whatever the set: of 800 real cells a crop of 2 pixels
 # leaves 2.6 % open (99th percentile), JPEG of quality 60 0.8 %; the nearest other cell of 400 leaves 8 % or more.
 _MOST, _LEAST = 0.05, 0.01
-# The limit as a share of the misfit that a quarter of the neighbours stay under: 3.9 % in the real cells, where the
+# The limit as a share of the residual that a quarter of the neighbours stay under: 3.9 % in the real cells, where the
 # nearest two different ones leave 6.0 % open, 2.5 % in the synthetic ones, where it is 6.3 %.
 _QUANTILE, _SHARE = 0.25, 0.22
 _SAMPLE = 400
@@ -43,7 +43,7 @@ class Link:
     """What makes an image a copy: the other image, what the fit leaves open, how the other was turned."""
 
     other: int
-    misfit: float
+    residual: float
     turn: int
 
 
@@ -54,7 +54,7 @@ class NearImages:
     Attributes:
         groups: indices of two or more images each, ascending.
         links: the nearest confirmed neighbour of every image in a group.
-        limit: the misfit up to which two images are called copies.
+        limit: the residual up to which two images are called copies.
     """
 
     groups: tuple[tuple[int, ...], ...]
@@ -72,15 +72,15 @@ def near_images(thumbnails: Images, indices: IntArray, *, seed: int = 0) -> Near
     """
     structured = indices[_contrast(thumbnails[indices]) >= _BLANK]
     images = thumbnails[structured]
-    limit = _limit(usual_misfits(images, seed=seed))
+    limit = _limit(usual_residuals(images, seed=seed))
     linking = _Linking(images, limit)
     for pairs in _candidates(images):
         linking.add(*pairs)
     return linking.result(structured)
 
 
-def usual_misfits(thumbnails: Images, *, seed: int = 0) -> FloatArray:
-    """Return the misfit (M,) between images and their likeliest neighbours in a random sample of at most 400.
+def usual_residuals(thumbnails: Images, *, seed: int = 0) -> FloatArray:
+    """Return the residual (M,) between images and their likeliest neighbours in a random sample of at most 400.
 
     Certain copies are taken out of the sample first. Under 20 images there is none.
     """
@@ -88,7 +88,7 @@ def usual_misfits(thumbnails: Images, *, seed: int = 0) -> FloatArray:
     sample = thumbnails[np.random.default_rng(seed).choice(len(thumbnails), count, replace=False)]
     while len(sample) >= _FEWEST:
         nearest, turns = _likeliest(sample)
-        found = misfit(_turned(sample, turns), sample[nearest])
+        found = residual(_turned(sample, turns), sample[nearest])
         copied = (found <= _LEAST) & (nearest < np.arange(len(sample)))
         if not copied.any():
             return found
@@ -162,7 +162,7 @@ class _Linking:
         turned, other = _turned(self.images[first], turn), self.images[second]
         alike = np.vecdot(_standardised(turned), _standardised(other)) >= _ALIKE
         first, second, turn = first[alike], second[alike], turn[alike]
-        found = misfit(turned[alike], other[alike])
+        found = residual(turned[alike], other[alike])
         near = found <= self.limit
         if not near.any():
             return
@@ -180,7 +180,7 @@ class _Linking:
                     (int(one), Link(int(other), float(found[row]), back)),
                     (int(other), Link(int(one), float(found[row]), turn)),
                 ):
-                    if image not in links or link.misfit < links[image].misfit:
+                    if image not in links or link.residual < links[image].residual:
                         links[image] = link
         linked = np.array(sorted(links), np.int64)
         component = self.component[np.searchsorted(indices, linked)]

@@ -157,14 +157,14 @@ def _judge(
     """Cross-validate one attribute; p-values are multiplied by the number of tests."""
     features = np.stack(list(facts.values()), axis=1).astype(np.float32)
     folds = list(StratifiedKFold(_FOLDS, shuffle=True, random_state=seed).split(features, labels))
-    chances = [_tree(seed).fit(features[a], labels[a]).predict_proba(features[b]) for a, b in folds]
+    predicted = [_tree(seed).fit(features[a], labels[a]).predict_proba(features[b]) for a, b in folds]
     truth = [labels[held] for _, held in folds]
-    named = np.concatenate([chance.argmax(axis=1) for chance in chances])
+    named = np.concatenate([one.argmax(axis=1) for one in predicted])
     matrix = confusion_matrix(np.concatenate(truth), named, len(classes))
     leaks = []
     for number, label in enumerate(classes):
         own = [part == number for part in truth]
-        auroc, p_value = rank_test([chance[:, number] for chance in chances], own)
+        auroc, p_value = rank_test([one[:, number] for one in predicted], own)
         if tests * p_value < _CERTAIN and auroc >= _WORTH:
             leaks.append(Leak(label=label, auroc=float(auroc), p_value=float(tests * p_value)))
     found = Shortcut(

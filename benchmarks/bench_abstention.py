@@ -1,7 +1,8 @@
-"""What a trained model refuses: foreign images, unknown cells, hopeless images, and how few valid cells.
+"""What a trained model abstains on: foreign images, unknown cells, hopeless images, and how few valid cells.
 
 Every RUN is what ``hemalens run`` wrote (``clean.npz`` beside ``train/``), or a training with its source by --source.
-Limits and temperature come from the run's own validation cells; the public validation file is only scored.
+Limits and temperature come from the run's own validation cells; the public validation file is only scored. The scores
+that ours is compared with are pytorch-ood's.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from pytorch_ood.detector import KNN, EnergyBased, MaxSoftmax, ViM
 from scipy import ndimage
 from scipy.stats import betabinom, binom
 
@@ -22,11 +24,12 @@ from hemalens.core.abstention import Abstention, judge
 from hemalens.core.artifacts import read_json
 from hemalens.core.calibration import aps_scores, lac_scores, prediction_sets, set_thresholds
 from hemalens.core.metrics import expected_calibration_error, softmax
+from hemalens.core.scores import Gaussians
 from hemalens.core.types import encode_labels
 from hemalens.data.selection import choose_split
 from hemalens.data.sources import open_source
 from hemalens.data.split import read_splits
-from hemalens.evaluation.openset import Detectors, aurc, auroc, false_acceptance
+from hemalens.evaluation.openset import aurc, auroc
 from hemalens.training.checkpoint import load_model, model_directory
 from hemalens.training.heads import classifier
 from hemalens.training.predicting import predict_features
@@ -93,8 +96,8 @@ def look(run: Path, source: Path, data: Path) -> dict[str, Any]:
         return seen(load_images(opened, chosen, size=size), labels)
 
     opened = open_source(source)
-    sides = read_splits(model_directory(run) / "splits.csv", opened.samples)
-    training = of_source(source, choose_split(opened, sides, "train")[1])
+    splits = read_splits(model_directory(run) / "splits.csv", opened.samples)
+    training = of_source(source, choose_split(opened, splits, "train")[1])
     lmu = of_source(data / "lmu" / "lmu-000.tar")
     with np.load(challenge(validation=True)) as file:
         public = seen(file["images"], file["labels"].reshape(-1).astype(np.int64))
@@ -114,11 +117,40 @@ def look(run: Path, source: Path, data: Path) -> dict[str, Any]:
         "run": run.name,
         "model": loaded.card["model"],
         "scores": compared(loaded.module, abstention, training, public, others),
-        "refused": refused(abstention, public, others),
+        "abstained": abstained(abstention, public, others),
         "calibration": calibrated(abstention, public),
         "sets": sets_kept(softmax(public.logits / abstention.temperature), public.labels),
-        "refusal_bytes": len(str(abstention.to_json())),
+        "abstention_bytes": len(str(abstention.to_json())),
     }
+
+
+class Detectors:
+    """Five scores of strangeness fitted on the same training features, higher is stranger."""
+
+    def __init__(self, training: Seen, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """Fit to training samples before a last layer of weight (C, D) and bias (C,)."""
+        features, labels = training.features, training.labels
+        draw = np.random.default_rng(0)
+        chosen = [draw.permutation(np.flatnonzero(labels == c))[: NEIGHBOURS["per_class"]] for c in np.unique(labels)]
+        bank = np.sort(np.concatenate(chosen))
+        self.gaussians = Gaussians.fit(features, labels)
+        self.neighbours = KNN(None, k=NEIGHBOURS["k"])
+        self.neighbours.fit_features(torch.from_numpy(features[bank]), torch.from_numpy(labels[bank]))
+        self.virtual = ViM(None, features.shape[1] // 2, weight, bias)
+        self.virtual.fit_features(torch.from_numpy(features), torch.from_numpy(labels))
+
+    def scores(self, seen: Seen) -> dict[str, np.ndarray]:
+        """Return each score (N,)."""
+        features, logits = torch.from_numpy(seen.features), torch.from_numpy(seen.logits)
+        found = {
+            "least_confidence": MaxSoftmax.score(logits),
+            "energy": EnergyBased.score(logits),
+            "neighbours": self.neighbours.predict_features(features),
+            "vim": self.virtual.predict_features(features),
+        }
+        return {name: values.numpy() for name, values in found.items()} | {
+            "mahalanobis": self.gaussians.score(seen.features)
+        }
 
 
 def compared(
@@ -126,33 +158,38 @@ def compared(
 ) -> dict[str, Any]:
     """Return the area under the curve and FPR95 of each score, for each kind of image against the public cells."""
     last = classifier(module)
-    weight, bias = last.weight.detach().numpy(), last.bias.detach().numpy()
-    detectors = Detectors.fit(training.features, training.labels, weight, bias, **NEIGHBOURS)
+    weight, bias = last.weight.detach(), last.bias.detach()
+    detectors = Detectors(training, weight, bias)
 
     def every(seen: Seen) -> dict[str, np.ndarray]:
         judged = judge(abstention, seen.features, seen.logits)
-        return detectors.scores(seen.features, seen.logits) | {"distance": judged.distance}
+        return detectors.scores(seen) | {"distance": judged.distance}
 
     known, neutrophils = every(public), every(others["neutrophils of another laboratory"])
     found: dict[str, Any] = {}
     for name, seen in others.items():
         scores = every(seen)
-        found[name] = {score: told(known[score], scores[score]) for score in scores}
+        found[name] = {score: told_apart(known[score], scores[score]) for score in scores}
         if name.startswith("myeloblasts"):
-            same = {score: told(neutrophils[score], scores[score]) for score in scores}
+            same = {score: told_apart(neutrophils[score], scores[score]) for score in scores}
             found["myeloblasts against neutrophils, both of another laboratory"] = same
     wrong = (public.logits.argmax(axis=1) != public.labels).astype(float)
     found["aurc"] = {score: round(aurc(values, wrong), 6) for score, values in known.items()}
     return found
 
 
-def told(known: np.ndarray, unknown: np.ndarray) -> dict[str, float]:
+def false_acceptance(known: np.ndarray, unknown: np.ndarray, *, kept: float = 0.95) -> float:
+    """Return the share of unknown samples (M,) that stay where ``kept`` of the known ones (N,) do (FPR95)."""
+    return float((unknown <= np.quantile(known, kept, method="inverted_cdf")).mean())
+
+
+def told_apart(known: np.ndarray, unknown: np.ndarray) -> dict[str, float]:
     area = {name: round(value, 4) for name, value in asdict(auroc(known, unknown)).items()}
     return area | {"fpr95": round(false_acceptance(known, unknown), 4)}
 
 
-def refused(abstention: Abstention, public: Seen, others: Mapping[str, Seen]) -> dict[str, Any]:
-    """Return the share of each kind that is refused, and of the public cells what that gains."""
+def abstained(abstention: Abstention, public: Seen, others: Mapping[str, Seen]) -> dict[str, Any]:
+    """Return the share of each kind that gets no answer, and of the public cells what that gains."""
     judged = judge(abstention, public.features, public.logits)
     right, kept = judged.predicted == public.labels, ~judged.abstained
     low, high = binom.interval(WANTED, len(kept), 1 - kept.mean())
@@ -164,7 +201,7 @@ def refused(abstention: Abstention, public: Seen, others: Mapping[str, Seen]) ->
         ],
         "accuracy": round(right.mean(), 4),
         "accuracy of what is kept": round(right[kept].mean(), 4),
-        "accuracy of what is refused": round(right[~kept].mean(), 4),
+        "accuracy of what is not": round(right[~kept].mean(), 4),
     }
     for name, seen in others.items():
         found[name] = round(judge(abstention, seen.features, seen.logits).abstained.mean(), 4)
