@@ -18,7 +18,7 @@ from PIL import Image
 from sklearn import metrics
 from torchmetrics.classification import MulticlassCalibrationError
 
-from hemalens.core.artifacts import output_directory, read_json, write_json
+from hemalens.core.artifacts import output_directory, read_json
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.evaluation_summary import Evaluation
 from hemalens.core.metrics import softmax
@@ -35,6 +35,7 @@ from hemalens.inference.sidecar import find_onnx
 from hemalens.training.checkpoint import load_model, read_validation
 from hemalens.training.predicting import predict_logits
 from hemalens.training.train import train
+from tests.exported import bind_again
 from tests.recording import record_again
 
 CLASSES = CELL_CLASSES[:3]
@@ -478,8 +479,9 @@ def test_an_exported_model_is_adapted_and_scored_by_groups(trained: Trained, exp
 
 @pytest.mark.usefixtures("undrawn")
 def test_an_export_without_maps_has_its_mistakes_without_them(trained: Trained, exported: Path, tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(exported.read_bytes())
-    write_json(tmp_path / "model.json", read_json(exported.with_suffix(".json")) | {"head": None})
+    bind_again(
+        tmp_path / "model.onnx", read_json(exported.with_suffix(".json")) | {"head": None}, exported.read_bytes()
+    )
     cells = write_cells(tmp_path / "cells.npz", [0, 1, 2] * 5)
     with np.load(cells) as arrays:
         wrong = dict(arrays) | {"labels": (arrays["labels"] + 1) % 3}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hemalens.core.artifacts import read_json, write_json
+from hemalens.core.artifacts import read_json
 from hemalens.core.errors import ArtifactError, ConfigError, SourceError
 from hemalens.core.heatmaps import normalise, overlay
 from hemalens.data.synthetic import synthetic_set
@@ -20,6 +20,7 @@ from hemalens.export.export import export
 from hemalens.training.checkpoint import load_model
 from hemalens.training.predicting import predict_logits
 from hemalens.training.train import train
+from tests.exported import bind_again
 
 KINDS = ("lymphocyte", "neutrophil", "platelet")
 SETTINGS = ("image_size=32", "epochs=2", "batch_size=16", "balance=none", "threads=1", "device=cpu", "precision=fp32")
@@ -127,8 +128,9 @@ def test_an_exported_model_is_explained_to_a_page_too(folder: Path, exported: Pa
 
 
 def test_an_export_without_a_linear_head_is_refused(folder: Path, exported: Path, tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(exported.read_bytes())
-    write_json(tmp_path / "model.json", read_json(exported.with_suffix(".json")) | {"head": None})
+    bind_again(
+        tmp_path / "model.onnx", read_json(exported.with_suffix(".json")) | {"head": None}, exported.read_bytes()
+    )
     with pytest.raises(ConfigError, match=r"has no class activation maps .*; explain the run"):
         explain(tmp_path / "model.onnx", folder / "cells.npz", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -93,9 +93,9 @@ def test_tritonclient_in_asyncio_names_octet_stream(server: Server, cells: Cells
 
 
 def test_tritonclient_shows_what_is_wrong(client: Any, server: Server) -> None:
-    tensor = triton.InferInput("images", [1, 1, 1, 3], "UINT8")
+    tensor = triton.InferInput("cells", [1, 1, 1, 3], "UINT8")
     tensor.set_data_from_numpy(np.zeros((1, 1, 1, 3), np.uint8))
-    with pytest.raises(triton.InferenceServerException, match="input 'images': must be named 'images'"):
+    with pytest.raises(triton.InferenceServerException, match="input 'cells': must be named 'images'"):
         client.infer(server.model, [tensor])
 
 
