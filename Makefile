@@ -12,11 +12,12 @@ help: ## list the targets
 
 setup: $(READY) ## make .venv from the pinned versions, each file checked by its hash
 
-# Wheels alone: a source package would run its own code here and fetch tools that no hash pins.
+# Wheels alone: a source package would run its own code here and fetch tools that no hash pins. The file lists every
+# package, so pip need not look for dependencies, which it cannot do by hashes where a package is wanted with extras.
 $(READY): pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else f"error: python3 {v}: hemalens needs 3.11 or later; run: make PYTHON=python3.12 $(MAKECMDGOALS)")'
 	@$(PYTHON) -m venv $(VENV) || { echo "error: python3 -m venv: failed; install your system's package for it (python3-venv)" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: --require-hashes -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $(READY)
 

@@ -7,6 +7,7 @@ from hemalens.console import abstention_lines
 from hemalens.core.abstention import confidence_rule, fit_abstention, judge
 from hemalens.core.metrics import softmax
 from hemalens.evaluation.trust import Answers, calibration_scores, conformal_scores, distance_histogram, trust_scores
+from tests.evaluation.factory import evaluation
 
 CLASSES = ("a", "b", "c")
 
@@ -79,9 +80,8 @@ def test_abstention_is_scored_as_it_is_done_and_shown() -> None:
     assert abstention["unknown_classes"]["n"] == 100
     assert abstention["unknown_classes"]["abstained"]["value"] == judged.abstained[unknown].mean()
     assert abstention["unknown_classes"]["auroc"]["confidence"]["value"] == pytest.approx(0.5, abs=0.1)
-    assert abstention_lines({"n": 1900, "abstention": abstention})[1].endswith(
-        "of 100 samples of classes that it does not know"
-    )
+    shown = abstention_lines(evaluation(n=1900, abstention=abstention))
+    assert shown[1].endswith("of 100 samples of classes that it does not know")
     assert abstention["threshold"] == rule.confidence_limit
     curve = found["risk_coverage"]["confidence"]
     assert curve["least_aurc"] < curve["aurc"] < 1 - right[~unknown].mean()

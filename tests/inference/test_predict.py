@@ -201,11 +201,3 @@ def test_images_like_the_training_cells_are_left_as_they_are(exported: Exported,
 def test_other_names_and_engines_are_refused(tmp_path: Path, out: str, engine: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         predict(tmp_path, tmp_path / out, engine=engine)  # type: ignore[arg-type]
-
-
-def test_a_sample_that_kills_its_decoder_keeps_its_row(exported: Exported, folder: Path, tmp_path: Path) -> None:
-    decoded = chunks._lost(16, (range(3), None))
-    frame = chunks.judge_chunk(Model.open(exported.onnx), [chunks.Sample(f"s{index}") for index in range(3)], decoded)
-    assert frame["reason"].to_list() == ["unreadable: its decoder crashed"] * 3
-    parts = chunks._halve((range(5), None))
-    assert [list(part[0]) for part in parts] == [[0, 1], [2, 3, 4]]

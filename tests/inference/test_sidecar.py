@@ -28,7 +28,7 @@ from hemalens.inference.sidecar import (
 _OWN = ("onnx_sha256",)
 DATA = b"\x08\x0a"  # an ONNX file that says its version and no more
 FACTS: dict[str, Any] = {
-    "schema_version": 1,
+    "schema_version": 2,
     "classes": ["a", "b"],
     "image_size": 8,
     "model": {},
@@ -71,7 +71,7 @@ def test_a_whole_one_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"schema_version": 2}, "has schema_version 2, this hemalens reads 1"),
+        ({"schema_version": 1}, "has schema_version 1, this hemalens reads 2"),
         ({"onnx_sha256": "0" * 64}, "is damaged or not the one of model.json"),
         ({"image_size": "x"}, "must hold a whole number from 1 to 4,096"),
         ({"classes": []}, "must hold a list of names"),

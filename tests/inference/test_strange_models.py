@@ -1,7 +1,5 @@
 """Models that hemalens did not export: each is refused when it is opened, by what is wrong with it."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +12,12 @@ from hemalens.cli import main
 from hemalens.core.errors import ArtifactError
 from hemalens.inference import model as classifier
 from hemalens.inference.model import Model
-from hemalens.inference.sidecar import array_to_json
+from hemalens.inference.sidecar import SCHEMA_VERSION, array_to_json
+from tests.exported import bind_again
 
 CLASSES, WIDTH, SIZE = ["a", "b"], 3, 4
 FACTS: dict[str, Any] = {
-    "schema_version": 1,
+    "schema_version": SCHEMA_VERSION,
     "classes": CLASSES,
     "image_size": SIZE,
     "abstention": None,
@@ -80,11 +79,7 @@ def write(
 ) -> Path:
     graph = helper.make_graph(list(nodes), "hand-made", list(inputs), list(outputs), list(constants))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    data = model.SerializeToString()
-    (folder / "model.onnx").write_bytes(data)
-    facts = FACTS | {"onnx_sha256": hashlib.sha256(data).hexdigest()} | facts
-    (folder / "model.json").write_text(json.dumps(facts))
-    return folder / "model.onnx"
+    return bind_again(folder / "model.onnx", FACTS | facts, model.SerializeToString())
 
 
 def head(weight: tuple[int, ...], bias: tuple[int, ...]) -> dict[str, Any]:
@@ -99,10 +94,10 @@ TRUE = numpy_helper.from_array(np.array(True), "always")
 STRANGE: dict[str, tuple[dict[str, Any], str]] = {
     "an input of another name": (
         {
-            "inputs": [value("images", TensorProto.UINT8, ["n", "h", "w", 3])],
-            "nodes": [helper.make_node("Cast", ["images"], ["floats"], to=TensorProto.FLOAT), *NODES[1:]],
+            "inputs": [value("pixels", TensorProto.UINT8, ["n", "h", "w", 3])],
+            "nodes": [helper.make_node("Cast", ["pixels"], ["floats"], to=TensorProto.FLOAT), *NODES[1:]],
         },
-        r"takes 'images' tensor\(uint8\)",
+        r"takes 'pixels' tensor\(uint8\)",
     ),
     "an input of floats": (
         {"inputs": [value("images", shape=["n", "h", "w", 3])]},

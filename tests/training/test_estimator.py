@@ -31,6 +31,7 @@ from hemalens.training.checkpoint import load_model, read_validation
 from hemalens.training.recipes import find_recipe
 from hemalens.training.tensors import LabelledImages
 from hemalens.training.train import train
+from tests.recording import record_again
 
 MakeSet = Callable[..., LabelledImages]
 QUICK = (
@@ -129,7 +130,7 @@ def test_a_saved_run_is_taken_by_the_commands_and_back(
     np.savez(tmp_path / "cells.npz", images=images, labels=labels)
     run = fitted.save(tmp_path / "run")
     scores = evaluate(run, tmp_path / "cells.npz", tmp_path / "evaluation")
-    assert scores["accuracy"]["value"] == fitted.score(images, labels)
+    assert scores.accuracy.value == fitted.score(images, labels)
     assert export(run, tmp_path / "cells.onnx")["n"] > 0
     record = read_provenance(run)
     assert record is not None
@@ -149,6 +150,7 @@ def test_a_saved_run_is_taken_by_the_commands_and_back(
 def test_a_run_without_refusal_data_is_taken_with_confidence_alone(fitted: Classifier, tmp_path: Path) -> None:
     run = fitted.save(tmp_path / "run")
     (run / "abstention.json").unlink()
+    record_again(run)
     back = Classifier.from_run(run)
     assert back.abstention_.gaussians is None
     logits, _ = read_validation(run)

@@ -40,7 +40,7 @@ def packed(folder: Path, code: str, **members: str) -> Path:
 
 
 def test_the_score_is_exactly_that_of_evaluate_clean_and_distorted(fp32: Fp32, source, tmp_path, undrawn) -> None:
-    wanted = evaluate(fp32.run, source, tmp_path / "evaluation")
+    wanted = evaluate(fp32.run, source, tmp_path / "evaluation").to_json()
     package([fp32.run], tmp_path / "submission.zip")
     found = check(tmp_path / "submission.zip", source, distorted=True)
     keys = ("value", "low", "high")
@@ -57,7 +57,9 @@ def test_other_runtimes_are_let_in_where_the_zip_names_them(runtime, fp32: Fp32,
     package([fp32.run], tmp_path / "submission.zip", runtime=runtime)
     found = check(tmp_path / "submission.zip", source)
     assert (found["runtime"], found["notes"]) == (runtime, [])
-    with pytest.raises(ArtifactError, match=r"needs the package '(onnxruntime|torch)' .* the runtime numpy has not"):
+    with pytest.raises(
+        ArtifactError, match=r"needs the package '(onnxruntime|torch)' .* the runtime numpy does not have"
+    ):
         check(tmp_path / "submission.zip", source, runtime="numpy")
 
 
@@ -74,7 +76,7 @@ WRONG = {
     "missing method": ("class Model: ...", "no method predict"),
     "constructor with arguments": ("class Model:\n def __init__(self, path): ...", r"needs arguments \(path\)"),
     "import error": ("import nowhere_to_be_found", "needs the package 'nowhere_to_be_found' while importing"),
-    "a package that is not there": ("import scipy", "needs the package 'scipy' .* the runtime numpy has not"),
+    "a package that is not there": ("import scipy", "needs the package 'scipy' .* the runtime numpy does not have"),
     "syntax error": ("class Model", r"fails while importing model\.py \(SyntaxError"),
     "error": (PREDICT + "raise KeyError(3)", r"fails while predicting 16 images \(KeyError: 3\)"),
     "wrong shape": (PREDICT + "return np.zeros((len(X), 1), int)", r"returns an array of shape \(16, 1\)"),
