@@ -109,7 +109,7 @@ def test_a_network_of_timm_is_evaluated_like_ours(source: Path, tmp_path: Path) 
     settings = (*TINY, "model=test_vit", "weights=none")
     train(source, tmp_path / "run", recipe="vgg16-transfer", settings=settings)
     result = evaluate(tmp_path / "run", source, tmp_path / "evaluation")
-    assert (result["n"], result["model"]) == (60, "test_vit")
+    assert (result.n, result.model) == (60, "test_vit")
 
 
 def test_weights_changed_since_are_no_run_to_resume(source: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_other_runtimes_are_let_in_where_the_zip_names_them(runtime, fp32: Fp32,
     found = check(tmp_path / "submission.zip", source)
     assert (found["runtime"], found["notes"]) == (runtime, [])
     with pytest.raises(
-        ArtifactError, match=r"needs the package '(onnxruntime|torch)' .* the runtime numpy does not have"
+        ArtifactError, match=r"needs the package '(onnxruntime|torch)' .* runtime numpy does not have"
     ):
         check(tmp_path / "submission.zip", source, runtime="numpy")
 
