@@ -20,7 +20,7 @@ from hemalens.core.errors import ConfigError, RequestError
 from hemalens.data.reading.parallel import begin_worker
 from hemalens.inference.serve.limits import Limits
 from hemalens.inference.serve.metrics import Metrics
-from hemalens.inference.serve.work import Answer, Task, Work, refuse, too_much
+from hemalens.inference.serve.work import Answer, Task, Work, limit_memory, refuse, too_much
 
 __all__ = ["Pool"]
 
@@ -134,6 +134,7 @@ def _main(theirs: socket.socket, work: Work) -> None:
     begin_worker()  # Ctrl-C reaches all of a terminal: the server drains first
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     work.open()
+    limit_memory(work.limits.worker_bytes)  # here: it holds for the whole process
     with suppress(OSError), theirs, theirs.makefile("rb", buffering=_BUFFER) as tasks:
         for piece in _framed(_READY):
             theirs.sendall(piece)

@@ -133,7 +133,6 @@ class Work:
         self._classifier = Model.open(self.model, threads=1)
         size = self._classifier.image_size
         self._judge([np.zeros((size, size, 3), np.uint8)])
-        limit_memory(self.limits.worker_bytes)
 
     def __call__(self, tasks: Sequence[Task]) -> list[Answer]:
         """Return the answers to tasks, in order."""
