@@ -155,8 +155,8 @@ def test_processes_share_each_batch_and_decode_no_more_than_they_need(
     config = quick(batch_size=16, epochs=1)
     alone = list(streamed(folders, config).epoch(1))
     decoded: list[int] = []
-    image = type(folders).image
-    monkeypatch.setattr(type(folders), "image", lambda self, index: decoded.append(index) or image(self, index))
+    read = type(folders).read  # each image that is decoded is read first
+    monkeypatch.setattr(type(folders), "read", lambda self, index: decoded.append(index) or read(self, index))
     shares = [list(streamed(folders, config).epoch(1, rank=rank, world=world)) for rank in range(world)]
     for step, batch in enumerate(alone):
         assert sorted(rows([share[step] for share in shares])) == sorted(rows([batch]))
