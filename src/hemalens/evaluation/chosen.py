@@ -42,7 +42,7 @@ def check_split(split: SplitName | None, splits: Path | None) -> SplitName:
     return split or ("all" if splits is None else "test")
 
 
-def choose_indices(source: Source, splits: Path | None, side: SplitName) -> list[int]:
+def choose_indices(source: Source, splits: Path | None, split: SplitName) -> list[int]:
     """Return the indices of a split's samples in the source.
 
     Raises SourceError where a sample of the source cannot be read, ArtifactError where the split is empty or ``splits``
@@ -52,11 +52,11 @@ def choose_indices(source: Source, splits: Path | None, side: SplitName) -> list
     if lone is not None:
         rule = f"cannot be read ({lone.unreadable})"
         raise SourceError(f"sample {lone.sample_id}", rule, "audit and clean the source")
-    if splits is None or side == "all":
+    if splits is None or split == "all":
         return list(range(len(source)))
-    chosen = [index for index, found in enumerate(read_splits(splits, source.samples)) if found == side]
+    chosen = [index for index, found in enumerate(read_splits(splits, source.samples)) if found == split]
     if not chosen:
-        raise ArtifactError(f"split {side} in {splits}", "is empty", "split with a larger share, or choose another")
+        raise ArtifactError(f"split {split} in {splits}", "is empty", "split with a larger share, or choose another")
     return chosen
 
 

@@ -82,21 +82,21 @@ def evaluate(
         overwrite: replace an earlier evaluation.
         progress: called for the steps.
     """
-    side = check_split(split, splits)
+    chosen_split = check_split(split, splits)
     if adapt and corruptions:
         step = "leave one of them out"
         raise ConfigError("--adapt with --corruptions", "corrupted copies are scored at their own size", step)
     examinee = open_examinee(model)
     opened = open_source(source)
-    indices = choose_indices(opened, splits, side)
+    indices = choose_indices(opened, splits, chosen_split)
     named = [opened.samples[index].label for index in indices]
     labels = encode_labels(named, examinee.classes)
     unknown = np.array([name is not None for name in named]) & (labels < 0)
     if not (labels >= 0).any():
         rule = f"has no sample labelled with a class of the model ({', '.join(examinee.classes)})"
-        raise SourceError(f"source {source} ({side})", rule, "give labels, or use another source")
+        raise SourceError(f"source {source} ({chosen_split})", rule, "give labels, or use another source")
     batch = None if audit is None else background_batch(audit)
-    options = {"split": side, "corruptions": corruptions, "adapt": adapt}
+    options = {"split": chosen_split, "corruptions": corruptions, "adapt": adapt}
     inputs = {"source": opened.fingerprint(), "model": examinee.sha256}
     with output_directory(out, "evaluate", overwrite=overwrite, inputs=inputs, options=options):
         adaptation = _adaptation(examinee, opened, progress) if adapt else None
@@ -107,7 +107,7 @@ def evaluate(
         hurt, facts = _robustness(examinee, opened, chosen, found, progress) if corruptions else (None, None)
         write_table(out / "predictions.csv", _predictions(opened, chosen, examinee.classes, judgement))
         result = Evaluation(
-            split=side,
+            split=chosen_split,
             source=str(source),
             model=examinee.network,
             adaptation=adaptation,

@@ -82,18 +82,18 @@ def explain(
         overwrite: replace earlier explanations.
         progress: called for the steps.
     """
-    side = check_split(split, splits)
+    chosen_split = check_split(split, splits)
     if limit < 1:
         raise ConfigError(f"limit {limit}", "must be at least 1", "change --limit")
     started = time.monotonic()
     examinee = open_examinee(model)
     _check_maps(examinee)
     opened = open_source(source)
-    indices = np.array(choose_indices(opened, splits, side), np.int64)
+    indices = np.array(choose_indices(opened, splits, chosen_split), np.int64)
     if not len(indices):
         raise SourceError(f"source {source}", "has no sample", "use another source")
     inputs = {"source": opened.fingerprint(), "model": examinee.sha256}
-    options = {"split": side, "limit": limit}
+    options = {"split": chosen_split, "limit": limit}
     with output_directory(out, "explain", overwrite=overwrite, inputs=inputs, options=options):
         images = load_images(opened, indices.tolist(), size=examinee.image_size, progress=progress)
         probabilities = examinee.probabilities(images)
@@ -105,7 +105,7 @@ def explain(
         maps = examinee.maps(images[checked], predicted)
         check = check_maps(examinee.probabilities, images[checked], maps, predicted, progress=progress)
         result = Explained(
-            split=side,
+            split=chosen_split,
             source=str(source),
             model=str(model),
             method=examinee.method,

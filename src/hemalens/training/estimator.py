@@ -208,11 +208,11 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # sciki
         classes, numbers = np.unique(values, return_inverse=True)
         names = _class_names(classes)
         source = open_images(images, [names[index] for index in numbers], classes=names, groups=known, name="X")
-        sides = choose_splits(source, shares=(1 - share, share, 0), seed=seed)
-        if "val" not in sides:
+        assigned = choose_splits(source, shares=(1 - share, share, 0), seed=seed)
+        if "val" not in assigned:
             step = "raise it, or use more images"
             raise SourceError(f"validation_share {share} of {count} images", "leaves none to validate on", step)
-        samples = (replace(sample, split=side) for sample, side in zip(source.samples, sides, strict=True))
+        samples = (replace(sample, split=name) for sample, name in zip(source.samples, assigned, strict=True))
         return replace(source, samples=tuple(samples)), classes
 
     def _adopt(self, run: Path) -> None:

@@ -118,7 +118,7 @@ def _begin(out: Path, config: TrainConfig, table: pl.DataFrame, plan: Mapping[st
 
 def _window(assigned: Sequence[str], config: TrainConfig, world: World) -> int:
     """Return how many images are held at a time; noted in the plan, since a resumed run may find another memory."""
-    count = sum(side == "train" for side in assigned)
+    count = sum(split == "train" for split in assigned)
     return choose_window(count, config, choose_device(config.device), processes=world.local_size)
 
 

@@ -95,7 +95,7 @@ def audit(
     started = time.monotonic()
     opened = open_source(source, classes=classes)
     other = open_source(against) if against is not None else None
-    sides = read_splits(splits, opened.samples) if splits else None
+    given_splits = read_splits(splits, opened.samples) if splits else None
     options = {"classes": list(classes) if classes else None}
     inputs = {"source": opened.fingerprint()}
     inputs |= ({"against": other.fingerprint()} if other else {}) | ({"splits": sha256_file(splits)} if splits else {})
@@ -111,7 +111,7 @@ def audit(
             measured = measure_source(other, workers=workers, engine=engine, progress=progress)
             compared = Against(escape(other.spec), measured, other.samples)
         progress("looking for outliers and copies", 0, 1)
-        seen = Inspection(statistics, opened.samples, sides, compared, opened.classes, label_probabilities)
+        seen = Inspection(statistics, opened.samples, given_splits, compared, opened.classes, label_probabilities)
         findings = find_all(seen)
         progress("looking for outliers and copies", 1, 1)
         view = AuditView(opened, statistics, seen.analysis, tuple(findings), other)

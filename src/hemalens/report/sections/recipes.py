@@ -181,24 +181,24 @@ def _difference(
     draws: _Draws,
 ) -> Difference | None:
     """Return how much higher the first recipe scores: by pairs where single answers are kept, else by counts."""
-    sides = [[run.evaluation for run in recipe.runs if run.evaluation] for recipe in (first, second)]
+    recipes = [[run.evaluation for run in recipe.runs if run.evaluation] for recipe in (first, second)]
     # Answers for distorted images are not kept one by one.
-    paired = score != "distorted" and all(same_samples(sides[0][0], one) for side in sides for one in side)
-    if len(sides[0]) == len(sides[1]) == 1:
-        return _single(sides[0][0], sides[1][0], score, score_of, draws, paired=paired)
-    values = [[value for one in side if (value := score_of(one, score)) is not None] for side in sides]
-    if any(len(found) < len(side) for found, side in zip(values, sides, strict=True)):
+    paired = score != "distorted" and all(same_samples(recipes[0][0], one) for recipe in recipes for one in recipe)
+    if len(recipes[0]) == len(recipes[1]) == 1:
+        return _single(recipes[0][0], recipes[1][0], score, score_of, draws, paired=paired)
+    values = [[value for one in recipe if (value := score_of(one, score)) is not None] for recipe in recipes]
+    if any(len(found) < len(recipe) for found, recipe in zip(values, recipes, strict=True)):
         return None
     if paired:
-        means = [np.mean([draws.of(one, score) for one in side], axis=0) for side in sides]
+        means = [np.mean([draws.of(one, score) for one in recipe], axis=0) for recipe in recipes]
         return seeded_difference(*values, samples=float(np.var(means[0] - means[1])), paired=True)
     if score == "macro_f1":
         return None
     # Seeds scored on samples of their own differ by these too: then the choice of samples is in their spread already.
     samples = sum(
-        float(np.mean(found) * (1 - np.mean(found)) / side[0].scores.n)
-        for side, found in zip(sides, values, strict=True)
-        if len(side) == 1 or all(one.scores.n and same_samples(side[0], one) for one in side)
+        float(np.mean(found) * (1 - np.mean(found)) / recipe[0].scores.n)
+        for recipe, found in zip(recipes, values, strict=True)
+        if len(recipe) == 1 or all(one.scores.n and same_samples(recipe[0], one) for one in recipe)
     )
     return seeded_difference(*values, samples=samples, paired=False)
 
