@@ -13,6 +13,7 @@ import pytest
 from hemalens.core.artifacts import PROVENANCE
 from hemalens.core.audit_summary import AuditSummary, ClassCount, ClassShare
 from hemalens.core.errors import ArtifactError
+from hemalens.core.recorded import open_record
 from hemalens.core.types import Images
 from hemalens.data.audit.audit import audit
 from hemalens.data.audit.checks.finding import Finding
@@ -153,7 +154,7 @@ def test_tables_have_the_promised_columns_and_a_row_a_sample(audited: Audited) -
 
 
 def test_the_summary_agrees_with_the_tables(audited: Audited) -> None:
-    summary = AuditSummary.read(audited.out / "audit.json")
+    summary = open_record(audited.out, "audit").read("audit.json", AuditSummary)
     assert summary == audited.summary
     said = json.loads((audited.out / "audit.json").read_text())
     assert {"n_samples", "n_unreadable", "classes", "issues", "suggested_drops", "seconds"} <= set(said)

@@ -10,6 +10,7 @@ import pytest
 
 from hemalens.console import audit_lines
 from hemalens.core.audit_summary import AuditSummary
+from hemalens.core.recorded import open_record
 from hemalens.core.types import Sample
 from hemalens.data.audit import findings, issues
 from hemalens.data.audit.audit import audit
@@ -58,7 +59,7 @@ def test_a_new_row_is_seen_in_the_files_the_page_the_review_and_on_the_command_l
     rows = pl.read_csv(out / "issues.csv").filter(pl.col("issue") == "too_red")
     assert rows["sample_id"].to_list() == [f"row-{row:06d}" for row in range(2, 60, 9)]
     assert set(rows["reason"]) == {"red beyond 0.5"}
-    found = AuditSummary.read(out / "audit.json")
+    found = open_record(out, "audit").read("audit.json", AuditSummary)
     assert (found.issues["too_red"].samples, found.issues["too_red"].title) == (7, RED.title)
     assert len(found.images["too_red"]) == 7
     page = (out / "audit.html").read_text(encoding="utf-8")

@@ -57,9 +57,7 @@ def test_other_runtimes_are_let_in_where_the_zip_names_them(runtime, fp32: Fp32,
     package([fp32.run], tmp_path / "submission.zip", runtime=runtime)
     found = check(tmp_path / "submission.zip", source)
     assert (found["runtime"], found["notes"]) == (runtime, [])
-    with pytest.raises(
-        ArtifactError, match=r"needs the package '(onnxruntime|torch)' .* runtime numpy does not have"
-    ):
+    with pytest.raises(ArtifactError, match=r"needs the package '(onnxruntime|torch)' .* runtime numpy does not have"):
         check(tmp_path / "submission.zip", source, runtime="numpy")
 
 
