@@ -20,6 +20,8 @@ FACTS: dict[str, Any] = {
     "schema_version": SCHEMA_VERSION,
     "classes": CLASSES,
     "image_size": SIZE,
+    "model": {},
+    "run": {},
     "abstention": None,
     "temperature": 1.0,
     "threshold": 0.0,
@@ -123,12 +125,15 @@ STRANGE: dict[str, tuple[dict[str, Any], str]] = {
         },
         "and 199 more",
     ),
-    "another number of classes": ({"classes": ["a", "b", "c"]}, "has 2 outputs, its sidecar names 3 classes"),
+    "another number of classes": (
+        {"classes": ["a", "b", "c"], "head": None},
+        "has 2 outputs, its sidecar names 3 classes",
+    ),
     "a head that is too narrow": ({"head": head((2, 2), (2,))}, r"has a head of shapes \(2, 2\) and \(2,\)"),
-    "a head of other classes": ({"head": head((3, WIDTH), (3,))}, "has a head of shapes"),
-    "a head of three axes": ({"head": head((2, WIDTH, 1), (2,))}, "has a head of shapes"),
-    "a head without a bias for each": ({"head": head((2, WIDTH), (1,))}, "has a head of shapes"),
-    "a network that sees 10**6 pixels": ({"image_size": 10**6}, "has image_size 1000000"),
+    "a head of other classes": ({"head": head((3, WIDTH), (3,))}, r"\(head of \(3, 3\)"),
+    "a head of three axes": ({"head": head((2, WIDTH, 1), (2,))}, r"\(head of \(2, 3, 1\)"),
+    "a head without a bias for each": ({"head": head((2, WIDTH), (1,))}, r"\(head of \(2, 3\) float32 and \(1,\)"),
+    "a network that sees 10**6 pixels": ({"image_size": 10**6}, "as 'image_size', it holds 1000000"),
     "NaN": (
         {
             "constants": [

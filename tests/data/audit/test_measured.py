@@ -14,6 +14,7 @@ from hemalens.data.clean import clean
 from hemalens.data.sources import open_source
 from hemalens.data.split import split
 from tests.data.hostile import cell, encode
+from tests.recording import record_again
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +85,13 @@ def test_an_audit_without_thumbnails_is_no_help_and_a_damaged_one_an_error(folde
     kept = tmp_path / "out" / measured._THUMBNAILS
     data = kept.read_bytes()
     kept.write_bytes(data[:-9])
-    with pytest.raises(ArtifactError, match="cannot be read"):
+    with pytest.raises(ArtifactError, match="is not what 'audit' wrote"):
         read_statistics(tmp_path / "out")
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        read_statistics(record_again(tmp_path / "out"))
     with kept.open("wb") as file:
         np.save(file, np.zeros((3, 16, 16, 3), np.uint8))
     with pytest.raises(ArtifactError, match="does not have the rows"):
-        read_statistics(tmp_path / "out")
+        read_statistics(record_again(tmp_path / "out"))
     kept.unlink()
-    assert read_statistics(tmp_path / "out") is None
+    assert read_statistics(record_again(tmp_path / "out")) is None
