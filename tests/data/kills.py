@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import hemalens.data.audit.audit as auditing
+from hemalens.core.artifacts import is_marker
 from hemalens.core.errors import ArtifactError, SourceError
 from hemalens.core.provenance import sha256_file
 from hemalens.core.recorded import open_record
@@ -95,7 +96,7 @@ def contents(out: Path) -> dict[str, Any]:
     """Return what an output holds, but for times: relative name -> SHA-256, or the JSON object."""
     found: dict[str, Any] = {}
     for path in sorted(out.parent.rglob("*")):
-        if path.is_file():
+        if path.is_file() and not is_marker(path):  # a lock that its process left behind binds nobody
             name = path.relative_to(out.parent).as_posix()
             if name.endswith((".json", "audit.html")):
                 value = json.loads(path.read_text()) if name.endswith(".json") else {}
